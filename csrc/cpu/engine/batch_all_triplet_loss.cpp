@@ -1,6 +1,6 @@
-// First the similarities of every anchor to its positives, then a pass over all pairs of other classes, each of which
-// meets the positives of both its ends. Where classes are large those lists would need N^2 memory, so as many anchors
-// are taken at a time as their lists leave it at O(N depth); usually that is all of them.
+// The similarities of each anchor to its positives are listed first. Then a pass over all pairs of different classes
+// compares each pair with the positives of both its endpoints. Lists of large classes would need N^2 memory, so anchors
+// are processed in chunks whose lists need O(N depth). Usually one chunk holds all anchors.
 
 #include "cpu/engine/batch_all_triplet_loss.h"
 
@@ -15,7 +15,7 @@
 namespace hardmine::cpu {
 namespace {
 
-// The positives of the anchors [begin, end), sorted rows, and what is counted for them; see BatchAllState.
+// The positives of the anchors at sorted rows [begin, end), and their counts of active triplets; see BatchAllState.
 template <class T>
 class AnchorLists {
  public:
@@ -29,7 +29,7 @@ class AnchorLists {
     int64_t entries = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t size = class_end[i] - class_begin[i];
-      if (size < 2 || size == operands.rows().count()) continue;  // no positive, or no negative
+      if (size < 2 || size == operands.rows().count()) continue;  // without a positive or a negative
       first_[i] = entries;
       size_[i] = static_cast<int32_t>(size);
       has_long_ |= size_[i] > kShortList;
@@ -57,8 +57,7 @@ class AnchorLists {
     state.active = active_.data();
   }
 
-  // After all negatives: turns the counts of long lists into those of their entries. Returns the score of active
-  // triplets.
+  // Converts the counts of long lists to counts per entry, after all negatives. Returns the number of active triplets.
   int64_t finish_counts() {
     int64_t active = 0;
     WorkspaceVector<int32_t> by_rank;
@@ -79,7 +78,7 @@ class AnchorLists {
             const WorkspaceVector<int64_t>& class_end, const ThreadPool& pool) {
     const TileKernels<T>& kernel = kernels<TileKernels<T>>();
     PairwiseParams<T> params = operands.params();
-    params.symmetric = false;  // every anchor its own list
+    params.symmetric = false;  // each anchor has its own list
     const int64_t first_block = begin_ / kMaxBlockRows, blocks = ceil_div(end_, kMaxBlockRows) - first_block;
     const double work = static_cast<double>(positive_.size()) * static_cast<double>(operands.depth());
     const int64_t threads = thread_count_for(pool, work, kMultiplyAddGrain / 16);
@@ -130,7 +129,7 @@ class AnchorLists {
   WorkspaceVector<T> min_positive_;
   WorkspaceVector<T> positive_, ascending_;
   WorkspaceVector<double> sum_before_;
-  WorkspaceVector<int32_t> rank_;  // position of every rank
+  WorkspaceVector<int32_t> rank_;  // the position in the list of each rank
   WorkspaceVector<int32_t> active_;
 };
 
@@ -183,8 +182,8 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
   std::vector<Buffer<T>> scratch;
   for (int64_t t = 0; t < pool.count(); ++t) scratch.emplace_back(kMaxBlockColumns * kMaxBlockRows);
 
-  // Entries of the lists that are held at a time: O(depth) a row, and no fewer than the rows of a block need, lest
-  // blocks be visited many times.
+  // The entries of the lists in a chunk: O(depth) per row, and at least those of a block, so that blocks are not
+  // visited many times.
   const int64_t max_entries = count * std::max(depth, kMaxBlockColumns);
   for (int64_t begin = 0, end; begin < count; begin = end) {
     int64_t entries = 0;

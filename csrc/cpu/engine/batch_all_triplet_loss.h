@@ -1,4 +1,4 @@
-// The batch-all triplet loss, torch-free.
+// The batch-all triplet loss.
 #pragma once
 
 #include "core/losses/batch_all.h"
@@ -10,11 +10,11 @@ template <class T>
 struct BatchAllResult {
   T loss;
   int64_t active, total;
-  bool finite;  // every row and its norm; if not, the rest is not to be used
+  bool finite;  // all rows and norms; if false, the other members are meaningless
 };
 
-// Also writes the loss's gradient [count, depth], unless null: it is known up to the share of a triplet when all have
-// been seen, so there is no backward pass. O(count depth) memory.
+// Also writes the gradient [count, depth] of the loss, unless null. The gradient is known up to a factor when all
+// triplets have been visited, so there is no backward pass. O(count depth) memory.
 template <class T>
 BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& rows, int64_t depth,
                             const MarginTable<T>& table, const ThreadPool& pool, T* grad);

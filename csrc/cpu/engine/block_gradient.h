@@ -1,9 +1,9 @@
-// The gradient of a function of all similarities, as sums over blocks of weights, d function / d similarity; see
-// `gradient_gemm`. With y the other row of a pair and w its weight, the pair adds to the gradient of row x
+// The gradient of a function of all similarities, summed over blocks of weights w = d function / d similarity
+// (cpu/simd/gradient_gemm.h). A pair of rows x and y adds to the gradient of x
 //   dot:        w y
-//   cosine:     w y / |y|, before the projection through x / |x| (see `project`)
-//   euclidean:  w (y - x), where the weight includes 1 / d or what else the function of the distance gives. With
-//               normalized rows the projection comes last, too.
+//   cosine:     w y / |y|
+//   euclidean:  w (y - x), where w includes the derivative of the distance, such as 1 / d.
+// If rows are normalized, the sum is projected through x / |x| last.
 #pragma once
 
 #include "cpu/engine/pairwise_operands.h"
@@ -33,14 +33,14 @@ class BlockGradient {
       columns_.value = packed(operands.refs().x, operands.column_norm(), operands.columns(), columns_.padded);
   }
 
-  // Adds a block. Blocks may come in parallel as PairSchedule runs them.
+  // Adds a block. Parallel calls are safe in the order of PairSchedule.
   void add(const Block& block, const T* weights) {
     const Operand& other = operands_.symmetric() ? rows_ : columns_;
     if (rows_.grad.get()) gradient_gemm(block, weights, false, other, block.column_begin, rows_, block.row_begin);
     if (other.grad.get()) gradient_gemm(block, weights, true, rows_, block.row_begin, other, block.column_begin);
   }
 
-  // Writes the gradients [count, depth], times `factor`, of those operands that are not null.
+  // Writes the gradients [count, depth], times `factor`. A null gradient is not written.
   void finish(T factor, T* grad_rows, T* grad_columns) const {
     if (grad_rows) unpack(operands_.rows(), operands_.anchors().x, operands_.row_norm(), rows_, factor, grad_rows);
     if (grad_columns)
@@ -48,7 +48,7 @@ class BlockGradient {
   }
 
  private:
-  // Rows and their gradients in panels of depth; what nobody needs is null.
+  // Rows and their gradients in panels of depth; null if not needed.
   struct Operand {
     int64_t padded = 0;
     Buffer<T> value, grad;
@@ -65,7 +65,7 @@ class BlockGradient {
     return thread_count_for(pool_, static_cast<double>(count) * static_cast<double>(operands_.depth()), kElementGrain);
   }
 
-  // Rows that fill up the last row group are read along, and must be scores.
+  // The kernel also reads the rows that pad the last micro-tile, so they must be finite.
   Buffer<T> packed(const T* x, const T* norm, const SortedRows<T>& rows, int64_t padded) const {
     Buffer<T> out = zeros(padded);
     parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {

@@ -1,4 +1,4 @@
-// One pass over the blocks of similarities.
+// A pass over all blocks of similarities.
 #pragma once
 
 #include <vector>
@@ -8,9 +8,9 @@
 
 namespace hardmine::cpu {
 
-// Calls visit(worker, block, scores) for every wanted block of the pass that may hold pairs of that kind, as
-// PairSchedule orders them. `cost`: arithmetic of a visit and the block's similarities together, relative to the
-// latter.
+// Calls visit(worker, block, scores) for every block that may hold pairs of `kind` and for which wanted(block) is true,
+// in the order of PairSchedule. `cost` is the arithmetic of a visit and of the block's similarities, relative to the
+// latter alone.
 template <class T, class Wanted, class Visit>
 void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double cost, const ThreadPool& pool,
                     const Wanted& wanted, const Visit& visit) {

@@ -1,4 +1,4 @@
-// Memory of an op, whose allocation fails with the number of bytes.
+// Workspace of an op. A failed allocation throws AllocationError with the number of bytes.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace hardmine::cpu {
 
-// Uninitialized, cache-line aligned: pages are first touched by the threads that fill them.
+// Cache-line aligned and uninitialized, so that the threads that fill the buffer touch its pages first.
 template <class T>
 class Buffer {
  public:
@@ -48,7 +48,7 @@ struct WorkspaceAllocator {
   bool operator==(const WorkspaceAllocator&) const = default;
 };
 
-// A vector of more than a few scores a row.
+// A vector whose size grows with the number of rows.
 template <class T>
 using WorkspaceVector = std::vector<T, WorkspaceAllocator<T>>;
 

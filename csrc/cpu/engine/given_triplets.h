@@ -1,4 +1,4 @@
-// Triplets that the user gives as rows (a, p, n) of the embeddings: the measures of their pairs; torch-free.
+// Triplets given by the user: the measures of their pairs (a, p) and (a, n).
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,11 @@
 
 namespace hardmine::cpu {
 
-// What is wrong with the first bad triplet, or nothing: indices must lie in [0, row_count), and be three different
-// ones.
+// The error message for the first invalid triplet, or an empty string. Valid triplets satisfy is_triplet.
 std::string first_invalid_triplet(const TripletList& triplets, int64_t row_count);
 
-// The measures of the pairs (a, p) and (a, n) of faultless triplets of rows of x [row_count, depth]. Returns true if
-// every row of x, in a triplet or not, and its norm are finite.
+// The measures of the pairs (a, p) and (a, n) of valid triplets of rows of x [row_count, depth]. Returns true if every
+// row of x, used or not, and its norm are finite.
 template <class T>
 bool measure_triplets(const PairMeasure& measure, const T* x, int64_t row_count, int64_t depth,
                       const TripletList& triplets, const ThreadPool& pool, T* positive, T* negative);

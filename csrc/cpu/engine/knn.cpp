@@ -1,7 +1,7 @@
-// All against all, the pairs of row groups are visited as PairSchedule lists them, each unordered pair once, and each
-// row has one reservoir of candidates. Queries against refs, every task has a group of queries and a split of the refs;
-// where there are fewer groups than threads there are several num_splits, each with its own reservoirs, which are then
-// merged. The order of candidates is total, so which reservoir saw which candidate, and when, changes nothing.
+// Without refs, PairSchedule visits each unordered pair of row groups once, and each row has one reservoir of
+// candidates. With refs, a task is a group of queries and a split of the refs. If there are fewer groups than threads,
+// the refs are split, and each row has one reservoir per split, which are merged. The order of candidates is total, so
+// the result does not depend on which reservoir saw a candidate, or when.
 
 #include "cpu/engine/knn.h"
 
@@ -22,7 +22,7 @@ bool is_better(const Neighbor<T>& a, const Neighbor<T>& b) {
   return beats(a.key, a.index, b.key, b.index);
 }
 
-// A candidate as an integer, larger for a better one: its key's bits, made to ascend, over its index, to descend.
+// A candidate packed into one integer, larger for a better candidate.
 inline uint64_t rank_of(const Neighbor<float>& candidate) {
   const uint32_t bits = std::bit_cast<uint32_t>(candidate.key + 0.0F);  // -0 equals 0
   const uint32_t ascending = bits >> 31 ? ~bits : bits | 0x80000000U;
@@ -34,7 +34,7 @@ inline Neighbor<float> candidate_of(uint64_t rank) {
   return {std::bit_cast<float>(bits), static_cast<Index>(~static_cast<uint32_t>(rank))};
 }
 
-constexpr int64_t kMaxSlack = 256;  // room in a reservoir beyond its k best
+constexpr int64_t kMaxSlack = 256;  // capacity of a reservoir beyond its k best
 
 void select_best(Neighbor<float>* reservoir, int64_t size, int64_t k) {
   uint64_t rank[kMaxNeighbors + kMaxSlack], smaller[kMaxNeighbors + kMaxSlack];
@@ -55,7 +55,7 @@ void compact(const Reservoirs<T>& reservoirs, int64_t row) {
   reservoirs.worst_index[row] = reservoir[reservoirs.k - 1].index;
 }
 
-// `num_splits` reservoirs a row; split s of row i is reservoir s * padded + i.
+// num_splits reservoirs per row; that of split s and row i is s * padded + i.
 template <class T>
 class ReservoirSet {
  public:
@@ -66,7 +66,7 @@ class ReservoirSet {
         reservoir_(num_splits * padded * capacity_),
         size_(num_splits * padded, 0),
         worst_key_(num_splits * padded, -std::numeric_limits<T>::infinity()),
-        // Nothing beats an index of -1 at an equal key: a similarity of -infinity is no candidate.
+        // No candidate beats kBelowRange at an equal key, so a similarity of -infinity is never selected.
         worst_index_(num_splits * padded, kBelowRange) {}
 
   Reservoirs<T> view(int64_t split) {
@@ -80,7 +80,7 @@ class ReservoirSet {
             compact<T>};
   }
 
-  // The k best of row i, sorted, into `best`.
+  // Writes the k best candidates of a row to `best`, best first.
   void gather(int64_t row, int64_t num_splits, std::vector<Neighbor<T>>& best) const {
     best.clear();
     for (int64_t s = 0; s < num_splits; ++s) {
@@ -109,10 +109,10 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   const int64_t count = queries.count;
   std::fill_n(similarity, count * k, std::numeric_limits<T>::quiet_NaN());
   std::fill_n(index, count * k, int64_t{-1});
-  // A query against itself is a pair like any other: no symmetric pass has it.
+  // A symmetric pass has no pair of a row with itself.
   if (!refs && !exclude_self) refs = &queries;
   const int64_t ref_count = refs ? refs->count : count;
-  // Neighbors have no classes; with one label for all, the engine keeps the rows' order.
+  // One label for all rows: there are no classes, and sorting keeps the order of the rows.
   const WorkspaceVector<int64_t> label(std::max(count, ref_count), 0);
   const LabeledMatrix<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
   const PairwiseOperands<T> operands(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr,
@@ -150,7 +150,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
     for (int64_t i = begin; i < end; ++i) {
       reservoirs.gather(i, num_splits, best);
       for (size_t n = 0; n < best.size(); ++n) {
-        // A key that has been a rank has lost the sign of its zero: no zero has one.
+        // Packing drops the sign of a zero key, so it is dropped everywhere.
         similarity[i * k + n] = similarity_from_key(kind, best[n].key + T(0));
         index[i * k + n] = best[n].index;
       }

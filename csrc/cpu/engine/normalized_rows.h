@@ -1,4 +1,4 @@
-// A matrix of embeddings as a measure of pairs sees it: as it is, or normalized.
+// A matrix of embeddings as a measure of pairs uses it: as given, or with normalized rows.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace hardmine::cpu {
 template <class T>
 class NormalizedRows {
  public:
-  // want_unit: make the normalized rows themselves, and not only the norms, where the measure normalizes.
+  // want_unit: if the measure normalizes, also store the normalized rows, not only the norms.
   NormalizedRows(const PairMeasure& measure, const T* x, int64_t count, int64_t depth, bool want_unit,
                  const ThreadPool& pool)
       : x_(x), depth_(depth) {
@@ -28,10 +28,10 @@ class NormalizedRows {
     });
   }
 
-  // The row as the user gave it, and as it is measured (where unit rows were wanted).
+  // The row as given, and the normalized row if want_unit and the measure normalizes.
   const T* raw(int64_t i) const { return x_ + i * depth_; }
   const T* row(int64_t i) const { return unit_.get() ? unit_.get() + i * depth_ : raw(i); }
-  // What the row is divided by, and whether every row and its norm are finite; only where the measure normalizes.
+  // The clamped norm of a row, and whether all rows and norms are finite. Only if the measure normalizes.
   T norm(int64_t i) const { return norms_->norm[i]; }
   bool finite() const { return norms_->finite; }
 

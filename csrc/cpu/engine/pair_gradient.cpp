@@ -1,10 +1,9 @@
-// With y the other row of a pair and w the gradient that arrives at its measure, the pair adds to the gradient of row x
+// With w the gradient of the measure of a pair (x, y), the pair adds to the gradient of row x
 //   inner product:              w y
-//   negative distance:          (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its
-//                               subgradient
+//   negative distance:          (w / d) (y - x), d = |y - x|; 0 at d = 0, the subgradient of PyTorch's norm
 //   negative squared distance:  2 w (y - x).
-// All are symmetric in x and y, so the pairs that a row is left of and those that it is right of are summed alike.
-// Where rows are normalized, x and y are x / |x| and y / |y|, and the sum is projected through x / |x| (see `project`).
+// All are symmetric in x and y, so both endpoints of a pair are handled alike. If rows are normalized, x and y stand
+// for x / |x| and y / |y|, and the sum is projected through x / |x|.
 
 #include "cpu/engine/pair_gradient.h"
 
@@ -16,12 +15,12 @@
 namespace hardmine::cpu {
 namespace {
 
-// Between two questions whether to stop. Each can have a thousand pairs.
+// List entries, or gathered rows, between two checks for cancellation. Each may have a thousand pairs.
 constexpr int64_t kEntriesPerChunk = 1024, kGatheredRowsPerChunk = 16;
 
 enum class Endpoint { kLeft, kRight };
 
-// For every row, the pairs that it is at one end of, in the order of the list.
+// Per row, the pairs that have the row at one endpoint, in the order of the list (CSR).
 template <class T>
 class RowToPairs {
  public:
@@ -39,7 +38,7 @@ class RowToPairs {
     });
   }
 
-  // Calls use(row at the other end, gradient).
+  // Calls use(partner, gradient) for each pair of the row.
   template <class Use>
   void for_each(int64_t row, const Use& use) const {
     if (sorted_) {
@@ -75,7 +74,7 @@ class RowToPairs {
   Buffer<Pair> pair_;
 };
 
-// acc += the gradient that a pair gives to the row `self`, before its projection.
+// acc += the gradient of row `self` from one pair, before the projection.
 template <class T>
 void add_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const NormalizedRows<T>& rows, int64_t self,
               const NormalizedRows<T>& partners, int64_t other, T weight, int64_t depth, T* acc) {
@@ -114,10 +113,10 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
   if (rows.refs) refs.emplace(measure, rows.refs, rows.ref_count, depth, want_unit, pool);
   const NormalizedRows<T>& right_rows = refs ? *refs : x;
 
-  // `as_left`: the pairs that a row is left of; `as_right`: those that it is right of.
+  // `as_left`: the pairs that have the row on the left; `as_right`: those that have it on the right.
   const auto gather = [&](const NormalizedRows<T>& rows_here, int64_t count, const RowToPairs<T>* as_left,
                           const RowToPairs<T>* as_right, T* grad) {
-    // As if each pair had one end here: the shares need not be exact.
+    // Counts one endpoint per pair: the estimate need not be exact.
     const double ends = static_cast<double>(count) + static_cast<double>(pairs.count * pairs.partners);
     const int64_t threads = thread_count_for(pool, ends * static_cast<double>(depth), kElementGrain);
     const auto gather_rows = [&](int64_t begin, int64_t end) {
@@ -134,7 +133,7 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
         };
         if (as_left) as_left->for_each(r, add_from(right_rows));
         if (as_right) as_right->for_each(r, add_from(x));
-        // A row without pairs has gradient 0, even if it is not finite.
+        // A row without pairs has gradient 0, even if the row is not finite.
         if (!measure.normalized || !any) continue;
         const T norm = rows_here.norm(r), *self = rows_here.raw(r);
         kernel.project(acc, self, norm, kernel.dot(acc, self, depth) / norm, depth);

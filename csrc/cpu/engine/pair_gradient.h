@@ -1,4 +1,4 @@
-// The gradient of functions of the measures of listed pairs, with respect to the embeddings; torch-free.
+// The gradient of the embeddings from the gradients of the measures of listed pairs.
 #pragma once
 
 #include "core/similarity.h"
@@ -7,25 +7,24 @@
 
 namespace hardmine::cpu {
 
-// Entries of one first row and some partners of it, and the gradient that arrives at the measure of each such pair.
+// Each entry is a left row with `partners` right rows, and the gradients of the measures of these pairs.
 template <class T>
 struct PairList {
-  const int64_t* left;   // [count]; null: entry e is of row e
+  const int64_t* left;   // [count]; null: the left row of entry e is e
   const int64_t* right;  // [count, partners], -1: no pair
   const T* gradient;     // [count, partners]
   int64_t count;
   int64_t partners;
 };
 
-// Writes grad_x [count, depth] and, where refs are given, grad_refs [ref_count, depth]; a null output is not computed.
-// Every output row gathers its contributions in a fixed order (the pairs that it is first of, in the order of the list,
-// then those that it is second of, likewise), so that the result does not depend on the number of workers.
-// O(rows depth + pairs) memory.
+// Writes grad_x [count, depth] and, with refs, grad_refs [ref_count, depth]. A null output is not computed. Each output
+// row gathers its pairs in the order of the list, first those that have it on the left, then those on the right. The
+// result thus does not depend on the number of threads. O(rows depth + pairs) memory.
 template <class T>
 void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const PairList<T>& pairs,
                    const ThreadPool& pool, T* grad_x, T* grad_refs);
 
-// True if every row of x [count, depth], and its norm, is finite.
+// True if every row of x [count, depth] and its norm are finite.
 template <class T>
 bool all_finite(const T* x, int64_t count, int64_t depth, const ThreadPool& pool);
 

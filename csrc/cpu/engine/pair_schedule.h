@@ -1,10 +1,10 @@
-// Parallel visits of pairs of row groups, each with both groups to itself, in an order that the number of threads does
-// not change.
+// A schedule of parallel visits to pairs of row groups. A visit has both groups to itself, and the order of the visits
+// of each group does not depend on the number of threads.
 //
-// A pass that adds to the sums of a pair's rows and of its columns would race, or add in an order that depends on the
-// threads. Here the pairs of groups are listed as a tournament: in each round every group plays at most once. A pair is
-// visited when both its groups have finished the rounds before, so a group meets its opponents one at a time and always
-// in the same order. Nothing waits for a whole round.
+// Without the schedule, visits that add to sums of their rows and columns would race. The pairs of groups form a
+// tournament: in each round every group occurs at most once. A visit starts when both its groups have finished their
+// previous visits, so a group meets the other groups one at a time and in a fixed order. No visit waits for a whole
+// round.
 #pragma once
 
 #include <algorithm>
@@ -22,8 +22,8 @@ namespace hardmine::cpu {
 
 class PairSchedule {
  public:
-  // Groups of rows against groups of columns. Symmetric: the columns are the rows, each unordered pair of groups is
-  // visited once, with row group <= column group, and a group with itself.
+  // Pairs groups of rows with groups of columns. If symmetric, the columns are the rows: each unordered pair of groups,
+  // and each group with itself, is visited once, with row group <= column group.
   PairSchedule(int64_t rows, int64_t columns, bool symmetric)
       : symmetric_(symmetric),
         row_count_(rows),
@@ -33,8 +33,8 @@ class PairSchedule {
     const int64_t row_groups = ceil_div(rows, row_step_), column_groups = ceil_div(columns, column_step_);
     if (symmetric) {
       for (int64_t g = 0; g < row_groups; ++g) pairs_.push_back({g, g});
-      // The circle method: the last place stays, the others move on by one each round. With an odd number of groups the
-      // last place is empty, and its opponent sits the round out.
+      // The circle method of round-robin tournaments: the last place is fixed, the others rotate by one per round. With
+      // an odd number of groups the last place is empty, and the group opposite pauses.
       const int64_t places = row_groups + row_groups % 2;
       for (int64_t round = 0; round < places - 1; ++round) {
         add(round, places - 1, row_groups);
@@ -58,15 +58,15 @@ class PairSchedule {
     column_groups_ = column_groups;
   }
 
-  // body(worker, block) for every block of every pair of groups, `threads` pairs at a time, until the work is
-  // cancelled. Throws Cancelled, and what `body` throws.
+  // Calls body(worker, block) for every block of every pair of groups, on `threads` threads. Throws Cancelled, and what
+  // `body` throws.
   template <class Body>
   void run(const ThreadPool& pool, int64_t threads, const Body& body) const {
     const auto row_done = std::make_unique<std::atomic<int64_t>[]>(row_groups_);
     const auto other_done = symmetric_ ? nullptr : std::make_unique<std::atomic<int64_t>[]>(column_groups_);
     std::atomic<int64_t>* column_done = symmetric_ ? row_done.get() : other_done.get();
-    // Tasks are handed out in order, so the pairs that one waits for are done or being visited, if only to be left at
-    // the next block: no deadlock. A thread that waits may be the one that has to ask whether to stop.
+    // No deadlock: tasks are handed out in order, so a visit only waits for visits that have started. The waiting
+    // thread may be the only one that checks for cancellation, so it has to keep checking.
     const auto wait = [&pool](const std::atomic<int64_t>& done, int64_t turn) {
       while (done.load(std::memory_order_acquire) != turn) {
         std::this_thread::yield();
@@ -77,7 +77,7 @@ class PairSchedule {
       const Pair& pair = pairs_[task];
       wait(row_done[pair.row], pair.row_turn);
       wait(column_done[pair.column], pair.column_turn);
-      // Even if `body` throws, the visit counts as over: others wait for it.
+      // The destructor ends the visit even if `body` throws: other visits wait for it.
       struct Over {
         std::atomic<int64_t>&row, &column;
         const Pair& pair;
@@ -93,10 +93,10 @@ class PairSchedule {
  private:
   struct Pair {
     int64_t row, column;
-    int64_t row_turn = 0, column_turn = 0;  // how many visits of the group come before
+    int64_t row_turn = 0, column_turn = 0;  // earlier visits of the group
   };
 
-  // Depends on the number of rows alone, as the order of every sum does. 64 groups keep 32 threads busy.
+  // Depends on the number of rows alone, as the order of every sum must. 64 groups keep 32 threads busy.
   static int64_t group_step(int64_t count) {
     constexpr int64_t kGroups = 64;
     return std::max<int64_t>(kBlockStep, ceil_div(count, kGroups * kBlockStep) * kBlockStep);
@@ -114,7 +114,7 @@ class PairSchedule {
       for (int64_t column = pair.column * column_step_; column < column_end; column += kMaxBlockColumns) {
         const Block block{row, std::min(row + kMaxBlockRows, row_end), column,
                           std::min(column + kMaxBlockColumns, column_end)};
-        if (symmetric_ && block.column_end - 1 <= row) continue;  // visited from the other side
+        if (symmetric_ && block.column_end - 1 <= row) continue;  // visited as (column, row)
         if (pool.cancelled()) return;
         visit(block);
       }

@@ -1,4 +1,4 @@
-// The two operands of an op's pairs, anchors and what they are compared with, made ready for the tile engine.
+// The operands of a pairwise op, anchors and refs, sorted and packed for the tile engine.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,7 @@ namespace hardmine::cpu {
 template <class T>
 class PairwiseOperands {
  public:
-  // refs: null for the anchors themselves.
+  // If refs is null, the anchors are compared with each other.
   PairwiseOperands(const PairMeasure& measure, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
                    int64_t depth, const ThreadPool& pool)
       : anchors_(anchors), refs_(refs ? *refs : anchors), symmetric_(refs == nullptr), depth_(depth) {
@@ -39,7 +39,7 @@ class PairwiseOperands {
   const LabeledMatrix<T>& refs() const { return refs_; }
   const T* row_norm() const { return row_norm_; }  // norms, if rows are normalized, else null
   const T* column_norm() const { return column_norm_; }
-  // The rest is there unless a side is empty.
+  // The rest must not be called if empty().
   const SortedRows<T>& rows() const { return *rows_; }
   const SortedRows<T>& columns() const { return symmetric_ ? *rows_ : *columns_; }
   const PairwiseParams<T>& params() const { return params_; }

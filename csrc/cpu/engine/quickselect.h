@@ -1,4 +1,4 @@
-// The k largest of some integers.
+// Selection of the k largest integers.
 #pragma once
 
 #include <algorithm>
@@ -6,9 +6,9 @@
 
 namespace hardmine::cpu {
 
-// Moves the k largest to the front, the k-th to place k - 1: quickselect. Which side of a pivot a value belongs to is
-// anybody's guess, and a wrong guess of the CPU costs more than the comparison: so each value is written to both
-// operands, and only the ends move. Three to four times as fast as std::nth_element.
+// Quickselect: moves the k largest values to the front and the k-th largest to position k - 1. The side of the pivot
+// that a value belongs to is unpredictable, and a mispredicted branch is expensive. So each value is written to both
+// sides, and only the lengths depend on the comparison. Three to four times as fast as std::nth_element.
 inline void select_largest(uint64_t* __restrict values, uint64_t* __restrict smaller, int64_t count, int64_t k) {
   for (int64_t begin = 0, end = count; end - begin > 1;) {
     uint64_t &first = values[begin], &middle = values[begin + (end - begin) / 2], &last = values[end - 1];

@@ -11,7 +11,7 @@ struct Run {
   int64_t begin, end;
 };
 
-// Where a label lies among sorted rows.
+// The range of sorted rows that have the label.
 template <class T>
 Run run_of(int64_t label, const SortedRows<T>& rows) {
   const auto first = rows.label().begin(), last = first + rows.count();
@@ -19,7 +19,7 @@ Run run_of(int64_t label, const SortedRows<T>& rows) {
   return {begin - first, end - first};
 }
 
-// The rank-th bit that is set.
+// The position of the rank-th set bit.
 Index ranked_bit(const uint64_t* words, Index rank) {
   Index word = 0;
   for (; std::popcount(words[word]) <= rank; ++word) rank -= std::popcount(words[word]);
@@ -35,7 +35,7 @@ class Picker {
          const SelectionResult<T>& out)
       : pick_(pick), rows_(rows), columns_(columns), out_(out) {}
 
-  // Picks for a row one of `count` candidates; candidate(rank) is the rank-th of their indices, ascending.
+  // Picks one of the row's `count` candidates. candidate(rank) is the rank-th of their ascending indices.
   template <class Candidate>
   void choose(int64_t row, Index count, const Candidate& candidate) const {
     out_.index[row] = kBelowRange;
@@ -49,7 +49,7 @@ class Picker {
     out_.key[row] = pick_.euclidean ? -score : score;
   }
 
-  // Rows [begin, end), whose candidates follow from the labels.
+  // Picks for rows [begin, end) if the candidates follow from the labels.
   void by_label(int64_t begin, int64_t end) const {
     const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
     Run own{};
@@ -67,8 +67,8 @@ class Picker {
     }
   }
 
-  // Rows [begin, end), those of a block of the tile engine: the candidates of each, among all columns, are marked in
-  // `bits`, [end - begin, words], from the `scores` of one block after the other.
+  // Picks for rows [begin, end) of one block row if the candidates depend on similarities. Block by block, the
+  // candidates of each row are marked in `bits` [end - begin, words]. `scores` holds one block.
   void by_similarity(const PairwiseParams<T>& params, int64_t begin, int64_t end, const ThreadPool& pool, T* scores,
                      uint64_t* bits, int64_t words) const {
     const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
@@ -101,7 +101,7 @@ class Picker {
     for (int64_t r = 0; r < block.rows(); ++r) {
       for (int64_t c = 0; c < block.columns(); ++c) {
         const T score = scores[r * kMaxBlockColumns + c];
-        if ((pick_.euclidean ? -score : score) <= pick_.upper)  // NaN is at most nothing
+        if ((pick_.euclidean ? -score : score) <= pick_.upper)  // false for NaN
           bits[r * words + id[c] / 64] |= uint64_t{1} << (id[c] % 64);
       }
     }
@@ -122,13 +122,12 @@ SelectionResult<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& 
   SelectionResult<T> out{Buffer<T>(count), Buffer<Index>(count)};
   const Picker<T> picker(pick, rows, columns, out);
   if (!pick.by_similarity) {
-    // The score of a pair is a chain of sums, each of which waits for the one before: it costs several elements of a
-    // loop that streams.
+    // The score of one pair is a chain of dependent sums, so an element costs several of a streaming loop.
     const int64_t threads = thread_count_for(pool, 2 * static_cast<double>(count) * depth, kElementGrain);
     parallel_range(pool, threads, count, 1, [&](int64_t begin, int64_t end) { picker.by_label(begin, end); });
     return out;
   }
-  PairwiseParams<T> params{};  // not symmetric: every row sees all its candidates at once
+  PairwiseParams<T> params{};  // not symmetric, so that each row sees all its candidates
   params.rows = rows.sorted.view();
   params.columns = columns.sorted.view();
   params.depth = pick.depth;

@@ -1,4 +1,4 @@
-// A matrix of labeled embeddings made ready for the tile engine: sorted by label, scaled, packed.
+// A labeled matrix prepared for the tile engine: sorted by label, normalized and packed.
 #pragma once
 
 #include <algorithm>
@@ -16,20 +16,20 @@
 
 namespace hardmine::cpu {
 
-// Multiply-adds, or elements of a memory-bound loop, that cost about as much as starting a thread.
+// The number of multiply-adds, or of elements of a memory-bound loop, that costs as much as starting a thread.
 inline constexpr double kMultiplyAddGrain = 1 << 20;
 inline constexpr double kElementGrain = 1 << 15;
 
-// |x_i|, at least kMinNorm.
+// The norms |x_i| of all rows, clamped from below to kMinNorm.
 template <class T>
 struct Norms {
   Buffer<T> norm;  // [count]
   bool finite = true;
-  bool clamped = false;  // some norm is kMinNorm: x_i / norm is no unit row then
+  bool clamped = false;  // some norm was clamped, so that x_i / norm is not a unit row
 
   Norms(const T* x, int64_t count, int64_t depth, const ThreadPool& pool) : norm(count) {
     const RowKernels<T>& kernel =
-        kernels<RowKernels<T>>();  // before the threads start: it throws if HARDMINE_SIMD is of no use
+        kernels<RowKernels<T>>();  // before the threads start, since it throws if HARDMINE_SIMD is invalid
     std::atomic<bool> all_finite{true}, any_clamped{false};
     const int64_t threads =
         thread_count_for(pool, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
@@ -49,7 +49,7 @@ struct Norms {
 template <class T>
 class SortedRows {
  public:
-  // `subset`: the rows to take, ascending by (label, number); null for all of them, which are then sorted here.
+  // `subset`: the rows to take, ascending by (label, index). If null, all rows are taken and sorted.
   SortedRows(const LabeledMatrix<T>& rows, int64_t depth, const T* norm, const WorkspaceVector<Index>* subset,
              bool as_rows, bool as_columns, const ThreadPool& pool)
       : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
@@ -70,14 +70,15 @@ class SortedRows {
   const WorkspaceVector<int64_t>& label() const { return label_; }
 
  private:
-  // The rows by (label, number).
+  // All rows in ascending order of (label, index).
   static WorkspaceVector<Index> sorted_permutation(const LabeledMatrix<T>& rows) {
     WorkspaceVector<Index> permutation(rows.count);
     std::iota(permutation.begin(), permutation.end(), 0);
     const int64_t* end = rows.label + rows.count;
-    // Batches of class-balanced samplers often come sorted.
+    // Class-balanced samplers often produce sorted batches.
     if (std::is_sorted(rows.label, end)) return permutation;
-    // Labels usually number the classes: then counting them sorts, stably. The range of wild labels may overflow int64.
+    // Labels in a small range are sorted by counting, which is stable. The range of arbitrary labels may overflow
+    // int64.
     const auto [low, high] = std::minmax_element(rows.label, end);
     const uint64_t range = static_cast<uint64_t>(*high) - static_cast<uint64_t>(*low);
     if (range < 4 * static_cast<uint64_t>(rows.count) + 1024) {
@@ -104,7 +105,7 @@ class SortedRows {
   }
 
   int64_t count_;
-  WorkspaceVector<Index> permutation_;  // [padded]: the user's row at each sorted position
+  WorkspaceVector<Index> permutation_;  // [padded]: the input row at each sorted position
   WorkspaceVector<int64_t> label_;      // [padded]
   Buffer<T> groups_, panels_;
 };

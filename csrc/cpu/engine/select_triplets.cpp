@@ -1,7 +1,7 @@
-// Selection in one pass over the tiles, or in two where a semi-hard negative is bounded by its anchor's positive: then
-// positives come first, and touch only tiles that hold same-class pairs, and negatives second, and touch only tiles
-// that hold others. So each similarity is computed once, but for the few tiles that hold both kinds. A selection that
-// is random takes no part in the passes (random_pick.h).
+// Selection takes one pass over the tiles, or two if semi-hard negatives are bounded by their anchors' positives. Then
+// the first pass selects positives from tiles with same-class pairs, and the second selects negatives from tiles with
+// other pairs. Only tiles with both kinds of pairs are computed twice. Random selections are made apart
+// (random_pick.h).
 
 #include "cpu/engine/select_triplets.h"
 
@@ -35,7 +35,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   const bool bounded_positives = positives.upper < std::numeric_limits<T>::infinity();
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
   const bool semihard = rule.negative == Negative::kSemihard;
-  // Labels tell the candidates of a random selection, unless similarities may be NaN or beyond a bound.
+  // The candidates of a random selection follow from the labels, unless similarities may be NaN or exceed a bound.
   const bool needs_tiles = !random_positive || !random_negative || bounded_positives || !finite;
 
   const T* norm = cosine ? norms.norm.get() : nullptr;
@@ -66,7 +66,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
                           column_side, pool);
   };
 
-  // One pass for what can be had in one: of `results`, the positives come first, then the negatives.
+  // One pass makes all selections that do not depend on another. Of `results`, positives come first.
   std::vector<SelectionSpec<T>> specs;
   if (!random_positive)
     specs.push_back({true, hardest_positive, bounded_positives, [&](int64_t) { return positives; }});
@@ -100,7 +100,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
     }
   }
 
-  // Usually few anchors lack a semi-hard negative: a pass of their own is cheaper than tracking a fallback for all.
+  // Few anchors lack a semi-hard negative, so a separate pass over these is cheaper than a fallback for all anchors.
   if (semihard && rule.semihard_fallback != Fallback::kNone && !without.empty()) {
     const bool easiest = rule.semihard_fallback == Fallback::kEasiest;
     const SortedRows<T> rest(anchors, depth, norm, &without, true, false, pool);

@@ -1,4 +1,4 @@
-// Selection of a positive and a negative for every anchor, torch-free.
+// Selection of a positive and a negative for every anchor.
 #pragma once
 
 #include "core/random.h"
@@ -8,9 +8,9 @@
 
 namespace hardmine::cpu {
 
-// Selects among `refs`, or among the anchors themselves (never the anchor) where `refs` is null. Returns true if every
-// row and its norm are finite. O(N depth) memory; the result does not depend on the number of workers. Throws
-// std::bad_alloc.
+// Selects among the rows of `refs`, or among the other anchors if `refs` is null. Returns true if all rows and norms
+// are finite. O(N depth) memory. The result does not depend on the number of threads. Throws std::bad_alloc and
+// Cancelled.
 template <class T>
 bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
                      int64_t depth, const RandomNumbers& random, const ThreadPool& pool, const SelectionOut<T>& out);

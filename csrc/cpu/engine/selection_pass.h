@@ -1,4 +1,4 @@
-// One pass over the tiles that selects the best candidates of every row.
+// A pass over the tiles that selects the best candidate of each row.
 #pragma once
 
 #include <functional>
@@ -10,14 +10,14 @@
 
 namespace hardmine::cpu {
 
-// The outcome of a pass: the best candidate of every sorted row.
+// The best candidate of each sorted row.
 template <class T>
 struct SelectionResult {
   Buffer<T> key;
   Buffer<Index> index;
 };
 
-// Pairs (row, column) of equal labels; both operands are sorted.
+// The number of pairs (row, column) with equal labels. Both operands are sorted.
 template <class T>
 double same_class_pairs(const SortedRows<T>& rows, const SortedRows<T>& columns) {
   double pairs = 0;
@@ -35,17 +35,17 @@ double same_class_pairs(const SortedRows<T>& rows, const SortedRows<T>& columns)
   return pairs;
 }
 
-// A selection that a pass is to make. range(row) is the KeyRange that a sorted row starts from.
+// What a pass selects. range(row) gives the admissible keys of a sorted row.
 template <class T>
 struct SelectionSpec {
   bool same_class;
   bool least_similar;
-  bool bounded;  // some range has an upper bound
+  bool bounded;  // true if some range has an upper bound
   std::function<KeyRange<T>(int64_t row)> range;
 };
 
-// What a worker starts from: all rows at the beginning of their ranges. Rows that fill up the last panel are never
-// candidates' owners, but are read along with it.
+// Initializes the state of a selection to the start of each row's range. The kernels also read the padding rows of the
+// last panel, but never select for them.
 template <class T>
 void start(const SelectionSpec<T>& spec, const SortedRows<T>& rows, T* key, Index* index, T* upper) {
   for (int64_t i = 0; i < rows.padded(); ++i) {
@@ -56,7 +56,7 @@ void start(const SelectionSpec<T>& spec, const SortedRows<T>& rows, T* key, Inde
   }
 }
 
-// Makes 1 or 2 selections in one pass.
+// Makes 1 to kMaxSelections selections in one pass.
 template <class T>
 std::vector<SelectionResult<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns,
                                          PairwiseParams<T> params, const std::vector<SelectionSpec<T>>& specs,
@@ -75,14 +75,14 @@ std::vector<SelectionResult<T>> run_pass(const SortedRows<T>& rows, const Sorted
   const int64_t threads =
       thread_count_for(pool, pairs * static_cast<double>(params.depth) / (params.symmetric ? 2 : 1), kMultiplyAddGrain);
 
-  // Small blocks where there are few, so that no thread waits long for the last; at most the tile buffer.
+  // If there are few blocks, they are made smaller, so that no thread waits long for the last one.
   const int64_t column_block = round_up(256, kernels<TileKernels<T>>().panel_columns);
   const int64_t column_blocks = ceil_div(columns.count(), column_block);
   int64_t row_block = kMaxBlockRows;
   while (row_block > 24 && ceil_div(rows.count(), row_block) * column_blocks < 64 * threads) row_block /= 2;
   const int64_t row_blocks = ceil_div(rows.count(), row_block);
 
-  // Every worker keeps results of its own; the order of candidates is total, so how they are merged changes nothing.
+  // Each worker has its own state. The order of candidates is total, so the order of the merge does not matter.
   const int64_t stride = round_up(rows.padded(), 16);
   std::vector<SelectionResult<T>> results(specs.size());
   std::vector<Buffer<T>> upper(specs.size());
@@ -99,7 +99,7 @@ std::vector<SelectionResult<T>> run_pass(const SortedRows<T>& rows, const Sorted
         std::copy_n(results[r].key.get(), rows.padded(), best.key);
         std::copy_n(results[r].index.get(), rows.padded(), best.index);
       }
-      // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
+      // Tiles of the Euclidean similarity hold squared distances: the smallest is the most similar.
       block_selections[t].push_back({spec.same_class, spec.least_similar == params.euclidean, best});
     }
   }

@@ -1,5 +1,4 @@
-// The threads an engine call runs on, as the engine sees them: torch's when it runs under torch, anything in the C++
-// tests.
+// The threads of an engine call: torch's threads under torch, other threads in the graph index and in tests.
 #pragma once
 
 #include <algorithm>
@@ -18,11 +17,10 @@ class ThreadPool {
  public:
   virtual ~ThreadPool() = default;
   virtual int64_t count() const = 0;
-  // Calls body(worker) once for every worker in [0, pool), in parallel as far as there are threads. `body` must not
-  // throw.
+  // Calls body(worker) for each worker in [0, workers), in parallel as far as there are threads. `body` must not throw.
   virtual void run(int64_t workers, const std::function<void(int64_t worker)>& body) const = 0;
-  // Nobody wants the result any more: tasks may end without having done their work. Workers ask between tasks; on
-  // the calling thread the answer may take a while, since the question whether to stop is put there.
+  // True if the caller no longer wants the result. Workers check between tasks, and end early. On the calling thread
+  // the check may take a while, since it looks for signals.
   virtual bool cancelled() const { return false; }
 };
 
@@ -30,15 +28,15 @@ inline void throw_if_cancelled(const ThreadPool& pool) {
   if (pool.cancelled()) throw Cancelled();
 }
 
-// Rows that a worker takes between two questions whether to stop: milliseconds, whatever is done with a row.
+// The number of rows that a worker processes between two checks for cancellation: milliseconds in every loop.
 inline constexpr int64_t kRowsPerChunk = 128;
 
-// How many workers a job of `work` units is worth: starting a thread costs about as much as `grain` units.
+// The number of threads for `work` units of work, if starting a thread costs as much as `grain` units.
 inline int64_t thread_count_for(const ThreadPool& pool, double work, double grain) {
   return std::clamp<int64_t>(static_cast<int64_t>(work / grain), 1, pool.count());
 }
 
-// What the workers of one loop throw: the first exception ends the loop and is rethrown on the calling thread.
+// The first exception that a worker of a loop throws. It ends the loop and is rethrown on the calling thread.
 class FirstException {
  public:
   template <class Work>
@@ -60,8 +58,9 @@ class FirstException {
   std::exception_ptr exception_;
 };
 
-// body(begin, end) over [0, count) in equal shares, on boundaries that are multiples of `step`; a share in chunks of
-// about `chunk`, between which cancelled work ends. Throws Cancelled, and what `body` throws.
+// Calls body(begin, end) for chunks of [0, count), of about `chunk` each, on boundaries that are multiples of `step`.
+// Each thread gets an equal part, and checks for cancellation between its chunks. Throws Cancelled, and what `body`
+// throws.
 inline void parallel_range(const ThreadPool& pool, int64_t threads, int64_t count, int64_t step,
                            const std::function<void(int64_t begin, int64_t end)>& body, int64_t chunk = kRowsPerChunk) {
   if (count <= 0) return;
@@ -79,8 +78,8 @@ inline void parallel_range(const ThreadPool& pool, int64_t threads, int64_t coun
   throw_if_cancelled(pool);
 }
 
-// body(worker, task) for every task in [0, tasks), handed out one by one to whichever worker is free, until the work is
-// cancelled. Throws Cancelled, and what `body` throws.
+// Calls body(worker, task) for each task in [0, tasks). Free workers take the next task. Throws Cancelled, and what
+// `body` throws.
 template <class Body>
 void parallel_tasks(const ThreadPool& pool, int64_t threads, int64_t tasks, const Body& body) {
   std::atomic<int64_t> next{0}, done{0};
@@ -91,7 +90,7 @@ void parallel_tasks(const ThreadPool& pool, int64_t threads, int64_t tasks, cons
       body(worker, task);
       done.fetch_add(1, std::memory_order_relaxed);
     }
-    // Worker 0 may be on the calling thread, the only one that looks for signals: it asks while others work.
+    // Worker 0 may be on the calling thread, the only one that looks for signals, so it keeps checking to the end.
     while (worker == 0 && done.load(std::memory_order_relaxed) < tasks && !is_over()) std::this_thread::yield();
   });
   throw_if_cancelled(pool);

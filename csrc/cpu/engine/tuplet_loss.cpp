@@ -1,6 +1,7 @@
-// Forward: the positive of every anchor and, where one shift does not suffice for all anchors, its hardest negative, by
-// a pass of selection; then the sums of exponentials; with all positives, then the sums of softplus over same-class
-// pairs. Backward: one pass, which computes the similarities again, turns them into weights and adds up the gradient.
+// Forward takes up to three passes: selection of each anchor's positive, and of its hardest negative unless one shift
+// suffices for all anchors; sums of exponentials over other-class pairs; with all positives, sums of softplus over
+// same-class pairs. Backward takes one pass: it recomputes the similarities, turns them into weights, and adds up the
+// gradient.
 
 #include "cpu/engine/tuplet_loss.h"
 
@@ -15,7 +16,7 @@
 namespace hardmine::cpu {
 namespace {
 
-// One number a sorted row, as far as blocks read.
+// An array with one element per sorted row, padded as the kernels read it.
 template <class T>
 WorkspaceVector<T> per_row(const PairwiseOperands<T>& operands, T fill) {
   return WorkspaceVector<T>(round_up(operands.rows().count(), kBlockStep), fill);
@@ -67,9 +68,9 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   if (!one_shift) {
     for (int64_t i = 0; i < rows.count(); ++i)
       if (is_candidate(results.back().index[i]))
-        shift[i] = unclamped_similarity(rule.similarity, results.back().key[i]);  // no pair exceeds it
+        shift[i] = unclamped_similarity(rule.similarity, results.back().key[i]);  // no pair of the row exceeds it
     exponentials.row_shift = shift.data();
-    exponentials.column_shift = shift.data();  // used where the pass is symmetric
+    exponentials.column_shift = shift.data();  // read if the pass is symmetric
   }
   WorkspaceVector<double> sum(rows.count(), 0.0);
   exponentials.row_sum = sum.data();
@@ -148,7 +149,7 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
   weights.shift = T(1);
   weights.limit = max_key(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   weights.one_shift = one_shift_suffices(rule);
-  // An anchor that does not count has weights 0, and a shift that makes no NaN of them.
+  // An invalid anchor has weights 0, and a shift of infinity, so that no exponential is NaN.
   WorkspaceVector<T> negative_weight = per_row(operands, T(0)),
                      shift = per_row(operands, std::numeric_limits<T>::infinity());
   WorkspaceVector<T> positive_weight = per_row(operands, T(0)), log_sum = per_row(operands, T(0));
