@@ -143,14 +143,14 @@ void check_batch_all(bool negatives) {
 }
 
 template <class T>
-void compact(const cpu::Reservoirs<T>& pools, int64_t row) {
-  cpu::Neighbor<T>* pool = pools.pool + row * pools.capacity;
-  std::sort(pool, pool + pools.size[row],
+void compact(const cpu::Reservoirs<T>& reservoirs, int64_t row) {
+  cpu::Neighbor<T>* candidates = reservoirs.candidates + row * reservoirs.capacity;
+  std::sort(candidates, candidates + reservoirs.size[row],
             [](const auto& a, const auto& b) { return beats(a.key, a.index, b.key, b.index); });
-  if (pools.size[row] < pools.k) return;
-  pools.size[row] = static_cast<int32_t>(pools.k);
-  pools.worst_key[row] = pool[pools.k - 1].key;
-  pools.worst_index[row] = pool[pools.k - 1].index;
+  if (reservoirs.size[row] < reservoirs.k) return;
+  reservoirs.size[row] = static_cast<int32_t>(reservoirs.k);
+  reservoirs.worst_key[row] = candidates[reservoirs.k - 1].key;
+  reservoirs.worst_index[row] = candidates[reservoirs.k - 1].index;
 }
 
 }  // namespace
@@ -209,7 +209,7 @@ TYPED_TEST(softplus_sums_any_target_gives_same_bits, T) {
         count.assign(c.rows(), 0);
         std::vector<int64_t> column_count(c.columns(), 0);
         cpu::SoftplusSums<T> sums{};
-        sums.inverse_temperature = T(10);
+        sums.inv_temperature = T(10);
         sums.limit = T(c.scalar_pass.euclidean ? -0.5 : 0.5);
         sums.row_shift = row_shift.data();
         sums.row_log_sum = row_log.data();
@@ -253,8 +253,8 @@ TYPED_TEST(tuplet_weights_any_target_gives_same_bits, T) {
       std::vector<Index> positive(c.rows());
       for (Index& index : positive) index = static_cast<Index>(c.random.below(c.columns()));
       cpu::TupletWeights<T> weights{};
-      weights.scale = T(14.4);
-      weights.inverse_temperature = T(10);
+      weights.log2e_over_temperature = T(14.4);
+      weights.inv_temperature = T(10);
       weights.shift = T(1);
       weights.limit = T(c.scalar_pass.euclidean ? -0.5 : 0.5);
       weights.one_shift = one_shift;

@@ -90,7 +90,7 @@ void check_pass(PassCoverage& coverage, const Batch<T>& row_batch, const Batch<T
   }
 }
 
-// tile_number against the numbers of tiles, bit for bit, on rows that do round. A pass whose only same-class column is
+// pair_score against the numbers of tiles, bit for bit, on rows that do round. A pass whose only same-class column is
 // j leaves the tile's number of (i, j) as the best key of row i.
 template <class T>
 void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
@@ -109,9 +109,9 @@ void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
     const cpu::PairwiseParams<T> pass{rows.view(), columns.view(), depth, false, euclidean};
     const PassResult<T> tile = run_pass(kernel, pass, true, true, unlimited_range<T>(), false, 24, 1);
     for (int64_t i = 0; i < row_batch.count; ++i) {
-      const T number = kernel.tile_number(row_batch.x.data() + i * depth, column_batch.x.data() + j * depth,
-                                          scaled ? row_norm.data() + i : nullptr,
-                                          scaled ? column_norm.data() + j : nullptr, depth, euclidean);
+      const T number = kernel.pair_score(row_batch.x.data() + i * depth, column_batch.x.data() + j * depth,
+                                         scaled ? row_norm.data() + i : nullptr,
+                                         scaled ? column_norm.data() + j : nullptr, depth, euclidean);
       CHECK_EQ(tile.index[i], j);
       CHECK_EQ(number, tile.key[i]);
     }

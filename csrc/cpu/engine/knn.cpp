@@ -48,7 +48,7 @@ void select_best(Neighbor<double>* reservoir, int64_t size, int64_t k) {
 
 template <class T>
 void compact(const Reservoirs<T>& reservoirs, int64_t row) {
-  Neighbor<T>* reservoir = reservoirs.reservoir + row * reservoirs.capacity;
+  Neighbor<T>* reservoir = reservoirs.candidates + row * reservoirs.capacity;
   select_best(reservoir, reservoirs.size[row], reservoirs.k);
   reservoirs.size[row] = static_cast<int32_t>(reservoirs.k);
   reservoirs.worst_key[row] = reservoir[reservoirs.k - 1].key;

@@ -1,5 +1,4 @@
-// What the batch-all triplet loss does with a block: every pair (anchor, negative) against all of the anchor's
-// positives.
+// The kernels of the batch-all triplet loss, which compare the pairs of a block with the positives of their anchors.
 #pragma once
 
 #include "cpu/simd/batch_all_block_table.h"
@@ -10,14 +9,14 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// v of a tile's score; see BatchAllState.
+// The v of a score; see BatchAllState.
 template <class T>
 inline T value_of(bool euclidean, bool squared, T score) {
   if (!euclidean) return score;
   return T(-0.5) * (squared ? score : std::sqrt(score));
 }
 
-// x of a row_scores: v + margin / 2 of one anchor and `width` negatives, from sorted row `other` on. NaN stays NaN.
+// x = v + margin / 2 for one anchor and `width` negatives at sorted rows from `other` on. NaN stays NaN.
 template <class T>
 inline void add_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count, int64_t width,
                         const T* v, T* x) {
@@ -32,9 +31,9 @@ inline void add_margins(const BatchAllState<T>& state, int64_t anchor, int64_t o
   for (int64_t c = count; c < width; ++c) x[c] = std::numeric_limits<T>::quiet_NaN();
 }
 
-// One anchor with few positives: each against the whole row_scores. weight[c] += active triplets of negative c. Whether
-// a triplet is active is decided by x. What it adds is v_an - v_ap, and half the margin later: rounded to the size of
-// v, the margin would bias every triplet alike.
+// An anchor with few positives compares each of them with all negatives. weight[c] += active triplets of negative c. A
+// triplet is active if x > v_ap. It adds v_an - v_ap here, and half the margin in active_margins: a margin rounded to
+// the precision of v would bias all triplets alike.
 template <class T>
 inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
                          T* weight) {
@@ -57,7 +56,7 @@ inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t 
   return value;
 }
 
-// One anchor with many positives: the active ones of a negative are the first so many in ascending order.
+// An anchor with many positives has them sorted. Those that form active triplets with a negative are a prefix.
 template <class T>
 inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
                         T* weight) {
@@ -75,7 +74,7 @@ inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t w
   return value;
 }
 
-// Half the margin of every active triplet of a row_scores.
+// The sum of margin / 2 over the active triplets of an anchor's row.
 template <class T>
 inline double active_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count,
                              const T* weight) {
@@ -89,7 +88,8 @@ inline double active_margins(const BatchAllState<T>& state, int64_t anchor, int6
   return table ? margins : active * state.exact_half_margin;
 }
 
-// Replaces the v of an anchor's row_scores by weights; returns false if all are 0. `count` of the `width` are real.
+// Replaces the v of an anchor's row by weights. Returns false if all are 0. Entries from `count` to `width` are
+// padding.
 template <class T>
 inline bool visit_anchor(const PairwiseParams<T>& params, const BatchAllState<T>& state, int64_t anchor, int64_t other,
                          int64_t count, int64_t width, T* row_scores) {
@@ -124,7 +124,7 @@ bool batch_all_negatives(const PairwiseParams<T>& params, const Block& block, co
     T* row_scores = scores + i * kMaxBlockColumns;
     for (int64_t c = 0; c < width; ++c) row_scores[c] = value_of(params.euclidean, state.squared, row_scores[c]);
   }
-  // The other way round: the block's columns as anchors, its rows as negatives.
+  // The transposed block: its columns are anchors, its rows negatives.
   for (int64_t c = 0; c < columns; ++c) {
     T* row_scores = scratch + c * kMaxBlockRows;
     for (int64_t i = 0; i < rows; ++i) row_scores[i] = scores[i * kMaxBlockColumns + c];
@@ -153,11 +153,11 @@ void batch_all_positives(const PairwiseParams<T>& params, const Block& block, co
     const int64_t row = block.row_begin + i;
     T* row_scores = scores + i * kMaxBlockColumns;
     for (int64_t c = 0; c < width; ++c) {
-      if (!(row_scores[c] == row_scores[c])) {  // no pair of a class, or its other end has it
+      if (!(row_scores[c] == row_scores[c])) {  // not a pair of one class, or visited as (j, i)
         row_scores[c] = T(0);
         continue;
       }
-      // The class begins where its rows' entries do: position p of a row is the p-th row of its class.
+      // Entry p of a row's list is the p-th row of its class.
       const int64_t column = block.column_begin + c;
       const int64_t class_begin = state.class_begin[row];
       int32_t active = 0;

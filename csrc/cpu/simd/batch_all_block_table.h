@@ -1,46 +1,46 @@
-// The batch-all triplet loss: every pair (anchor, negative) of a block against all of the anchor's positives.
+// The batch-all triplet loss: triplets of the pairs (anchor, negative) of a block and the anchors' positives.
 #pragma once
 
 #include "cpu/simd/operands.h"
 
 namespace hardmine::cpu {
 
-// What a pass of the batch-all triplet loss works on. In terms of v, which grows with the similarity - s of unit rows,
-// -|a - b|^2 / 2, or -|a - b| / 2 - a triplet's value is max(0, v_an + margin / 2 - v_ap).
+// The state of a pass of the batch-all triplet loss. A triplet's value is max(0, v_an + margin / 2 - v_ap), where v is
+// the similarity of unit rows, -|a - b|^2 / 2, or -|a - b| / 2.
 template <class T>
 struct BatchAllState {
-  // The anchors' positives: v of entry first[i] + p is that of sorted row i and the p-th row of its class, +infinity
-  // for itself. Rows that are no anchors of this pass have size 0.
+  // The anchors' lists of positives. positive[first[i] + p] is the v of sorted row i and the p-th row of its class, or
+  // +infinity for the row itself. Rows that are not anchors of this pass have size 0.
   const int64_t* first;
   const int32_t* size;
-  const int64_t* class_begin;  // the first sorted row of every row's class
+  const int64_t* class_begin;  // per row, the first sorted row of its class
   const T* positive;
-  const T* min_positive;  // the smallest v of every row's positives
-  // Of rows with more than kShortList entries also ascending, with the sums of all before.
+  const T* min_positive;  // per row, the smallest v of its positives
+  // For lists longer than kShortList: the entries in ascending order, and the sums of all entries before each.
   const T* ascending;
   const double* sum_before;
-  // Active triplets of every entry. While negatives are visited, a long list's entry e counts those negatives whose
-  // active positives are the first e + 1 in ascending order.
+  // Active triplets per entry. While negatives are visited, entry e of a long list counts the negatives whose active
+  // positives are the first e + 1 in ascending order.
   int32_t* active;
 
   T half_margin;
   double exact_half_margin;
-  const T* margin_table;     // margin_table[table_row[anchor] * table_rows + table_row[negative]] instead, if not null
+  const T* margin_table;     // unless null, the margin is [table_row[anchor] * table_rows + table_row[negative]]
   const int32_t* table_row;  // [rows]
   int64_t table_rows;
   bool squared;
-  double* value;  // sum of every anchor's triplets
+  double* value;  // per anchor, the sum of its triplets' values
   bool need_weights;
 };
 inline constexpr int32_t kShortList = 32;
 
 template <class T>
 struct BatchAllKernels {
-  // Replaces the scores of a block of other-class pairs by the weights of the gradient of all triplets' sum (see
-  // block_gradient.h); returns false if all are 0. `scratch` has room for [kMaxBlockColumns][kMaxBlockRows] scores.
+  // Replaces the scores of a block of other-class pairs by the weights of the gradient (block_gradient.h) of the sum of
+  // all triplets. Returns false if all weights are 0. `scratch` has [kMaxBlockColumns][kMaxBlockRows] elements.
   bool (*batch_all_negatives)(const PairwiseParams<T>& params, const Block& block, const BatchAllState<T>& state,
                               T* scores, T* scratch);
-  // Likewise those of a block of same-class pairs, from the scores of active triplets of each.
+  // The same for a block of same-class pairs, from their counts of active triplets.
   void (*batch_all_positives)(const PairwiseParams<T>& params, const Block& block, const BatchAllState<T>& state,
                               T* scores);
 };

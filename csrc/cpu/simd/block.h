@@ -1,5 +1,5 @@
-// Blocks: where a visitor wants many pairs at once, the engine's tiles are gathered into a buffer in the second-level
-// cache, kMaxBlockColumns scores a row.
+// Blocks of scores, for consumers of many pairs at once: tiles are copied to a buffer in the second-level cache, whose
+// rows are kMaxBlockColumns elements apart.
 #pragma once
 
 #include "core/int_math.h"
@@ -10,7 +10,7 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// Lines of a block are padded to a multiple of this: the most columns that a loop over a row_scores takes at once.
+// Rows of a buffer are padded to a multiple of this, the most columns that a loop over a row takes at once.
 inline constexpr int64_t kBufferStep = 32;
 
 inline int64_t buffer_width(const Block& block) { return round_up(block.columns(), kBufferStep); }
@@ -33,7 +33,7 @@ void visit_fill(const void* self, const T* tile, int64_t row, int64_t row_end, i
   }
 }
 
-// True if every pair of the block is of that kind, so that every score of it will be written.
+// True if all pairs of the block are of `kind`, so that the visitor writes every element of the buffer.
 template <class T>
 inline bool is_whole(const PairwiseParams<T>& params, PairKind kind, const Block& block) {
   if (block.columns() % kBufferStep || (params.symmetric && block.column_begin < block.row_end)) return false;
@@ -60,14 +60,14 @@ void fill_block(const PairwiseParams<T>& params, PairKind kind, const Block& blo
   }
 }
 
-// The similarity of a tile's score.
+// The similarity of a score.
 template <bool kEuclidean, class T>
 inline Vec<T> similarity_of(Vec<T> score) {
   if constexpr (kEuclidean) return score.root().negated();
   return score;
 }
 
-// The columns [begin, end) of a block's row_scores that have the label of row i. Labels ascend along the columns.
+// The columns [begin, end) of a block that have the label of a row. Labels ascend along the columns.
 struct ClassRun {
   int64_t begin, end;
 };

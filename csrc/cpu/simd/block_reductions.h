@@ -1,4 +1,4 @@
-// Sums over the lines and columns of a block.
+// Sums over the rows and columns of a block.
 #pragma once
 
 #include "cpu/simd/block.h"
@@ -7,8 +7,8 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// Sums along lines are kept in kPartials lanes and added up in one order, sums along columns in one number a column, so
-// that all targets agree. They are short, and are then added to sums in double.
+// Sums over the columns of a block, one partial sum per column. Sums over rows have kPartials partial sums, added up in
+// a fixed order. So all targets agree. The sums of blocks are added up in double.
 template <class T>
 struct ColumnSums {
   alignas(64) T part[kMaxBlockColumns] = {};
@@ -19,7 +19,7 @@ struct ColumnSums {
   }
 };
 
-// The sum of value(c) over a line, where value(c) gives the vector at column c and is asked for in ascending order.
+// The sum of value(c) over a row, where value(c) is the vector at column c. It is called in ascending order.
 template <class T, class Value>
 inline T sum_of_row(int64_t width, const Value& value) {
   using V = Vec<T>;

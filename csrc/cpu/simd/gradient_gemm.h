@@ -1,8 +1,8 @@
-// The gradient's matrix product: weights of a block's pairs times the rows of the other side.
+// The matrix product of the gradient: weights of a block's pairs times the rows of the other operand.
 //
-// Values and gradients lie in panels of depth, so that a panel's share of a block stays in the first-level cache while
-// all row groups pass over it. Each block's sum starts from zero and is added to the gradient in the end, which keeps
-// the rounding error of long sums small. A sum runs over the block's columns (or rows) in order, at every SIMD target.
+// Values and gradients are in panels of depth, so that a panel's rows of one block stay in the first-level cache while
+// all micro-tiles use them. The sum of each block starts from zero and is then added to the gradient, which keeps the
+// rounding error of long sums small. Every SIMD target adds in the order of the block's columns (or rows).
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,11 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// out[r] += sum over k of weight(r, k) value[k], or weight(r, k) (value[k] - own[r]), for one group of rows and one
-// panel of depth; weight(r, k) is at weights[r * row_step + k * term_step].
+// out[r] += sum over k of weight(r, k) value[k], or of weight(r, k) (value[k] - row_value[r]), for the rows of one
+// micro-tile and one panel of depth. weight(r, k) is weights[r * kRowStep + k * kTermStep].
 template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
 inline __attribute__((always_inline)) void gradient_gemm_tile(const T* weights, const T* value, int64_t terms,
-                                                              const T* own, T* out) {
+                                                              const T* row_value, T* out) {
   using V = Vec<T>;
   V acc[kMicroTileRows][kColumnVecs];
 #pragma GCC unroll 16
@@ -36,7 +36,7 @@ inline __attribute__((always_inline)) void gradient_gemm_tile(const T* weights, 
 #pragma GCC unroll 16
       for (int64_t v = 0; v < kColumnVecs; ++v) {
         if constexpr (kDifference) {
-          acc[r][v] = fma(weight, column[v] - V::load(own + r * kPanel<T> + v * V::kLanes), acc[r][v]);
+          acc[r][v] = fma(weight, column[v] - V::load(row_value + r * kPanel<T> + v * V::kLanes), acc[r][v]);
         } else {
           acc[r][v] = fma(weight, column[v], acc[r][v]);
         }
@@ -54,30 +54,30 @@ inline __attribute__((always_inline)) void gradient_gemm_tile(const T* weights, 
 
 template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
 void gradient_gemm_panels(const T* weights, int64_t rows, int64_t terms, int64_t depth, const T* value,
-                          int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
+                          int64_t value_padded, const T* row_value, T* grad, int64_t grad_padded) {
   for (int64_t k = 0; k < depth; k += kPanel<T>) {
     for (int64_t r = 0; r < rows; r += kMicroTileRows)
-      gradient_gemm_tile<kRowStep, kTermStep, kDifference>(weights + r * kRowStep, value, terms, own + r * kPanel<T>,
-                                                           grad + r * kPanel<T>);
+      gradient_gemm_tile<kRowStep, kTermStep, kDifference>(weights + r * kRowStep, value, terms,
+                                                           row_value + r * kPanel<T>, grad + r * kPanel<T>);
     value += value_padded * kPanel<T>;
     grad += grad_padded * kPanel<T>;
-    if constexpr (kDifference) own += grad_padded * kPanel<T>;
+    if constexpr (kDifference) row_value += grad_padded * kPanel<T>;
   }
 }
 
 template <class T>
 void gradient_gemm(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
-                   int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
+                   int64_t value_padded, const T* row_value, T* grad, int64_t grad_padded) {
   using Function = void (*)(const T*, int64_t, int64_t, int64_t, const T*, int64_t, const T*, T*, int64_t);
   static constexpr Function kFunctions[2][2] = {
       {gradient_gemm_panels<kMaxBlockColumns, 1, false, T>, gradient_gemm_panels<kMaxBlockColumns, 1, true, T>},
       {gradient_gemm_panels<1, kMaxBlockColumns, false, T>, gradient_gemm_panels<1, kMaxBlockColumns, true, T>}};
   const int64_t rows = transposed ? block.columns() : block.rows(), terms = transposed ? block.rows() : block.columns();
-  kFunctions[transposed][own != nullptr](weights, rows, terms, depth, value, value_padded, own ? own : value, grad,
-                                         grad_padded);
+  kFunctions[transposed][row_value != nullptr](weights, rows, terms, depth, value, value_padded,
+                                               row_value ? row_value : value, grad, grad_padded);
 }
 
-// A block's weights are read in whole row groups, along either side: zeros beyond its last row and column.
+// Sets the padding of a block's weights to zero: weights are read in whole micro-tile rows, along rows and columns.
 template <class T>
 inline void pad_weights(const Block& block, T* weights) {
   const int64_t rows = round_up(block.rows(), kMicroTileRows), columns = round_up(block.columns(), kMicroTileRows);

@@ -1,12 +1,12 @@
-// How a kernel, which is compiled once per SIMD target, reaches its callers: through a table of function pointers.
+// Kernels are compiled once per SIMD target, and are called through tables of function pointers.
 //
-// A kernel consists of <kernel>_table.h, the table and the structs that its functions take, and <kernel>.h, the
-// functions. The latter ends with HARDMINE_PROVIDE_KERNELS, which fills the table in the target's namespace. The engine
-// calls kernels<Table>() (cpu/engine/target.h) for the table of the target in force. A new kernel adds its two headers
-// and one #include in kernels.cpp.
+// A kernel has two headers. <kernel>_table.h defines its table and the structs of its parameters. <kernel>.h defines
+// the functions, and ends with HARDMINE_PROVIDE_KERNELS, which fills the table in the namespace of the target. The
+// engine gets the table of the target in force from kernels<Table>() (cpu/engine/target.h). A new kernel adds its two
+// headers, and one #include to kernels.cpp.
 #pragma once
 
-// The targets of this architecture, ascending: calls X(namespace) for each.
+// Calls X(namespace) for each target of this architecture, from the slowest to the fastest.
 #if defined(__x86_64__)
 #define HARDMINE_FOR_EACH_TARGET(X) X(scalar) X(avx2) X(avx512)
 #elif defined(__aarch64__)
@@ -27,8 +27,7 @@ HARDMINE_FOR_EACH_TARGET(HARDMINE_DECLARE_TARGET)
 
 }  // namespace hardmine::cpu
 
-// Fills Table<float> and Table<double>, a template of the element type, with the designated initializers that follow,
-// in terms of the element type T.
+// Fills Table<float> and Table<double> by designated initializers in terms of the element type T.
 #define HARDMINE_PROVIDE_KERNELS(Table, ...)           \
   template <class T>                                   \
   constexpr Table<T> k##Table = {__VA_ARGS__};         \

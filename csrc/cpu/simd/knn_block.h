@@ -1,4 +1,4 @@
-// The visitor of nearest neighbors: offers every candidate that may be among the k best of its row or of its column.
+// The kernel of nearest neighbors: offers each pair to the reservoirs of its row and of its column.
 #pragma once
 
 #include "cpu/simd/kernel_table.h"
@@ -14,9 +14,9 @@ struct KnnVisitor {
   const Reservoirs<T>& reservoirs;
 
   void offer(int64_t owner, T key, Index index) const {
-    // The k-th best may have changed since the tile_row was compared with it.
+    // `worst` may have changed since the row of the tile was compared with it.
     if (!beats(key, index, reservoirs.worst_key[owner], reservoirs.worst_index[owner])) return;
-    Neighbor<T>* reservoir = reservoirs.reservoir + owner * reservoirs.capacity;
+    Neighbor<T>* reservoir = reservoirs.candidates + owner * reservoirs.capacity;
     reservoir[reservoirs.size[owner]++] = {key, index};
     if (reservoirs.size[owner] == reservoirs.capacity) reservoirs.compact(reservoirs, owner);
   }
@@ -35,8 +35,7 @@ struct KnnVisitor {
     }
   }
 
-  // As in SelectVisitor: most scores are worse than the k-th best, so the loop only asks whether any of a tile_row is
-  // not.
+  // Most scores are worse than `worst`, so the loop only checks whether any score of a row is not.
   void operator()(const T* tile, int64_t row, int64_t row_end, int64_t column) const {
     for (int64_t i = row; i < row_end; ++i) {
       const T* tile_row = tile + (i - row) * kPanel<T>;
@@ -81,7 +80,7 @@ void visit_knn(const void* self, const T* tile, int64_t row, int64_t row_end, in
 template <class T>
 void knn_block(const PairwiseParams<T>& params, const Block& block, const Reservoirs<T>& reservoirs) {
   using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
-  // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
+  // Tiles of the Euclidean similarity hold squared distances: the smallest is the most similar.
   static constexpr Visit kVisits[2][2] = {{visit_knn<T, true, false>, visit_knn<T, true, true>},
                                           {visit_knn<T, false, false>, visit_knn<T, false, true>}};
   const KnnState<T> state{&params, &reservoirs};

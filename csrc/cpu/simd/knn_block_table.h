@@ -1,13 +1,12 @@
-// Nearest neighbors: the best candidates of every row of a block, and of every column where the pass is symmetric.
+// Nearest neighbors: the best candidates of each row of a block, and of each column if the pass is symmetric.
 #pragma once
 
 #include "cpu/simd/operands.h"
 
 namespace hardmine::cpu {
 
-// The best candidates of every row so far, each row's in a reservoir of its own: the k best of all that it has seen are
-// among them. A full reservoir is compacted to its k best; the k-th of them, `worst`, is what a later candidate has to
-// beat.
+// One reservoir of candidates per row, which holds the k best candidates so far, and others. A full reservoir is
+// compacted to its k best. Later candidates must beat the k-th of these, `worst`.
 template <class T>
 struct Neighbor {
   T key;
@@ -16,8 +15,8 @@ struct Neighbor {
 template <class T>
 struct Reservoirs {
   int64_t k;
-  int64_t capacity;        // > k
-  Neighbor<T>* reservoir;  // [rows][capacity]
+  int64_t capacity;         // > k
+  Neighbor<T>* candidates;  // [rows][capacity]
   int32_t* size;
   T* worst_key;  // -infinity until the first compaction
   Index* worst_index;
@@ -26,7 +25,7 @@ struct Reservoirs {
 
 template <class T>
 struct KnnKernels {
-  // Offers the block's pairs to their rows and, where the pass is symmetric, to their columns.
+  // Offers the block's pairs to their rows and, if the pass is symmetric, to their columns.
   void (*knn_block)(const PairwiseParams<T>& params, const Block& block, const Reservoirs<T>& reservoirs);
 };
 

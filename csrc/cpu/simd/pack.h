@@ -1,4 +1,4 @@
-// Packing: sorted rows in the layouts that the tile engine and the gradient read.
+// Packing of sorted rows into the layouts of the tile engine and of the gradient.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// Rows are scaled into a small block first, where they are read along depth, and interleaved from there.
+// Rows are first normalized into a small block, where they are read along depth, and then interleaved.
 template <class T>
 void pack(const T* x, int64_t depth, const Index* permutation, const T* norm, int64_t count, int64_t begin, int64_t end,
           int64_t group, T* out) {

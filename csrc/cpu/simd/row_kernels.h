@@ -1,4 +1,4 @@
-// Norms of rows, their distances, and the gathers of the backward pass.
+// Norms and distances of rows, and the sums of the backward pass.
 #pragma once
 
 #include <cmath>
@@ -9,8 +9,7 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// Reductions keep this many partial sums at every SIMD target, and add them up in one fixed order, so that all levels
-// agree.
+// Every SIMD target keeps this many partial sums, and adds them up in the same order, so that all targets agree.
 inline constexpr int64_t kPartials = 16;
 
 template <class T>
@@ -32,7 +31,7 @@ struct Partials {
   }
 };
 
-// sum of term(k) over `depth`: `vec_term(k, acc)` adds a vector's worth to acc, `tail_term(k)` gives one element.
+// The sum of a term over `depth`: vec_term(k, acc) returns acc plus the terms of a vector, tail_term(k) a single term.
 template <class T, class VecTerm, class TailTerm>
 inline T reduce(int64_t depth, const VecTerm& vec_term, const TailTerm& tail_term) {
   using V = Vec<T>;
@@ -67,14 +66,14 @@ T squared_distance(const T* x, const T* y, int64_t depth) {
   return reduce<T>(depth, vec_term, tail_term);
 }
 
-// The same number as squared_distance gives, where no tail is left over.
+// Equal to squared_distance to the bit. `stride` is a multiple of kPartials.
 template <class T>
 void squared_distances(const T* query, const T* x, int64_t stride, const uint32_t* rows, int64_t count, T* out) {
   using V = Vec<T>;
   constexpr int64_t kAhead = 3, kCacheLine = 64 / sizeof(T), kMaxLines = 8;
   const int64_t lines = stride / kCacheLine < kMaxLines ? stride / kCacheLine : kMaxLines;
   for (int64_t i = 0; i < count; ++i) {
-    // Rows lie anywhere in memory: fetching them early is most of the speed.
+    // Rows are scattered over memory, so most of the speed comes from prefetching.
     if (i + kAhead < count)
       for (int64_t l = 0; l < lines; ++l) __builtin_prefetch(x + rows[i + kAhead] * stride + l * kCacheLine);
     const T* row = x + rows[i] * stride;
@@ -129,7 +128,8 @@ void add_scaled_difference(T* acc, T weight, const T* y, const T* x, int64_t dep
   for (int64_t k = whole; k < depth; ++k) acc[k] = std::fma(weight, y[k] - x[k], acc[k]);
 }
 
-// With u = x / |x|, d(u) = (I - u u^T) d(x) / |x|, so a gradient g on u becomes (g - u (u . g)) / |x| on x.
+// With u = x / |x|, d(u) = (I - u u^T) d(x) / |x|. So a gradient g of u becomes the gradient (g - u (u . g)) / |x| of
+// x.
 template <class T>
 void project(T* acc, const T* x, T norm, T radial, int64_t depth) {
   using V = Vec<T>;

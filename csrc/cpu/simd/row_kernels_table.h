@@ -1,4 +1,4 @@
-// Whole rows: norms, distances, and the sums of the backward pass.
+// Norms and distances of rows, and the sums of the backward pass.
 #pragma once
 
 #include <cstdint>
@@ -7,21 +7,20 @@ namespace hardmine::cpu {
 
 template <class T>
 struct RowKernels {
-  // out[i] = |x_i|_2 (x is [count, depth], contiguous). Returns false if one is not finite.
+  // out[i] = |x_i| for x [count, depth]. Returns false if some norm is not finite.
   bool (*row_norms)(const T* x, int64_t count, int64_t depth, T* out);
 
-  // acc += weight * y, acc += weight * (y - x), |y - x|, its square, and x . y, over `depth` elements.
+  // acc += weight y, and acc += weight (y - x).
   void (*add_scaled)(T* acc, T weight, const T* y, int64_t depth);
   void (*add_scaled_difference)(T* acc, T weight, const T* y, const T* x, int64_t depth);
   T (*distance)(const T* x, const T* y, int64_t depth);
   T (*squared_distance)(const T* x, const T* y, int64_t depth);
   T (*dot)(const T* x, const T* y, int64_t depth);
 
-  // out[i] = the squared distance between the query and row rows[i] of x, whose rows have `stride` elements, a multiple
-  // of 16.
+  // out[i] = the squared distance of the query and row rows[i] of x. Rows have `stride` elements, a multiple of 16.
   void (*squared_distances)(const T* query, const T* x, int64_t stride, const uint32_t* rows, int64_t count, T* out);
 
-  // acc[k] = (acc[k] - x[k] / norm * radial) / norm: the gradient through x / |x|, `radial` = acc . x / norm.
+  // acc[k] = (acc[k] - x[k] / norm * radial) / norm, the gradient through x / |x|. radial = acc . x / norm.
   void (*project)(T* acc, const T* x, T norm, T radial, int64_t depth);
 };
 

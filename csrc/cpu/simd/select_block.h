@@ -1,4 +1,4 @@
-// The visitor of selection: keeps the best candidate of every row, and of every column where the pass is symmetric.
+// The kernel of selection: keeps the best candidate of each row, and of each column if the pass is symmetric.
 #pragma once
 
 #include "cpu/simd/kernel_table.h"
@@ -20,8 +20,8 @@ struct SelectVisitor {
     best.index[owner] = index;
   }
 
-  // The rare path: some candidate of this tile_row may improve on its row's or its column's best. Kept out of the loop
-  // below, whose registers it would take.
+  // The rare path: some candidate may beat the best of its row or column. Not inlined, since the loop below needs the
+  // registers.
   __attribute__((noinline)) void offer_hits(const T* tile_row, int64_t row, int64_t column, uint64_t row_hits,
                                             uint64_t column_hits) const {
     for (; row_hits; row_hits &= row_hits - 1) {
@@ -36,8 +36,8 @@ struct SelectVisitor {
     }
   }
 
-  // Most scores improve nothing, so the loop only asks whether any of a tile_row does. It asks with >=, which lets ties
-  // through to `beats`. Comparisons with NaN are false.
+  // Most scores beat nothing, so the loop only checks whether any score of a row may. The check is >=, which leaves
+  // ties to `beats`. Comparisons with NaN are false.
   void operator()(const T* tile, int64_t row, int64_t row_end, int64_t column) const {
     for (int64_t i = row; i < row_end; ++i) {
       const T* tile_row = tile + (i - row) * kPanel<T>;
@@ -70,7 +70,6 @@ struct SelectVisitor {
   }
 };
 
-// What a SelectVisitor works on.
 template <class T>
 struct SelectState {
   const PairwiseParams<T>* params;

@@ -1,13 +1,13 @@
-// The tile engine: streams the similarities of row blocks and column blocks through a visitor, a tile at a time.
+// The tile engine: streams the scores of a block, tile by tile, through visitors. A score is the inner product or the
+// squared distance of a row and a column.
 //
-// For each panel of columns the micro-kernel fills a strip of the block, rows x kPanel scores that stay in the
-// first-level cache, and the visitor consumes it there. A tile is one row group x one panel of it. Rows and columns are
-// sorted by label, so two comparisons tell whether all of a tile's pairs are candidates, none is, or some are; only the
-// last kind looks at each pair, and it merely overwrites the others with NaN, which no visitor takes for a candidate.
+// For each panel of columns the micro-kernel fills a strip of rows x kPanel scores, which stays in the first-level
+// cache until the visitors have consumed it. A tile is kMicroTileRows rows of a strip. Rows and columns are sorted by
+// label, so two comparisons decide whether all, none or some pairs of a tile are candidates. In the last case the tile
+// is copied with NaN for the other pairs, since no visitor accepts NaN.
 //
-// Each number of a tile is a sum over depth in the same order at every SIMD target: fused multiply-adds over chunks of
-// kDepthChunk, the chunks' sums added in turn. So all targets agree bit for bit, and equal rows give equal similarities
-// wherever they lie.
+// Every SIMD target sums a score in the same order: fused multiply-adds over chunks of kDepthChunk, whose sums are
+// added in turn. So all targets agree bit for bit, and equal rows give equal scores at any position.
 #pragma once
 
 #include <cmath>
@@ -18,8 +18,8 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// Depth of one run of the micro-kernel: a panel's and a row group's share of it stay in the first-level cache (16 KiB +
-// 6 KiB with AVX2), and a sum over a large depth is made of short sums, which keeps its rounding error small.
+// The depth of one run of the micro-kernel. Its rows and columns fit the first-level cache (6 + 16 KiB with AVX2), and
+// sums over a large depth consist of short sums, which keeps their rounding error small.
 inline constexpr int64_t kDepthChunk = 256;
 
 template <class T>
@@ -27,7 +27,7 @@ inline constexpr int64_t kPanel = kColumnVecs * Vec<T>::kLanes;
 
 enum class TileKind : uint8_t { kSkip, kAll, kSome };
 
-// One row group against one panel, `depth` deep: inner products, or squared distances.
+// The scores of kMicroTileRows rows and one panel of columns, over `depth` elements.
 template <bool kEuclidean, class T>
 inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* columns, int64_t depth, bool accumulate,
                                                         T* tile) {
@@ -64,7 +64,8 @@ inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* 
     }
 }
 
-// One number of a tile, from the rows as they are given: what packing and micro-kernel do to it, and in their order.
+// One score from rows as given, by the operations of packing and micro-kernel in their order. Equality to the bit with
+// tiles requires this second copy of the arithmetic.
 template <bool kEuclidean, class T>
 inline T score_of_pair(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth) {
   constexpr int64_t kBlock = 16;
@@ -73,7 +74,7 @@ inline T score_of_pair(const T* a, const T* b, const T* a_norm, const T* b_norm,
   T total = T(0), sum = T(0);
   for (int64_t k = 0; k < depth; k += kBlock) {
     const int64_t width = depth - k < kBlock ? depth - k : kBlock;
-    if (a_norm) {  // scaled a block at a time, so that the divisions are vectors of them
+    if (a_norm) {  // normalized per block, so that the divisions are vectorized
       for (int64_t c = 0; c < width; ++c) x[c] = a[k + c] / *a_norm;
       for (int64_t c = 0; c < width; ++c) y[c] = b[k + c] / *b_norm;
     }
@@ -99,12 +100,11 @@ T pair_score(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t d
                    : score_of_pair<false>(a, b, a_norm, b_norm, depth);
 }
 
-// Which of a tile's pairs are candidates, from its corners: labels ascend along rows and columns.
+// Decides from the corners of a tile which pairs are candidates: labels ascend along rows and columns.
 template <class T>
 inline TileKind classify(const PairwiseParams<T>& params, PairKind kind, int64_t row, int64_t row_end, int64_t column) {
   const int64_t column_end = column + kPanel<T>;
-  if (params.symmetric && column_end - 1 <= row)
-    return TileKind::kSkip;  // every pair is (i, i) or was visited as (j, i)
+  if (params.symmetric && column_end - 1 <= row) return TileKind::kSkip;  // all pairs are (i, i) or visited as (j, i)
   const int64_t row_low = params.rows.label[row], row_high = params.rows.label[row_end - 1];
   const int64_t column_low = params.columns.label[column], column_high = params.columns.label[column_end - 1];
   const bool disjoint = row_high < column_low || column_high < row_low;
@@ -115,8 +115,8 @@ inline TileKind classify(const PairwiseParams<T>& params, PairKind kind, int64_t
   return whole && uniform ? TileKind::kAll : TileKind::kSome;
 }
 
-// Copies a tile, with NaN for the pairs that are no candidates. Labels ascend, so a row's own class is a run of
-// columns, which only moves forward from row to row.
+// Copies a tile, with NaN for pairs that are not candidates. Labels ascend, so the columns of a row's class are a
+// range, which only moves forward from row to row.
 template <class T>
 inline void copy_candidates(const PairwiseParams<T>& params, PairKind kind, int64_t row, int64_t row_end,
                             int64_t column, const T* tile, T* out) {
@@ -130,7 +130,7 @@ inline void copy_candidates(const PairwiseParams<T>& params, PairKind kind, int6
     while (class_begin < end && label[class_begin] < params.rows.label[i]) ++class_begin;
     if (class_end < class_begin) class_end = class_begin;
     while (class_end < end && label[class_end] == params.rows.label[i]) ++class_end;
-    // Each unordered pair once, and never (i, i).
+    // In a symmetric pass, columns up to the row itself are not candidates.
     const int64_t behind = i + 1 - column;
     const int32_t first = !params.symmetric || behind < 0 ? 0
                           : behind < kColumns             ? static_cast<int32_t>(behind)
@@ -145,8 +145,8 @@ inline void copy_candidates(const PairwiseParams<T>& params, PairKind kind, int6
   }
 }
 
-// A visitor of tiles: which pairs it wants, and a function that consumes a tile of them. Called through a pointer,
-// which a tile's arithmetic hides, so that the engine is compiled once and not once a combination of visitors.
+// A visitor of tiles: the pairs that it wants, and a function that consumes a tile. The call through a pointer costs
+// little beside a tile's arithmetic, and saves compiling the engine once per combination of visitors.
 template <class T>
 struct TileVisitor {
   PairKind kind;
@@ -156,7 +156,7 @@ struct TileVisitor {
 
 inline constexpr int64_t kMaxVisitors = 2;
 
-// Streams the block's tiles through the visitors.
+// Streams the tiles of a block through up to kMaxVisitors visitors.
 template <bool kEuclidean, class T>
 inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* visitors, int64_t visitor_count,
                         int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {

@@ -1,4 +1,4 @@
-// What the tuplet losses do with a block of similarities: sums of exponentials and of softplus, and the derivatives.
+// The kernels of the tuplet losses: sums of exponentials and of softplus over a block, and the derivatives.
 #pragma once
 
 #include "cpu/simd/block.h"
@@ -45,7 +45,7 @@ void exponential_sums(const PairwiseParams<T>& params, const Block& block, const
   kFunctions[params.euclidean][sums.row_shift == nullptr][sums.column_sum != nullptr](block, scores, sums);
 }
 
-// Only the columns of the row's own class, and what fills up their vectors, are looked at.
+// Reads only the columns of the row's class, extended to whole vectors.
 template <bool kEuclidean, bool kColumns, class T>
 void softplus_sums_of(const PairwiseParams<T>& params, const Block& block, const T* scores,
                       const SoftplusSums<T>& sums) {
@@ -103,7 +103,7 @@ void softplus_sums(const PairwiseParams<T>& params, const Block& block, const T*
   kFunctions[params.euclidean][sums.column_sum != nullptr](params, block, scores, sums);
 }
 
-// The derivatives along a row_scores, where its other operands are negatives.
+// The derivatives by the similarities of a row, as if all columns were negatives.
 template <bool kEuclidean, bool kOneShift, bool kSymmetric, class T>
 inline void negative_weights(const TupletWeights<T>& w, int64_t row, int64_t column, int64_t width, T* row_scores) {
   using V = Vec<T>;
@@ -123,8 +123,7 @@ inline void negative_weights(const TupletWeights<T>& w, int64_t row, int64_t col
   }
 }
 
-// The derivatives where the other operands are positives: columns [run.begin, run.end) of the row_scores, from their
-// scores in `original`.
+// The derivatives by the similarities of positives, columns [run.begin, run.end) of a row. `original` holds the scores.
 template <bool kEuclidean, bool kSymmetric, class T>
 inline void positive_weights(const PairwiseParams<T>& params, const TupletWeights<T>& w, int64_t row, int64_t column,
                              const ClassRun& run, const T* original, T* row_scores) {
@@ -175,7 +174,7 @@ void tuplet_weights_of(const PairwiseParams<T>& params, const Block& block, cons
     if (run.begin < run.end)
       positive_weights<kEuclidean, kSymmetric>(params, w, row, block.column_begin, run, original, row_scores);
     if constexpr (kEuclidean) {
-      // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
+      // s = -d, so ds / dx = (y - x) / d. At d = 0 the subgradient is 0, as for PyTorch's norm.
       const V least = constant<T>(std::numeric_limits<T>::min());
       for (int64_t c = 0; c < width; c += V::kLanes) {
         const V square = V::load(original + c);

@@ -1,76 +1,74 @@
-// The tuplet losses: sums of exponentials and of softplus over a block of similarities, and the derivatives.
+// The tuplet losses: sums of exponentials and of softplus over a block, and the derivatives.
 #pragma once
 
 #include "cpu/simd/operands.h"
 
 namespace hardmine::cpu {
 
-// The sums that a log-sum-exp over the pairs of a pass needs: exp2((s - shift) log2e_over_temperature) of every pair,
-// added up for its row and, where column_sum is not null, for its column. s is the similarity, and log2(e) /
-// temperature the factor.
+// Sums for a log-sum-exp: exp2((s - shift) log2e_over_temperature) of each pair with similarity s is added to the sum
+// of its row and, unless column_sum is null, to that of its column.
 template <class T>
 struct ExponentialSums {
   T log2e_over_temperature;
-  T shift;                // of all rows and columns, if row_shift is null
-  const T* row_shift;     // one a row
-  const T* column_shift;  // one a column
+  T shift;                // for all rows and columns if row_shift is null
+  const T* row_shift;     // [rows]
+  const T* column_shift;  // [columns]
   double* row_sum;
   double* column_sum;
 };
 
-// softplus(x), x = (shift - s) / temperature + log_sum, of every pair of equal labels and s <= limit, added up
-// likewise, with its slope sigmoid(x), and the number of pairs.
+// Sums of softplus(x), x = (shift - s) / temperature + log_sum, and of its slope sigmoid(x), over the pairs with equal
+// labels and key <= limit, and the number of these pairs.
 template <class T>
 struct SoftplusSums {
   T inv_temperature;
-  T limit;  // largest admissible number in the order of similarities (core/selection.h)
+  T limit;  // the largest admissible key (core/selection.h)
   const T* row_shift;
   const T* column_shift;
   const T* row_log_sum;
   const T* column_log_sum;
   double* row_sum;
-  double* column_sum;  // null, like the other two: not wanted
+  double* column_sum;  // null, as column_slope and column_count, if not wanted
   double* row_slope;
   double* column_slope;
   int64_t* row_count;
   int64_t* column_count;
 };
 
-// What one side of a pair, its row or its column, contributes to the derivative of the tuplet losses with respect to
-// the pair's similarity s, if it is the anchor.
+// Coefficients per row: its contribution as an anchor to the derivative of the loss by the similarity s of a pair.
 template <class T>
 struct TupletAnchors {
-  // If the other side is a negative: negative_weight exp2((s - shift) log2e_over_temperature).
+  // A pair with a negative: negative_weight exp2((s - shift) log2e_over_temperature).
   const T* negative_weight;
   const T* shift;
-  // If it is a positive: -positive_weight sigmoid((shift - s) / temperature + log_sum) with all positives, else
-  // -positive_weight if it is the selected one.
+  // A pair with a positive: -positive_weight sigmoid((shift - s) / temperature + log_sum) with all positives, else
+  // -positive_weight for the selected positive.
   const T* positive_weight;
   const T* log_sum;
-  const Index* positive;  // the selected one's number, or null
+  const Index* positive;  // the index of the selected positive; null with all positives
 };
 
 template <class T>
 struct TupletWeights {
   T log2e_over_temperature;
   T inv_temperature;
-  bool one_shift;  // all shifts are this one
+  bool one_shift;  // `shift` is that of all anchors
   T shift;
   T limit;
   TupletAnchors<T> rows;
-  TupletAnchors<T> columns;  // used where the pass is symmetric
+  TupletAnchors<T> columns;  // read if the pass is symmetric
 };
 
-// What becomes of a filled block (see TileKernels) of other-class pairs, of same-class pairs, and of all pairs, in
-// turn.
+// Consumers of a block of scores (TileKernels::fill_block): of other-class pairs, of same-class pairs, and of all
+// pairs.
 template <class T>
 struct TupletKernels {
   void (*exponential_sums)(const PairwiseParams<T>& params, const Block& block, const T* scores,
                            const ExponentialSums<T>& sums);
   void (*softplus_sums)(const PairwiseParams<T>& params, const Block& block, const T* scores,
                         const SoftplusSums<T>& sums);
-  // Replaces each number by the derivative of the loss with respect to the pair's similarity - divided by the distance
-  // where the pass is Euclidean - and fills up with zeros what `gradient_gemm` reads.
+  // Replaces each score by the derivative of the loss by the similarity, divided by the distance if the pass is
+  // Euclidean. Pads with zeros as gradient_gemm requires.
   void (*tuplet_weights)(const PairwiseParams<T>& params, const Block& block, const TupletWeights<T>& weights,
                          T* scores);
 };

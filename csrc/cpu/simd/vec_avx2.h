@@ -1,5 +1,4 @@
-// AVX2 and FMA: 256 bits, 16 registers. 6 x 2 accumulators, 2 columns, a row broadcast and a scratch register fill
-// them.
+// AVX2 and FMA: 16 registers of 256 bits, for 6 x 2 accumulators, 2 columns, a row broadcast and a scratch register.
 #pragma once
 
 #include <immintrin.h>
@@ -39,7 +38,7 @@ struct Vec<float> {
         _mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_castps_si256(shifted.v), 23)))};
   }
   static uint32_t bits(Mask mask) { return static_cast<uint32_t>(_mm256_movemask_ps(mask)); }
-  // The sum of 16 lanes as Partials adds them up: lane p with p + 8, then with p + 4, p + 2, p + 1.
+  // The sum of 16 lanes in the order of Partials: lane p plus p + 8, then p + 4, p + 2, p + 1.
   static float partials_sum(const Vec* sum) {
     const __m256 eight = _mm256_add_ps(sum[0].v, sum[1].v);
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

@@ -1,4 +1,4 @@
-// AVX-512F: 512 bits, 32 registers, of which 12 x 2 accumulate.
+// AVX-512F: 32 registers of 512 bits, of which 12 x 2 are accumulators.
 #pragma once
 
 #include <immintrin.h>
@@ -7,8 +7,8 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// The zero-masking forms of some intrinsics are the plain ones, without GCC 12's false warning that they read an
-// uninitialized register.
+// Zero-masking forms of intrinsics with a full mask compile to the plain form. They avoid a false warning of GCC 12
+// about an uninitialized register.
 
 template <class T>
 struct Vec;
@@ -43,7 +43,7 @@ struct Vec<float> {
         _mm512_add_epi32(_mm512_castps_si512(v), _mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(shifted.v), 23)))};
   }
   static uint32_t bits(Mask mask) { return mask; }
-  // The sum of 16 lanes as Partials adds them up: lane p with p + 8, then with p + 4, p + 2, p + 1.
+  // The sum of 16 lanes in the order of Partials: lane p plus p + 8, then p + 4, p + 2, p + 1.
   static float partials_sum(const Vec* sum) {
     const __m512d lanes = _mm512_castps_pd(sum[0].v);
     const __m256 eight = _mm256_add_ps(_mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xF, lanes, 0)),

@@ -1,4 +1,6 @@
-// Elementary functions of vectors, from the operations of Vec alone, so that every SIMD target computes the same bits.
+// Elementary functions of vectors. They use only the operations of Vec, so that every SIMD target computes the same
+// bits. The standard library's functions (core/elementary.h) would differ between targets, so these second versions are
+// needed.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +16,8 @@ inline Vec<T> constant(double value) {
   return Vec<T>::broadcast(&rounded);
 }
 
-// Taylor coefficients of 2^f = sum of (f ln 2)^n / n!. With |f| <= 1/2 the first term left out is below 2^-26 (float)
-// and 2^-57 (double).
+// Taylor coefficients of 2^f = sum of (f ln 2)^n / n!. For |f| <= 1/2 the first omitted term is below 2^-26 (float) and
+// 2^-57 (double).
 template <class T>
 struct Exp2Series {
   static constexpr int kTerms = sizeof(T) == sizeof(float) ? 8 : 14;
@@ -26,8 +28,8 @@ struct Exp2Series {
   }
 };
 
-// 2^x for x up to 127; 0 for x below -125, and for NaN. With n the integer next to x, 2^x = 2^n 2^(x - n). Adding and
-// subtracting 1.5 * 2^(bits of mantissa) rounds to an integer, and leaves n in the low bits in between.
+// 2^x for x <= 127; 0 for x < -125 and for NaN. 2^x = 2^n 2^(x - n) with n the integer nearest to x. Adding 1.5 *
+// 2^(mantissa bits) rounds x to n, and leaves n in the low bits of the sum.
 template <class T>
 inline Vec<T> exp2(Vec<T> x) {
   using V = Vec<T>;
@@ -41,8 +43,8 @@ inline Vec<T> exp2(Vec<T> x) {
   return V::select(at_least(x, constant<T>(-125)), sum.times_power(shifted), V::zero());
 }
 
-// log(1 + t) for 0 <= t <= 1: 2 artanh(z) with z = t / (t + 2) <= 1/3, artanh(z) = z sum of z^2n / (2n + 1). Keeps its
-// relative precision for small t.
+// log(1 + t) for 0 <= t <= 1, as 2 artanh(z) with z = t / (t + 2) <= 1/3 and artanh(z) = z sum of z^2n / (2n + 1). Its
+// relative error is small for small t, too.
 template <class T>
 inline Vec<T> log1p(Vec<T> t) {
   using V = Vec<T>;
@@ -60,7 +62,7 @@ inline Vec<T> negative_absolute(Vec<T> x) {
   return Vec<T>::select(at_least(x, Vec<T>::zero()), x.negated(), x);
 }
 
-// exp(-|x|), which never overflows.
+// exp(-|x|), which never overflows. Argument e of the functions below.
 template <class T>
 inline Vec<T> decay(Vec<T> x) {
   return exp2(negative_absolute(x) * constant<T>(kLog2E));
@@ -73,7 +75,7 @@ inline Vec<T> softplus(Vec<T> x, Vec<T> e) {
   return V::select(at_least(x, V::zero()), x, V::zero()) + log1p(e);
 }
 
-// Its slope, 1 / (1 + exp(-x)): 1 / (1 + e), or e / (1 + e) for x < 0.
+// 1 / (1 + exp(-x)), the slope of softplus: 1 / (1 + e), or e / (1 + e) for x < 0.
 template <class T>
 inline Vec<T> sigmoid(Vec<T> x, Vec<T> e) {
   using V = Vec<T>;

@@ -1,4 +1,4 @@
-// NEON of AArch64: 128 bits, 32 registers, of which 6 x 4 accumulate.
+// NEON of AArch64: 32 registers of 128 bits, of which 6 x 4 are accumulators.
 #pragma once
 
 #include <arm_neon.h>

@@ -1,4 +1,4 @@
-// One lane: the plain C++ that every other target must agree with, bit for bit.
+// One lane of plain C++. Every other target must agree with it, bit for bit.
 #pragma once
 
 #include <cmath>
@@ -29,8 +29,7 @@ struct Vec {
   static Mask either(Mask a, Mask b) { return a | b; }
   static Vec select(Mask mask, Vec a, Vec b) { return mask ? a : b; }
   Vec root() const { return {std::sqrt(v)}; }
-  // v 2^n, where `shifted` is n + 1.5 * 2^(its bits of mantissa), so that the low bits of its mantissa are n; for
-  // normal results only.
+  // v 2^n for normal results. `shifted` is n + 1.5 * 2^(mantissa bits), so that the low bits of its mantissa are n.
   Vec times_power(Vec shifted) const {
     if constexpr (sizeof(T) == sizeof(float)) {
       const uint32_t power = __builtin_bit_cast(uint32_t, shifted.v) << 23;
