@@ -1,4 +1,4 @@
-// Integer arithmetic that index computations loss_weight, on host and device.
+// Integer arithmetic that index computations share, on host and device.
 #pragma once
 
 #include "core/host_device.h"

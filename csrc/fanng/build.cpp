@@ -16,37 +16,37 @@ namespace hardmine::fanng {
 namespace {
 
 constexpr int64_t kVerticesPerChunk = 64;
-constexpr int64_t kMaxCopies = 64;  // of a vertex of the graph before, that a warm start looks at
+constexpr int64_t kMaxCopies = 64;  // rows of a vertex of the previous graph that a warm start considers
 
-// A number in [0, count): the upper half of a 32 x 32-bit product.
+// An integer in [0, count), from the upper half of a 32 x 32-bit product.
 Vertex random_below(uint64_t bits, uint64_t count) { return static_cast<Vertex>((bits >> 32) * count >> 32); }
 
-// Two different vertices, by the number of the draw.
-struct Ends {
+// Two different vertices, a function of seed and draw.
+struct Traversal {
   Vertex start, target;
 
-  Ends(uint64_t seed, uint64_t draw, int64_t vertices)
+  Traversal(uint64_t seed, uint64_t draw, int64_t vertices)
       : start(random_below(random_bits(seed, 2 * draw), vertices)),
         target(random_below(random_bits(seed, 2 * draw + 1), vertices - 1)) {
     target += target >= start;
   }
 };
 
-// Where the edges of a vertex lead to; `room` is for a graph that does not have them in a row.
+// The targets of the edges of a vertex. `buffer` holds them if the graph does not store them contiguously.
 const Vertex* targets(const Graph& graph, Vertex v, std::vector<Vertex>&) { return graph.begin(v); }
-const Vertex* targets(const DraftGraph& graph, Vertex v, std::vector<Vertex>& room) {
-  room.resize(graph.capacity());
-  std::transform(graph.begin(v), graph.end(v), room.begin(), vertex_of);
-  return room.data();
+const Vertex* targets(const DraftGraph& graph, Vertex v, std::vector<Vertex>& buffer) {
+  buffer.resize(graph.capacity());
+  std::transform(graph.begin(v), graph.end(v), buffer.begin(), vertex_of);
+  return buffer.data();
 }
 
-// Walks over a graph, with room for what it measures.
+// Walks over a graph. Owns the buffers for distances.
 template <class Walked>
 class Walker {
  public:
   Walker(const Walked& graph, const PointSet& points) : graph_(graph), points_(points), distances_(points) {}
 
-  // FANNG's Alg. 2: from `start` to the neighbor nearest the target while that is nearer than where one is.
+  // FANNG's Alg. 2: moves to the neighbor nearest to the target while that neighbor is nearer than the current vertex.
   PackedNeighbor downhill(Vertex start, Vertex target) {
     const float* const query = points_.vector(target);
     PackedNeighbor here = pack_neighbor(distances_.to(query, start), start);
@@ -54,13 +54,13 @@ class Walker {
     while (vertex_of(here) != target) {
       const Vertex v = vertex_of(here);
       const int64_t degree = graph_.end(v) - graph_.begin(v);
-      const Vertex* const neighbor = targets(graph_, v, room_);
+      const Vertex* const neighbor = targets(graph_, v, buffer_);
       sq_dist_.resize(std::max<size_t>(sq_dist_.size(), degree));
       distances_.to(query, neighbor, degree, sq_dist_.data());
       computed += degree;
       PackedNeighbor nearest = here;
       for (int64_t e = 0; e < degree; ++e) nearest = std::min(nearest, pack_neighbor(sq_dist_[e], neighbor[e]));
-      // Strictly nearer: equal distances would let it walk in circles.
+      // Only if strictly nearer: equal distances could form a cycle.
       if (!(sq_dist_of(nearest) < sq_dist_of(here))) break;
       here = nearest;
     }
@@ -74,7 +74,7 @@ class Walker {
   const PointSet& points_;
   const Distances distances_;
   std::vector<float> sq_dist_;
-  std::vector<Vertex> room_;
+  std::vector<Vertex> buffer_;
 };
 
 struct MissedTarget {
@@ -83,7 +83,7 @@ struct MissedTarget {
   float sq_dist;
 };
 
-// Sorts, drops duplicates, and makes the survivors the edges of p.
+// Makes the candidates that survive occlusion the edges of p. Sorts and deduplicates the candidates first.
 int64_t assign_pruned(Vertex p, std::vector<PackedNeighbor>& candidates, const Distances& distances,
                       DraftGraph& graph) {
   std::sort(candidates.begin(), candidates.end());
@@ -91,8 +91,8 @@ int64_t assign_pruned(Vertex p, std::vector<PackedNeighbor>& candidates, const D
   return graph.assign(p, candidates, distances);
 }
 
-// Makes of every vertex those its edges that survive occlusion among `collect(worker, vertex, candidates)`, which
-// returns how many distances it computed.
+// Replaces the edges of each vertex by the survivors of occlusion among its candidates. collect(worker, vertex,
+// candidates) fills the candidates, and returns how many distances it computed.
 template <class Collect>
 void connect(const PointSet& points, const std::vector<Vertex>& order, const cpu::ThreadPool& pool, DraftGraph& graph,
              BuildStats& stats, const Collect& collect) {
@@ -101,13 +101,13 @@ void connect(const PointSet& points, const std::vector<Vertex>& order, const cpu
   parallel_chunks(pool, static_cast<int64_t>(order.size()), kVerticesPerChunk,
                   [&](int64_t worker, int64_t begin, int64_t end) {
                     std::vector<PackedNeighbor> candidates;
-                    int64_t own = 0;
+                    int64_t computed_here = 0;
                     for (int64_t i = begin; i < end; ++i) {
                       candidates.clear();
-                      own += collect(worker, order[i], candidates);
-                      own += assign_pruned(order[i], candidates, distances, graph);
+                      computed_here += collect(worker, order[i], candidates);
+                      computed_here += assign_pruned(order[i], candidates, distances, graph);
                     }
-                    computed += own;
+                    computed += computed_here;
                   });
   stats.distance_computations += computed;
 }
@@ -142,10 +142,10 @@ void add_reverse_edges(const PointSet& points, const cpu::ThreadPool& pool, Draf
 void add_all_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph, BuildStats& stats) {
   const Distances distances(points);
   const int64_t count = points.vertices();
-  std::vector<std::vector<PackedNeighbor>> others(pool.count());
+  std::vector<std::vector<PackedNeighbor>> candidates_of(pool.count());
   std::atomic<int64_t> computed{0};
   parallel_chunks(pool, count, 1, [&](int64_t worker, int64_t p, int64_t) {
-    std::vector<PackedNeighbor>& candidates = others[worker];
+    std::vector<PackedNeighbor>& candidates = candidates_of[worker];
     candidates.clear();
     for (int64_t q = 0; q < count; ++q) {
       if (q == p) continue;
@@ -166,13 +166,13 @@ void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::ThreadPo
   std::vector<int64_t> index(count * k);
   {
     std::vector<float> similarity(count * k);
-    // Stored rows are unit rows under the cosine metric: their inner products order as their distances do.
+    // Under the cosine metric stored rows are unit rows, whose inner products order as their distances do.
     const Similarity kind = points.metric() == Metric::kCosine ? Similarity::kDot : Similarity::kEuclidean;
     const auto find = [&](int64_t) {
       cpu::nearest<float>(kind, {points.data(), count}, nullptr, points.stride(), k, true, pool, similarity.data(),
                           index.data());
     };
-    // One worker alone would run on the calling thread, which is to look whether it should stop.
+    // A single worker would run on the calling thread, which has to poll.
     pool.count() == 1 ? pool.run(1, find) : find(0);
   }
   stats.distance_computations += count * (count - 1) / 2;
@@ -216,9 +216,9 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
   parallel_chunks(pool, count, kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
     std::vector<Vertex> targets;
     std::vector<PackedNeighbor> candidates;
-    int64_t own = 0;
-    // The copies of v, or if there are many some, from `row` on. All of them would take quadratic time after a
-    // collapse, when all rows were copies.
+    int64_t computed_here = 0;
+    // Adds the duplicates of v, at most kMaxCopies of them from `row` on. All duplicates would take quadratic time if
+    // all rows were equal, as after a collapse of the embeddings.
     const auto add_copies = [&](const PointSet& before, Vertex v, int64_t row) {
       const int64_t* const last = before.copies_end(v);
       const int64_t* copy = before.copies_begin(v);
@@ -228,7 +228,7 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
     };
     for (auto p = static_cast<Vertex>(begin); p < static_cast<Vertex>(end); ++p) {
       targets.clear();
-      // Rows that are copies of each other now may not have been, and the other way round.
+      // Rows that are duplicates now may have been distinct before, and vice versa.
       for (const int64_t* row = points.copies_begin(p); row != points.copies_end(p); ++row) {
         const Vertex old = other_points.vertex_of(*row);
         add_copies(other_points, old, *row);
@@ -239,9 +239,9 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
       candidates.clear();
       for (const Vertex q : targets)
         if (q != p) candidates.push_back(pack_neighbor(distances.between(p, q), q));
-      own += static_cast<int64_t>(candidates.size()) + assign_pruned(p, candidates, distances, graph);
+      computed_here += static_cast<int64_t>(candidates.size()) + assign_pruned(p, candidates, distances, graph);
     }
-    computed += own;
+    computed += computed_here;
   });
   stats.distance_computations += computed;
 }
@@ -251,7 +251,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
   const Distances distances(points);
   const int64_t count = points.vertices();
   if (count < 2) {
-    stats.build_success_rate = 1;  // nowhere to go
+    stats.build_success_rate = 1;  // no pair of vertices
     return;
   }
   if (options.success_rate <= 0) return;
@@ -263,7 +263,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     int64_t traversals, missed;
   };
   std::deque<Round> recent;
-  Round total{0, 0};  // of the recent rounds
+  Round total{0, 0};  // the sum of the recent rounds
   std::vector<MissedTarget> outcome;
   std::atomic<int64_t> computed{0};
   while (stats.traversals < max_traversals) {
@@ -272,9 +272,9 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     parallel_chunks(pool, size, kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
       Walker walker(graph, points);
       for (int64_t t = begin; t < end; ++t) {
-        const Ends ends(options.seed, first + t, count);
-        const PackedNeighbor last = walker.downhill(ends.start, ends.target);
-        outcome[t] = {vertex_of(last), ends.target, sq_dist_of(last)};
+        const Traversal draw(options.seed, first + t, count);
+        const PackedNeighbor last = walker.downhill(draw.start, draw.target);
+        outcome[t] = {vertex_of(last), draw.target, sq_dist_of(last)};
       }
       computed += walker.computed;
     });
@@ -283,22 +283,22 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     const auto missed = static_cast<int64_t>(outcome.size());
     std::stable_sort(outcome.begin(), outcome.end(),
                      [](const MissedTarget& a, const MissedTarget& b) { return a.from < b.from; });
-    std::vector<int64_t> group = {0};  // where those of one vertex begin
+    std::vector<int64_t> group = {0};  // where the missed targets of each vertex begin
     for (int64_t i = 1; i <= missed; ++i)
       if (i == missed || outcome[i].from != outcome[i - 1].from) group.push_back(i);
     if (missed == 0) group.clear();
     parallel_chunks(pool, std::max<int64_t>(static_cast<int64_t>(group.size()) - 1, 0), kVerticesPerChunk,
                     [&](int64_t, int64_t begin, int64_t end) {
-                      int64_t own = 0;
+                      int64_t computed_here = 0;
                       for (int64_t g = begin; g < end; ++g) {
                         for (int64_t i = group[g]; i < group[g + 1]; ++i) {
                           const MissedTarget& add = outcome[i];
-                          // The traversal ended at a local minimum, so no edge occludes the new one - but those that
-                          // were added since may.
-                          own += graph.add(add.from, pack_neighbor(add.sq_dist, add.target), i > group[g], distances);
+                          // The traversal ended at a local minimum, so only edges added since can occlude the new one.
+                          computed_here +=
+                              graph.add(add.from, pack_neighbor(add.sq_dist, add.target), i > group[g], distances);
                         }
                       }
-                      computed += own;
+                      computed += computed_here;
                     });
 
     stats.traversals += size;
@@ -318,17 +318,17 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
 double measured_success_rate(const Graph& graph, const PointSet& points, uint64_t seed, const cpu::ThreadPool& pool) {
   const int64_t count = points.vertices();
   if (count < 2) return 1;
-  constexpr uint64_t kFirstDraw = uint64_t{1} << 62;  // no build gets that far
+  constexpr uint64_t kFirstDraw = uint64_t{1} << 62;  // beyond the draws of any build
   const int64_t traversals = std::clamp<int64_t>(count / 4, 1000, 4000);
   std::atomic<int64_t> arrived{0};
   parallel_chunks(pool, traversals, kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
     Walker walker(graph, points);
-    int64_t own = 0;
+    int64_t computed_here = 0;
     for (int64_t t = begin; t < end; ++t) {
-      const Ends ends(seed, kFirstDraw + t, count);
-      own += vertex_of(walker.downhill(ends.start, ends.target)) == ends.target;
+      const Traversal draw(seed, kFirstDraw + t, count);
+      computed_here += vertex_of(walker.downhill(draw.start, draw.target)) == draw.target;
     }
-    arrived += own;
+    arrived += computed_here;
   });
   return static_cast<double>(arrived) / static_cast<double>(traversals);
 }

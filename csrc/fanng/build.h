@@ -1,6 +1,5 @@
-// Building the graph: FANNG's traverse-add (Harwood and Drummond, CVPR 2016, Alg. 4), from nothing or repairing a
-// graph that is there, and the naive build (Alg. 1). What is reconstructed rather than read in the paper:
-// docs/graph-index.md.
+// Building the graph: FANNG's traverse-add (Harwood and Drummond, CVPR 2016, Alg. 4), from nothing or from a given
+// graph, and the naive build (Alg. 1). docs/graph-index.md lists what is reconstructed rather than stated in the paper.
 #pragma once
 
 #include <cstdint>
@@ -12,61 +11,61 @@
 
 namespace hardmine::fanng {
 
-inline constexpr int64_t kDefaultTraversals = 50;  // at most, for every vertex, as is said of the paper
+inline constexpr int64_t kDefaultTraversals = 50;  // per vertex, at most, as in the paper
 
 struct BuildOptions {
   double success_rate = 0.98;
   int64_t max_degree = 30;
   uint64_t seed = 0;
-  int64_t max_traversals = 0;  // 0: kDefaultTraversals for every vertex, and at least 4,000
-  int64_t refinements = 0;     // passes of add_edges_to_found in the end
+  int64_t max_traversals = 0;  // 0: kDefaultTraversals per vertex, and at least 4,000
+  int64_t refinements = 0;     // final passes of add_edges_to_found
 };
 
 struct BuildStats {
   int64_t traversals = 0;
-  double success_rate = 0;        // of traversals over the graph that the build returned
-  double build_success_rate = 0;  // of the last traversals of the build, whose edges are not all in that graph
+  double success_rate = 0;        // of traversals over the final graph
+  double build_success_rate = 0;  // of the last traversals of the build, over a graph with more edges
   int64_t distance_computations = 0;
-  // What the points let traversals reach: 1 unless a build from them, or the one that it was warm-started from, made
-  // its 50 traversals a vertex and was short of its aim still.
+  // The success rate that the points allow. It is 1 unless this build, or the one that it was warm-started from, used
+  // all kDefaultTraversals per vertex without reaching its target.
   double reachable = 1;
 };
 
-// Called on the calling thread between rounds: the share of recent traversals that succeeded. May throw to stop.
+// Called on the calling thread between rounds, with the success rate of recent traversals. May throw to stop the build.
 using BuildProgress = std::function<void(double success_rate, int64_t traversals)>;
 
-// The edges of the naive build: for every vertex all others by ascending distance, each added unless occluded.
-// O(n^2 log n) time and O(n) memory a worker.
+// The naive build: for each vertex, adds edges to all others by ascending distance, unless occluded. O(n^2 log n) time,
+// O(n) memory per worker.
 void add_all_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph, BuildStats& stats);
 
-// Of every edge the reverse joins the edges of its end, as far as none occludes it. Nearness is not mutual, and neither
-// is what traversals find: to some vertices few edges lead.
+// Adds the reverse of each edge, unless occluded. Nearness is not symmetric, so otherwise few edges lead to some
+// vertices.
 void add_reverse_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph, BuildStats& stats);
 
-// The edges that survive occlusion among every vertex's `k` nearest, found exactly, and among their reverses.
+// Adds the edges to each vertex's exact `k` nearest neighbors and their reverses, unless occluded.
 void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::ThreadPool& pool, DraftGraph& graph,
                           BuildStats& stats);
 
-// Refines a graph: of every vertex the `k` nearest that a backtrack search begun there finds with `effort` distance
-// computations, and their reverses, join its edges as far as none occludes them. Traversals add edges only where one
-// ends short of its target; near vertices that they reach over a detour have no edge, which costs a search among
-// neighbors more than it costs them.
+// Refines a graph: adds edges to the `k` nearest neighbors that a backtrack search from each vertex finds with `effort`
+// distance computations, and their reverses, unless occluded. Traversals add edges only where they miss their target. A
+// near vertex that they reach by a detour gets no edge, which slows down searches among neighbors.
 void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const cpu::ThreadPool& pool,
                         DraftGraph& graph, BuildStats& stats);
 
-// The edges of another graph, over another set of points: row i of one is row i of the other. Measured and pruned anew.
+// Adds the edges of another graph, whose row i corresponds to row i of the points. Distances and occlusion are
+// recomputed.
 void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::ThreadPool& pool,
                   DraftGraph& graph, BuildStats& stats);
 
-// Traversals between random vertices, adding an edge where one ends short of its target, until the wanted share of the
-// recent ones arrives.
+// Runs traversals between random vertices. Adds an edge where a traversal misses its target, until the success rate of
+// the recent traversals is reached.
 //
-// Traversals run in rounds, each over the graph as the round found it, so that the result does not depend on the
-// number of workers; what they add is added by start vertex, in the order of the traversals.
+// Traversals run in rounds over an unchanged graph, and edges are added between rounds, per vertex in the order of the
+// traversals. The result thus does not depend on the number of threads.
 void traverse_add(const PointSet& points, const BuildOptions& options, const cpu::ThreadPool& pool,
                   const BuildProgress& progress, DraftGraph& graph, BuildStats& stats);
 
-// The share of some traversals, of other draws than those of traverse_add, that arrive.
+// The success rate of traversals over the graph, with other draws than those of traverse_add.
 double measured_success_rate(const Graph& graph, const PointSet& points, uint64_t seed, const cpu::ThreadPool& pool);
 
 }  // namespace hardmine::fanng

@@ -11,7 +11,7 @@
 
 namespace hardmine::fanng {
 
-// Distances between the vertices of a set.
+// Squared distances between vertices, and from queries to vertices.
 class Distances {
  public:
   explicit Distances(const PointSet& points) : points_(points), kernel_(cpu::kernels<cpu::RowKernels<float>>()) {}
@@ -29,10 +29,10 @@ class Distances {
   const cpu::RowKernels<float>& kernel_;
 };
 
-// Edges ascending by (squared distance, target), at most `capacity` a vertex.
+// A mutable graph: per vertex at most `capacity` edges, ascending by (squared distance, target).
 //
-// Occlusion: p has no edge to q if it has one to r with d(p, r) < d(p, q) and d(r, q) < d(p, q): who looks for q gets
-// closer through r. Vertices at distance 0 occlude nothing (distinct rows whose distance underflows).
+// Occlusion: p has no edge to q if it has one to r with d(p, r) < d(p, q) and d(r, q) < d(p, q), because a search for q
+// gets closer through r. Vertices at distance 0, whose rows differ but whose distance underflows, occlude nothing.
 class DraftGraph {
  public:
   DraftGraph(int64_t vertices, int64_t capacity) : capacity_(capacity), edges_(vertices) {}
@@ -43,8 +43,8 @@ class DraftGraph {
   const PackedNeighbor* begin(Vertex v) const { return edges_[v].data(); }
   const PackedNeighbor* end(Vertex v) const { return begin(v) + degree(v); }
 
-  // Replaces the edges of p by those of `candidates` that none before them occludes. `candidates` ascend, without
-  // duplicates and without p. Returns how many distances were computed.
+  // Replaces the edges of p by the candidates that no earlier one occludes. Candidates ascend, without duplicates and
+  // without p. Returns how many distances were computed.
   int64_t assign(Vertex p, const std::vector<PackedNeighbor>& candidates, const Distances& distances) {
     std::vector<PackedNeighbor>& edges = edges_[p];
     edges.clear();
@@ -56,16 +56,16 @@ class DraftGraph {
     return computed;
   }
 
-  // Adds p -> q and drops the longer edges that q occludes. If p has no room, its longest edge makes it. `fresh`: no
-  // edge of p is known not to occlude the new one, so that this is to be seen first.
-  int64_t add(Vertex p, PackedNeighbor q, bool fresh, const Distances& distances) {
+  // Adds the edge p -> q, and removes the longer edges that q occludes. At capacity the longest edge is removed. If
+  // may_be_occluded, q is added only if no edge of p occludes it. Returns how many distances were computed.
+  int64_t add(Vertex p, PackedNeighbor q, bool may_be_occluded, const Distances& distances) {
     std::vector<PackedNeighbor>& edges = edges_[p];
     const int64_t count = degree(p), place = std::lower_bound(edges.begin(), edges.end(), q) - edges.begin();
     int64_t computed = 0;
     if (place < count && edges[place] == q) return computed;
-    if (fresh && occluded(q, begin(p), begin(p) + place, distances, computed)) return computed;
+    if (may_be_occluded && occluded(q, begin(p), begin(p) + place, distances, computed)) return computed;
     edges.push_back(0);
-    // Longer edges move up by one, over those that q occludes.
+    // Longer edges move up by one, over the edges that q occludes.
     int64_t out = place;
     PackedNeighbor moving = q;
     for (int64_t i = place; i < count; ++i) {
@@ -79,7 +79,7 @@ class DraftGraph {
     return computed;
   }
 
-  // The nearest `max_degree` edges of every vertex.
+  // The graph of the `max_degree` shortest edges of each vertex.
   Graph truncated(int64_t max_degree) const {
     Graph graph;
     for (Vertex v = 0; v < static_cast<Vertex>(vertices()); ++v) {
@@ -91,7 +91,7 @@ class DraftGraph {
   }
 
  private:
-  // Whether r, an edge of some p, occludes q, a vertex at a distance from p.
+  // True if r occludes q, both given with their squared distances from one vertex.
   static bool occludes(PackedNeighbor r, PackedNeighbor q, const Distances& distances, int64_t& computed) {
     const float far = sq_dist_of(q);
     if (!(sq_dist_of(r) < far) || sq_dist_of(r) == 0) return false;

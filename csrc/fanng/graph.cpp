@@ -14,7 +14,7 @@ std::vector<Vertex> nearby_order(const Graph& graph) {
       if (seen[v]) continue;
       seen[v] = true;
       order.push_back(v);
-      // The nearest on top.
+      // Pushed in descending order, so that the nearest is on top.
       for (const Vertex* edge = graph.end(v); edge != graph.begin(v);)
         if (const Vertex u = *--edge; !seen[u]) stack.push_back(u);
     }

@@ -14,16 +14,17 @@ namespace hardmine::fanng {
 namespace {
 
 constexpr int64_t kQueriesPerChunk = 32;
-constexpr int64_t kCandidatesPerEdge = 2;   // exact neighbors to choose from, for every edge that may be left
-constexpr int64_t kEffortPerCandidate = 5;  // distances computed to find one
-constexpr int64_t kDraftEdgesPerEdge = 2;   // edges of a draft, for every edge that is kept in the end
+constexpr int64_t kCandidatesPerEdge = 2;   // exact neighbors per edge of the final graph
+constexpr int64_t kEffortPerCandidate = 5;  // distances computed per candidate
+constexpr int64_t kDraftEdgesPerEdge = 2;   // edges of the draft per edge of the final graph
 
 Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding, const Index* warm,
             const cpu::ThreadPool& pool, const BuildProgress& progress, BuildStats& stats) {
   const int64_t count = points.vertices();
-  const int64_t room = seeding == Seeding::kAllEdges ? count : std::min(kDraftEdgesPerEdge * options.max_degree, count);
+  const int64_t capacity =
+      seeding == Seeding::kAllEdges ? count : std::min(kDraftEdgesPerEdge * options.max_degree, count);
   const int64_t candidates = kCandidatesPerEdge * options.max_degree;
-  DraftGraph draft(count, std::max<int64_t>(room, 1));
+  DraftGraph draft(count, std::max<int64_t>(capacity, 1));
   if (warm) {
     add_edges_of(warm->graph(), warm->points(), points, pool, draft, stats);
     if (options.success_rate > 0) add_reverse_edges(points, pool, draft, stats);
@@ -32,17 +33,17 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   } else if (seeding == Seeding::kAllEdges) {
     add_all_edges(points, pool, draft, stats);
   }
-  // What the points let a graph reach, the last one has shown: traversals only have to make good what the move spoilt.
-  BuildOptions aim = options;
+  // If the last build fell short of its success rate, a warm start targets the rate that it did reach.
+  BuildOptions target = options;
   if (warm) {
     stats.reachable = warm->stats().reachable;
-    aim.success_rate = std::min(options.success_rate, stats.reachable);
+    target.success_rate = std::min(options.success_rate, stats.reachable);
   }
-  traverse_add(points, aim, pool, progress, draft, stats);
-  if (stats.build_success_rate < aim.success_rate && stats.traversals >= kDefaultTraversals * count)
+  traverse_add(points, target, pool, progress, draft, stats);
+  if (stats.build_success_rate < target.success_rate && stats.traversals >= kDefaultTraversals * count)
     stats.reachable = stats.build_success_rate;
-  // Reverse edges occlude others, over which some traversals arrive: they are left out where enough do. Where the limit
-  // ended the build, they find more of the neighbors for the same effort.
+  // Reverse edges occlude edges that some traversals need, so they are added only if the build missed its success rate.
+  // Then they make searches find more neighbors for the same effort.
   if (stats.traversals > 0 && stats.build_success_rate < options.success_rate)
     add_reverse_edges(points, pool, draft, stats);
   for (int64_t i = 0; i < options.refinements; ++i)
@@ -52,13 +53,13 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   return graph;
 }
 
-// Leaves the `wanted` nearest, in ascending order.
+// Keeps the `wanted` nearest, in ascending order.
 void select_nearest(std::vector<PackedNeighbor>& measured, int64_t wanted) {
   const auto count = static_cast<int64_t>(measured.size());
   if (wanted < count) {
-    std::vector<PackedNeighbor> room(count);
+    std::vector<PackedNeighbor> scratch(count);
     for (PackedNeighbor& vertex : measured) vertex = ~vertex;
-    cpu::select_largest(measured.data(), room.data(), count, wanted);
+    cpu::select_largest(measured.data(), scratch.data(), count, wanted);
     measured.resize(wanted);
     for (PackedNeighbor& vertex : measured) vertex = ~vertex;
   }
@@ -129,12 +130,12 @@ void Index::with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& 
   });
 }
 
-void Index::report(std::vector<PackedNeighbor>& measured, int64_t own, float offset, int64_t query,
+void Index::report(std::vector<PackedNeighbor>& measured, int64_t excluded_row, float offset, int64_t query,
                    const Results& results) const {
   const int64_t k = results.k;
-  // A vertex stands for one row at least; `own` takes one place more. Vertices are numbered by their first rows, so
-  // those that tie with the last of these have no lower row.
-  const auto wanted = std::min(static_cast<int64_t>(measured.size()), k + (own >= 0));
+  // Each vertex stands for at least one row, and `excluded_row` takes one more place. Vertices are numbered by their
+  // first rows, so vertices that tie with the last of these have no lower row.
+  const auto wanted = std::min(static_cast<int64_t>(measured.size()), k + (excluded_row >= 0));
   select_nearest(measured, wanted);
   if (points_.vertices() < points_.rows()) {
     std::vector<PackedNeighbor> rows;
@@ -153,8 +154,8 @@ void Index::report(std::vector<PackedNeighbor>& measured, int64_t own, float off
   int64_t* const index = results.index + query * k;
   int64_t n = 0;
   for (size_t i = 0; i < measured.size() && n < k; ++i) {
-    const int64_t row = vertex_of(measured[i]);  // without copies, a vertex is its row
-    if (row == own) continue;
+    const int64_t row = vertex_of(measured[i]);  // without duplicates, a vertex is its row
+    if (row == excluded_row) continue;
     distance[n] = points_.reported(sq_dist_of(measured[i]) + offset);
     index[n++] = row;
   }
@@ -182,7 +183,7 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
       const Vertex first = start ? points_.vertex_of(start[i]) : central_;
       measured = &space.search(graph_, points_, query, first, max_computations);
     }
-    // A zero query is at squared distance 1 of every unit row, though like a stored zero row it should be at 2.
+    // A zero query has squared distance 1 from every unit row. It should be 2, as for a stored zero row.
     const bool directionless =
         points_.metric() == Metric::kCosine && std::all_of(query, query + stride, [](float x) { return x == 0; });
     report(*measured, -1, directionless ? 1.0F : 0.0F, i, results);

@@ -13,10 +13,10 @@
 namespace hardmine::fanng {
 namespace {
 
-constexpr int64_t kStrideStep = 16;  // distances are summed in 16 partial sums at every SIMD target
+constexpr int64_t kStrideStep = 16;  // every SIMD target sums distances in 16 partial sums
 constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max();
 
-// Squared distances of two such rows are at most the largest float.
+// The squared distance of two rows up to this norm is a finite float.
 const double kMaxNorm = std::sqrt(static_cast<double>(std::numeric_limits<float>::max())) / 2;
 
 double norm_of(const float* x, int64_t depth) {
@@ -31,7 +31,7 @@ uint64_t hash_of(const float* x, int64_t count) {
     uint64_t word;
     std::memcpy(&word, x + k, sizeof(word));
     hash ^= word;
-    hash ^= hash >> 29;  // signs, too, change more than the top bits of the product
+    hash ^= hash >> 29;  // so that a sign changes more than the top bits of the product
     hash *= 0xFF51AFD7ED558CCD;
     hash ^= hash >> 32;
   }
@@ -71,7 +71,7 @@ PointSet::PointSet(const float* vectors, int64_t count, int64_t depth, Metric me
   }
   std::sort(hashed.begin(), hashed.end());
 
-  // The first copy of every row: among those of one hash that come before it, which are nearly always its copies.
+  // The first duplicate of each row. Rows of equal hash are nearly always duplicates.
   std::vector<int64_t> first(count);
   for (int64_t begin = 0, end; begin < count; begin = end) {
     std::vector<int64_t> distinct;
@@ -114,7 +114,7 @@ bool PointSet::prepare(const float* query, float* out) const {
   const double norm = norm_of(query, depth_);
   if (!std::isfinite(norm) || (metric_ == Metric::kEuclidean && norm > kMaxNorm)) return false;
   const double scale = metric_ == Metric::kCosine && norm > 0 ? 1 / norm : 1;
-  // + 0: there is one zero, so that equal rows have equal bits.
+  // + 0 turns -0 into 0, so that equal rows have equal bits.
   for (int64_t k = 0; k < depth_; ++k) out[k] = static_cast<float>(static_cast<double>(query[k]) * scale) + 0.0F;
   std::fill(out + depth_, out + stride_, 0.0F);
   return true;

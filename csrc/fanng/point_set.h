@@ -1,8 +1,8 @@
-// The vertices of a graph: the distinct rows of the user's vectors, in the form that distances are computed from.
+// The vertices of a graph: the distinct input rows, in the form from which distances are computed.
 //
-// Copies of a row are one vertex. They would be at distance 0 of each other, an edge of length 0 must not occlude (one
-// copy would hide every other neighbor), and so a group of copies larger than a vertex has edges would be cut off from
-// the rest of the graph. A search finds the vertex and reports every copy.
+// Duplicate rows are one vertex. An edge of length 0 must not occlude, or one duplicate would hide every other
+// neighbor. So a group of more duplicates than max_degree would be disconnected from the rest of the graph. A search
+// finds the vertex and reports every duplicate.
 #pragma once
 
 #include <cstddef>
@@ -21,36 +21,35 @@ enum class Metric : uint32_t {
   kCosine = 1,     // 1 - cos(a, b)
 };
 
-// Both metrics order as the squared Euclidean distance of the stored rows does, which is all that the graph compares.
-// A cosine index stores a / |a|, and 1 - cos = |a/|a| - b/|b||^2 / 2 without the cancellation of 1 - a.b. A zero row
-// has no direction: as in the ops its similarity to every other is 0, so it is stored as a unit vector along a
-// dimension of its own, at distance 1 from every row that is not zero.
+// Both metrics order as the squared Euclidean distance of the stored rows, which is all that the graph compares. A
+// cosine index stores a / |a|, since 1 - cos = |a/|a| - b/|b||^2 / 2 avoids the cancellation of 1 - a.b. A zero row has
+// no direction, and similarity 0 to every other row, as in the ops. It is stored as a unit vector along an extra
+// dimension, at distance 1 from every nonzero row.
 class PointSet {
  public:
-  // vectors [count, depth], finite. Throws std::invalid_argument that names the first bad row, or more rows than an
-  // index may have.
+  // vectors: [count, depth], finite. Throws std::invalid_argument for the first invalid row, or for too many rows.
   PointSet(const float* vectors, int64_t count, int64_t depth, Metric metric);
 
   int64_t rows() const { return static_cast<int64_t>(vertex_of_.size()); }
   int64_t depth() const { return depth_; }
   Metric metric() const { return metric_; }
 
-  // Distinct rows, each padded with zeros to `stride` floats.
+  // The distinct rows, each padded with zeros to `stride` floats.
   int64_t vertices() const { return static_cast<int64_t>(first_copy_.size()) - 1; }
   int64_t stride() const { return stride_; }
   const float* data() const { return data_.get(); }
   const float* vector(Vertex v) const { return data_.get() + static_cast<int64_t>(v) * stride_; }
 
   Vertex vertex_of(int64_t row) const { return vertex_of_[row]; }
-  // The rows that vertex v stands for, ascending.
+  // The input rows of vertex v, ascending.
   const int64_t* copies_begin(Vertex v) const { return copies_.data() + first_copy_[v]; }
   const int64_t* copies_end(Vertex v) const { return copies_.data() + first_copy_[v + 1]; }
 
-  // A query in the stored form: normalized if the metric is, padded; `out` has room for `stride` floats. Returns false
-  // if it is not finite, or too large for its distances to be.
+  // Writes the query in the stored form: normalized for the cosine metric, padded to `stride` floats. Returns false if
+  // it or its distances are not finite.
   bool prepare(const float* query, float* out) const;
 
-  // What the user is told of a squared distance of stored rows.
+  // The distance that users see, from the squared distance of stored rows.
   float reported(float sq_dist) const;
 
  private:

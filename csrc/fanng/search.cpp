@@ -23,7 +23,7 @@ void Frontier::refill() {
 
 std::vector<PackedNeighbor>& SearchSpace::search(const Graph& graph, const PointSet& points, const float* query,
                                                  Vertex start, int64_t max_computations) {
-  if (++search_ == 0) {  // after 2^32 searches the numbers begin again
+  if (++search_ == 0) {  // search_ wraps after 2^32 searches
     std::fill(seen_.begin(), seen_.end(), 0);
     search_ = 1;
   }
@@ -52,7 +52,7 @@ std::vector<PackedNeighbor>& SearchSpace::search(const Graph& graph, const Point
       batch_.resize(degree);
       sq_dist_.resize(degree);
     }
-    // Half of the vertices were seen before, which ones is anybody's guess: no branch.
+    // About half of the vertices were seen before, unpredictably, so the loop avoids a branch.
     int64_t fresh = 0;
     for (const Vertex* edge = graph.begin(nearest); edge != graph.end(nearest); ++edge) {
       batch_[fresh] = *edge;

@@ -1,8 +1,8 @@
 // FANNG's backtrack search (Harwood and Drummond, CVPR 2016, Alg. 3).
 //
-// A priority queue holds the vertices that were measured, keyed by their distance to the query. The search takes the
-// nearest of them out and looks along its edges, shortest first: vertices that were not seen yet are measured and
-// queued in turn. It ends after a number of distance computations; its result are the nearest of all that it measured.
+// A priority queue holds measured vertices by their distance to the query. The search pops the nearest vertex, and
+// measures and pushes the unseen targets of its edges. It ends after a number of distance computations. The result is
+// the nearest of all measured vertices.
 #pragma once
 
 #include <algorithm>
@@ -14,21 +14,21 @@
 
 namespace hardmine::fanng {
 
-// The vertices that were measured and not taken out, the nearest of which is taken out next.
+// The priority queue of a search.
 //
-// A search takes out a small share of what it measures, nearly always among the nearest. So those are kept in order,
-// and the others, all of them further, in none: max_computations vertices cost one comparison, and the nearest is at
-// hand. With a heap of all, its upkeep took max_computations of the time of a search.
+// A search pops few of the vertices that it pushes, nearly always among the nearest. So the nearest kNear vertices are
+// sorted, and the farther ones are not: most pushes cost one comparison. A heap of all vertices took most of the time of
+// a search.
 class Frontier {
  public:
   void clear();
   void push(PackedNeighbor vertex) {
-    if (size_ == kNear) limit_ = near_[0];  // that one or the new one will be far
+    if (size_ == kNear) limit_ = near_[0];  // near_[0] or the new vertex goes to far_
     if (vertex > limit_) {
       far_.push_back(vertex);
       return;
     }
-    if (size_ == kNear) {  // the furthest of the near makes room
+    if (size_ == kNear) {  // the farthest near vertex moves to far_
       far_.push_back(near_[0]);
       PackedNeighbor* const place = std::lower_bound(near_ + 1, near_ + kNear, vertex, std::greater<>());
       std::copy(near_ + 1, place, near_);
@@ -45,7 +45,7 @@ class Frontier {
     if (size_ == 0) refill();
     return size_ == 0;
   }
-  Vertex pop() { return vertex_of(near_[--size_]); }  // not of an empty one
+  Vertex pop() { return vertex_of(near_[--size_]); }  // must not be empty
 
  private:
   static constexpr int64_t kNear = 64;
@@ -54,17 +54,16 @@ class Frontier {
 
   PackedNeighbor near_[kNear];  // descending
   int64_t size_ = 0;
-  PackedNeighbor limit_ = ~PackedNeighbor{0};  // none of far_ is nearer
+  PackedNeighbor limit_ = ~PackedNeighbor{0};  // a lower bound of far_
   std::vector<PackedNeighbor> far_;
 };
 
-// What one search at a time needs, for any number of searches after each other.
+// The buffers of a search, reused by consecutive searches.
 class SearchSpace {
  public:
   explicit SearchSpace(int64_t vertices) : seen_(static_cast<size_t>(vertices), 0) {}
 
-  // Measures up to `max_computations` vertices, beginning with `start`, unless there are no more to reach. Returns
-  // them, in no order; valid until the next search.
+  // Measures up to `max_computations` vertices, from `start` on. Returns them, unordered and valid until the next search.
   std::vector<PackedNeighbor>& search(const Graph& graph, const PointSet& points, const float* query, Vertex start,
                                       int64_t max_computations);
 

@@ -13,22 +13,22 @@
 
 namespace hardmine::fanng {
 
-Classes::Classes(const int64_t* label, int64_t count) : class_of_(count), order_(count), place_(count) {
-  std::iota(order_.begin(), order_.end(), 0);
-  std::sort(order_.begin(), order_.end(),
+Classes::Classes(const int64_t* label, int64_t count) : class_of_(count), permutation_(count), position_(count) {
+  std::iota(permutation_.begin(), permutation_.end(), 0);
+  std::sort(permutation_.begin(), permutation_.end(),
             [&](Index a, Index b) { return label[a] != label[b] ? label[a] < label[b] : a < b; });
   for (Index i = 0; i < count; ++i) {
-    if (i > 0 && label[order_[i]] != label[order_[i - 1]]) begin_.push_back(i);
-    class_of_[order_[i]] = static_cast<Index>(begin_.size()) - 1;
-    place_[order_[i]] = i - begin_.back();
+    if (i > 0 && label[permutation_[i]] != label[permutation_[i - 1]]) begin_.push_back(i);
+    class_of_[permutation_[i]] = static_cast<Index>(begin_.size()) - 1;
+    position_[permutation_[i]] = i - begin_.back();
   }
   if (count > 0) begin_.push_back(static_cast<Index>(count));
   for (Index i = 0; i < count; ++i) anchors_before_.push_back(anchors_before_.back() + is_anchor(i));
 }
 
 bool Classes::is_anchor(int64_t sample) const {
-  const Index own = size(class_of(sample));
-  return own > 1 && own < count();
+  const Index class_size = size(class_of(sample));
+  return class_size > 1 && class_size < count();
 }
 
 namespace {
@@ -41,10 +41,10 @@ class Miner {
   Miner(const NeighborLists<T>& lists, const Classes& classes, const MiningOptions& options, const MinedTriplets& out)
       : lists_(lists), classes_(classes), options_(options), out_(out), last_list_(lists.count, -1) {}
 
-  // Whether the list is one. It must be called before mine, once a list.
+  // True if the list is valid. Must be called before `mine`, once per list.
   bool is_valid(int64_t row) { return find_error(row).kind == kNone; }
 
-  // What is wrong with the list of a row whose list is not valid.
+  // The error message for an invalid list.
   std::string describe(int64_t row);
 
   void mine(int64_t anchor);
@@ -57,7 +57,7 @@ class Miner {
   };
   struct Positive {
     Index sample;
-    Index valid_negatives;  // those before it in the list: the first so many
+    Index valid_negatives;  // the number of negatives before it in the list
   };
 
   ListError find_error(int64_t row);
@@ -72,10 +72,10 @@ class Miner {
   const Classes& classes_;
   const MiningOptions& options_;
   const MinedTriplets& out_;
-  std::vector<Index> last_list_;  // [count]: the last list that each sample was seen in
-  std::vector<Index> negatives_;  // of the anchor at hand, by ascending distance, as the positives
+  std::vector<Index> last_list_;  // [count]: the last list that contained each sample
+  std::vector<Index> negatives_;  // of the current anchor, by ascending distance, as positives_
   std::vector<Positive> positives_;
-  std::vector<Index> excluded_;  // places of the anchor and its positives, ascending
+  std::vector<Index> excluded_;  // class positions of the anchor and its positives, ascending
 };
 
 template <class T>
@@ -139,7 +139,7 @@ void Miner<T>::split(int64_t anchor) {
   const T* distance = distances(anchor);
   double bound = 0;
   for (int64_t j = 0; j < lists_.length && index[j] >= 0; ++j) {
-    if (index[j] == anchor) continue;  // a search that starts at a sample finds the sample
+    if (index[j] == anchor) continue;  // a search from a sample finds the sample
     const auto sample = static_cast<Index>(index[j]);
     const bool positive = classes_.class_of(sample) == classes_.class_of(anchor);
     if (positives_.empty()) {
@@ -156,27 +156,27 @@ void Miner<T>::split(int64_t anchor) {
   }
 }
 
-// Uniform among the anchor's class without `excluded`, places in ascending order.
+// A uniform choice among the anchor's class without the ascending class positions `excluded`.
 template <class T>
 Index Miner<T>::draw_positive(int64_t anchor, std::span<const Index> excluded, uint64_t number) const {
-  const Index own = classes_.class_of(anchor), count = static_cast<Index>(excluded.size());
-  const Index rank = drawn_rank(random_unit(options_.seed, number), classes_.size(own) - count);
-  return classes_.members(own)[ranked_negative(excluded.data(), count, rank)];
+  const Index class_index = classes_.class_of(anchor), count = static_cast<Index>(excluded.size());
+  const Index rank = drawn_rank(random_unit(options_.seed, number), classes_.size(class_index) - count);
+  return classes_.members(class_index)[ranked_negative(excluded.data(), count, rank)];
 }
 
 template <class T>
 Index Miner<T>::draw_negative(int64_t anchor, uint64_t number) const {
-  const Index own = classes_.class_of(anchor), size = classes_.size(own);
+  const Index class_index = classes_.class_of(anchor), size = classes_.size(class_index);
   const Index rank = drawn_rank(random_unit(options_.seed, number), static_cast<Index>(classes_.count()) - size);
-  return ranked_negative(classes_.members(own), size, rank);
+  return ranked_negative(classes_.members(class_index), size, rank);
 }
 
-// Lines 17 to 27. The ranges of valid negatives grow along the positives: a positive whose range lacks one negative
-// lacks all later ones, and neither list is gone through twice.
+// Lines 17 to 27. The number of valid negatives grows along the positives: a positive that excludes a negative excludes
+// all later ones. So each list is traversed once.
 template <class T>
 void Miner<T>::mine(int64_t anchor) {
   split(anchor);
-  const Index own = classes_.class_of(anchor), place = classes_.place(static_cast<Index>(anchor));
+  const Index class_index = classes_.class_of(anchor), position = classes_.position(static_cast<Index>(anchor));
   excluded_.clear();
   size_t k = 0;
   for (int64_t t = 0; t < options_.per_anchor; ++t) {
@@ -186,15 +186,15 @@ void Miner<T>::mine(int64_t anchor) {
     Index positive;
     bool mined_positive = false;
     if (!mined) {
-      positive = draw_positive(anchor, {&place, 1}, number);
+      positive = draw_positive(anchor, {&position, 1}, number);
     } else {
       while (k < positives_.size() && positives_[k].valid_negatives <= t) ++k;
       if (k == positives_.size() && excluded_.empty()) {
-        excluded_.push_back(place);
-        for (const Positive& listed : positives_) excluded_.push_back(classes_.place(listed.sample));
+        excluded_.push_back(position);
+        for (const Positive& listed : positives_) excluded_.push_back(classes_.position(listed.sample));
         std::sort(excluded_.begin(), excluded_.end());
       }
-      const bool all_listed = static_cast<Index>(excluded_.size()) == classes_.size(own);
+      const bool all_listed = static_cast<Index>(excluded_.size()) == classes_.size(class_index);
       mined_positive = k < positives_.size() || all_listed;
       positive = k < positives_.size() ? positives_[k].sample
                  : all_listed          ? positives_.back().sample
@@ -224,7 +224,7 @@ void smart_triplets(const NeighborLists<T>& lists, const Classes& classes, const
         if (classes.is_anchor(row)) miner.mine(row);
         continue;
       }
-      // The first of all faults, whichever thread comes upon one first.
+      // The first of all errors, whichever thread finds it.
       int64_t first = first_error.load();
       while (row < first && !first_error.compare_exchange_weak(first, row)) {
       }

@@ -1,4 +1,4 @@
-// Threads that long work runs on while the calling thread waits, and looks now and then whether it should stop.
+// A thread pool whose calling thread waits, and polls a few times per second whether to stop.
 #pragma once
 
 #include <atomic>
@@ -20,16 +20,15 @@ namespace hardmine::fanng {
 
 class Threads final : public cpu::ThreadPool {
  public:
-  // `poll` runs on the calling thread, a few times a second, however short the single runs are; what it throws stops
-  // the work and is thrown by run.
+  // `poll` is called on the calling thread a few times per second, across calls of `run`. An exception of `poll` stops
+  // the work, and `run` rethrows it.
   Threads(int64_t count, std::function<void()> poll)
       : count_(count), poll_(std::move(poll)), next_poll_(Clock::now() + kBetweenPolls) {}
 
   int64_t count() const override { return count_; }
   bool cancelled() const override { return cancelled_.load(std::memory_order_relaxed); }
 
-  // Where the system allows fewer threads, those take the workers in turn: no result depends on who does what. Throws
-  // std::runtime_error if it allows none.
+  // If the system allows fewer threads, these take the workers in turn. Throws std::runtime_error if it allows none.
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
     std::mutex mutex;
     std::condition_variable done;
@@ -61,7 +60,7 @@ class Threads final : public cpu::ThreadPool {
         poll_();
         next_poll_ = Clock::now() + kBetweenPolls;
       }
-    } catch (...) {  // from poll, or no thread could be started
+    } catch (...) {  // thrown by poll_ or start
       cancelled_ = true;
       threads.clear();  // joins
       throw;
@@ -92,12 +91,12 @@ class Threads final : public cpu::ThreadPool {
 
   int64_t count_;
   std::function<void()> poll_;
-  mutable Clock::time_point next_poll_;  // `run` has one caller at a time
+  mutable Clock::time_point next_poll_;  // `run` must have one caller at a time
   mutable std::atomic<bool> cancelled_{false};
 };
 
-// body(worker, begin, end) over [0, count) in chunks of `step`, until the work is cancelled. A single worker is run,
-// too, so that somebody polls while it works.
+// Calls body(worker, begin, end) for chunks of [0, count) of `step` each, until cancelled. A single worker also runs in
+// the pool, so that the calling thread polls.
 template <class Body>
 void parallel_chunks(const cpu::ThreadPool& pool, int64_t count, int64_t step, const Body& body) {
   const int64_t chunks = ceil_div(count, step);

@@ -68,7 +68,7 @@ TEST(classes_list_their_members) {
   for (Index i = 0; i < 6; ++i) {
     const Index own = classes.class_of(i);
     CHECK_EQ(classes.size(own), std::count(label.begin(), label.end(), label[i]));
-    CHECK_EQ(classes.members(own)[classes.place(i)], i);
+    CHECK_EQ(classes.members(own)[classes.position(i)], i);
     CHECK(std::is_sorted(classes.members(own), classes.members(own) + classes.size(own)));
     CHECK_EQ(classes.is_anchor(i), i != 3);
     CHECK_EQ(classes.anchors_before(i), i > 3 ? i - 1 : i);

@@ -8,8 +8,8 @@
 namespace hardmine::cpu {
 namespace {
 
-// The margins are numbers for every pair of classes in the batch, in the type that the loss is computed in. Here, and
-// not in Python, since it must hold under torch.compile, too, and costs no pass over the rest of a large table.
+// Checks that the margins of all pairs of classes in the batch are finite in the compute type. The check is not in
+// Python because it must run under torch.compile, and because a large table need not be read as a whole.
 template <class T>
 void check_margins(const BatchAllRule& rule, const MarginTable<T>& table, const std::vector<int64_t>& rows) {
   const auto check_finite = [](T margin, const std::string& place) {
@@ -22,7 +22,7 @@ void check_margins(const BatchAllRule& rule, const MarginTable<T>& table, const 
       check_finite(table.margin[r * table.rows + c], " at [" + std::to_string(r) + ", " + std::to_string(c) + "]");
 }
 
-// The distinct rows of the table that the batch's labels have; each must have one.
+// The distinct table rows of the batch's labels. Each label must have one.
 std::vector<int64_t> rows_in_use(const Tensor& row, const Tensor& labels, int64_t table_rows) {
   std::vector<int64_t> rows(data<int64_t>(row), data<int64_t>(row) + row.numel());
   for (size_t i = 0; i < rows.size(); ++i)
@@ -63,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cpu(
   return {out.loss, out.gradient, out.active, out.total};
 }
 
-// The embeddings are only there for autograd, which is to know that a second derivative is asked for.
+// The embeddings are an argument only so that autograd notices a second derivative.
 Tensor batch_all_triplet_loss_backward_cpu(Tensor grad_loss, Tensor grad_embeddings, Tensor) {
   const ScalarType type = grad_embeddings.scalar_type();
   check_scaled_gradient(grad_loss, grad_embeddings);

@@ -1,4 +1,4 @@
-// What the ops on given triplets share: triplets as a checked array, their measures, and the way back.
+// Shared by the ops on given triplets: checked inputs, measures, and the gradient of the embeddings.
 #pragma once
 
 #include "cpu/engine/given_triplets.h"
@@ -26,14 +26,14 @@ struct TripletInputs {
   TripletList list() const { return {data<int64_t>(triplets), count}; }
 };
 
-// positive, negative: [T] arrays of the compute type, to be filled. Returns whether every row is finite.
+// Writes positive and negative [T]. Returns true if all rows are finite.
 template <class T>
 bool measure_triplets(const PairMeasure& measure, const TripletInputs& in, T* positive, T* negative) {
   return measure_triplets<T>(measure, data<T>(in.embeddings), in.rows, in.depth, in.list(), TorchThreadPool(), positive,
                              negative);
 }
 
-// Adds the gradient that arrives at an output [count] to what the loss gave; where there is none, nothing.
+// target [count] += extra, the gradient of an output, if given.
 template <class T>
 void add_gradient(const char* name, const std::optional<Tensor>& extra, int64_t count, ScalarType type, T* target) {
   if (!extra) return;
@@ -43,7 +43,7 @@ void add_gradient(const char* name, const std::optional<Tensor>& extra, int64_t 
   for (int64_t i = 0; i < count; ++i) target[i] += from[i];
 }
 
-// The gradient of the embeddings, in their own type, from gradients of the measures, [T] arrays. NaN where a row is not
+// The gradient of the embeddings, in their dtype, from the gradients of the measures [T]. NaN if some row is not
 // finite.
 Tensor triplet_gradient_tensor(const PairMeasure& measure, const TripletInputs& in, const Tensor& embeddings,
                                const Tensor& d_positive, const Tensor& d_negative);

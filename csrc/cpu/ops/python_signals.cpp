@@ -1,4 +1,5 @@
-// Functions of Python's stable ABI, found at run time: one library serves every Python, and programs without one.
+// Functions of Python's stable ABI, looked up at run time: one library serves every Python, and programs without
+// Python.
 #include "cpu/ops/python_signals.h"
 
 #include <dlfcn.h>
@@ -52,7 +53,8 @@ const Python& python() {
   return functions;
 }
 
-// That of the process, which is Python's unless another thread started it: then signals wait for the op's end.
+// True on the main thread of the process. It is Python's main thread, unless Python was started on another thread. Then
+// signals are handled after the op.
 bool on_main_thread() {
 #ifdef __linux__
   return syscall(SYS_gettid) == getpid();
@@ -81,8 +83,8 @@ bool python_signal_raised() {
   if (raised) {
     auto exception = std::make_unique<Raised>();
     python().fetch_error(&exception->type, &exception->value, &exception->traceback);
-    // An error must not be set while the op returns. Pending calls run on the main thread, before the first step of the
-    // program that called the op. If their queue is full, a new Ctrl-C replaces the exception.
+    // No error may be set while the op returns. A pending call raises the exception on the main thread, before the
+    // caller of the op continues. If the queue of pending calls is full, a new Ctrl-C replaces the exception.
     if (python().add_pending_call(raise, exception.get()) == 0) {
       (void)exception.release();  // now owned by the pending call
     } else {

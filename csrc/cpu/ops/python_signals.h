@@ -1,11 +1,10 @@
-// Python's signals, for ops that run for so long that Ctrl-C must end them.
+// Python's signals, so that Ctrl-C ends a long op.
 #pragma once
 
 namespace hardmine::cpu {
 
-// Runs the handlers of the signals that have come in, as Python does between two steps of a program. If one raises,
-// returns true: Python raises that exception as soon as the op has returned, before anybody sees what it returned.
-// Does nothing in a process without Python, and on any thread but the main one, where handlers do not run.
+// Runs the Python handlers of pending signals. Returns true if one raised: Python raises that exception as soon as the
+// op has returned. Without Python, and on other threads than the main thread, it does nothing and returns false.
 bool python_signal_raised();
 
 }  // namespace hardmine::cpu

@@ -1,4 +1,4 @@
-// What every CPU op's wrapper needs: torch's threads as a ThreadPool, and an op's inputs as arrays.
+// Shared by the wrappers of all CPU ops: torch's threads as a ThreadPool, and inputs as contiguous arrays.
 #pragma once
 
 #include <chrono>
@@ -10,7 +10,7 @@
 
 namespace hardmine::cpu {
 
-// One op's call of the engine. Ctrl-C cancels it: the calling thread looks for signals a few times per second.
+// The threads of one engine call. Ctrl-C cancels it: the calling thread looks for signals a few times per second.
 class TorchThreadPool : public ThreadPool {
  public:
   bool cancelled() const override {
@@ -35,11 +35,11 @@ class TorchThreadPool : public ThreadPool {
   static constexpr std::chrono::milliseconds kBetweenLooks{100};
 
   const std::thread::id caller_ = std::this_thread::get_id();
-  mutable Clock::time_point next_look_;  // of the calling thread alone
+  mutable Clock::time_point next_look_;  // used by the calling thread alone
   mutable std::atomic<bool> cancelled_{false};
 };
 
-// A contiguous copy of an int64 tensor with all its numbers in [min, rows).
+// Checks that all elements of an int64 tensor lie in [min, rows). Returns the tensor, contiguous.
 inline Tensor checked_indices(const char* name, const Tensor& t, int64_t min, int64_t rows) {
   check(t.is_cpu() && t.scalar_type() == ScalarType::Long, std::string(name) + " must be an int64 CPU tensor");
   const Tensor indices = contiguous_array(t);
@@ -59,7 +59,7 @@ auto dispatch(ScalarType type, const Body& body) {
   return type == ScalarType::Double ? body(double{}) : body(float{});
 }
 
-// Rows and labels of an op's inputs, as arrays that live as long as this object.
+// The checked inputs of an op on labeled embeddings, as contiguous arrays.
 struct SelectionInputs {
   Tensor embeddings, labels;
   std::optional<Tensor> ref_embeddings, ref_labels;
@@ -78,30 +78,30 @@ struct SelectionInputs {
   }
 };
 
-// The four tensors of a selection, and whether every input was finite.
+// The outputs of a selection, and whether all inputs are finite.
 struct SelectionTensors {
   Tensor positive_index, negative_index, positive_similarity, negative_similarity;
   bool finite;
 };
-// `random`: as csrc/library.cpp says.
+// `random`: see csrc/library.cpp.
 SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs,
                                          const std::optional<Tensor>& random);
 
-// The pairs that gradients arrive at, as a PairList takes them.
+// The members of a PairList as tensors.
 struct PairTensors {
-  std::optional<Tensor> left;  // [entries] int64; none: one entry for every row of embeddings, in their order
+  std::optional<Tensor> left;  // [entries] int64; none: entry e is row e of the embeddings
   Tensor right;                // [entries, partners] int64, -1: no pair
   Tensor gradient;             // [entries, partners], compute type
 };
 
-// Gradients of the embeddings and refs, in their own types; one that is not needed is empty.
-// nan_if_not_finite: fill the gradients with NaN where the loss was NaN.
+// The gradients of the embeddings and refs, in their dtypes; empty if not needed. nan_if_not_finite: all gradients are
+// NaN if some row or norm is not finite, as the loss is.
 std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, const PairTensors& pairs,
                                                  const Tensor& embeddings, const std::optional<Tensor>& ref_embeddings,
                                                  bool need_embeddings, bool need_ref_embeddings,
                                                  bool nan_if_not_finite);
 
-// The pairs of a selection, from [B] indices and gradients of positives and negatives.
+// The pairs of a selection, from indices and gradients of positives and negatives, all [B].
 PairTensors selected_pair_tensors(const Tensor& positive_index, const Tensor& negative_index,
                                   const Tensor& grad_positive, const Tensor& grad_negative, int64_t count,
                                   ScalarType type);

@@ -1,4 +1,4 @@
-// What hardmine/mining calls of hardmine._fanng. Checks of types and shapes, and their messages, are there.
+// The functions of hardmine._fanng for hardmine/mining, which checks types and shapes.
 #include <tuple>
 
 #include "fanng/python/python_threads.h"

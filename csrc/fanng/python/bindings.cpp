@@ -1,5 +1,4 @@
-// hardmine._fanng: the index as numpy sees it. Checks of types and shapes, and their messages, are in
-// hardmine/fanng/index.py.
+// hardmine._fanng: the index for numpy arrays. hardmine/fanng/index.py checks types and shapes.
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 

@@ -1,4 +1,4 @@
-// How the functions that Python calls get their threads: the GIL is released, and Ctrl-C stops the work.
+// Threads for functions called from Python: the GIL is released, and Ctrl-C stops the work.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -16,7 +16,7 @@ inline void poll_signals() {
   if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
 }
 
-// Runs on the calling thread where there is little to do: starting a thread would cost more.
+// Runs small work on the calling thread, where starting a thread would cost more.
 class CallingThread final : public cpu::ThreadPool {
  public:
   int64_t count() const override { return 1; }
@@ -24,13 +24,13 @@ class CallingThread final : public cpu::ThreadPool {
     for (int64_t worker = 0; worker < workers; ++worker) body(worker);
   }
 };
-constexpr int64_t kLittle = 1 << 16;  // distances
+constexpr int64_t kMinThreadedWork = 1 << 16;  // distances
 
-// body(pool), without the GIL. `work` is counted in distances.
+// Calls body(pool) without the GIL. `work` is in distances.
 template <class Body>
 void on_threads(int64_t threads, double work, const Body& body) {
   const pybind11::gil_scoped_release nogil;
-  work < kLittle ? body(CallingThread()) : body(Threads(threads, poll_signals));
+  work < kMinThreadedWork ? body(CallingThread()) : body(Threads(threads, poll_signals));
 }
 
 }  // namespace hardmine::fanng
