@@ -47,9 +47,56 @@ bool measure_triplets(const PairMeasure& measure, const T* x, int64_t row_count,
   return measure.normalized ? rows.finite() : all_finite(x, row_count, depth, pool);
 }
 
-template bool measure_triplets(const PairMeasure&, const float*, int64_t, int64_t, const TripletList&,
-                               const ThreadPool&, float*, float*);
-template bool measure_triplets(const PairMeasure&, const double*, int64_t, int64_t, const TripletList&,
-                               const ThreadPool&, double*, double*);
+template <class Loss, class T>
+void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const T* x, int64_t row_count, int64_t depth,
+                      const TripletList& triplets, const ThreadPool& pool, const TripletLossOut<T>& out) {
+  const int64_t count = triplets.count;
+  const bool finite = measure_triplets(measure, x, row_count, depth, triplets, pool, out.positive, out.negative);
+  for (T* kept : {out.positive, out.negative})
+    for (int64_t t = 0; t < count; ++t) kept[t] = kept_measure(loss, kept[t]);
+  if (finite) {
+    reduce_triplets(loss, out.positive, out.negative, count, out.loss);
+  } else {  // divergence is never hidden
+    std::fill_n(out.loss, is_reduced(loss) ? 1 : count, std::numeric_limits<T>::quiet_NaN());
+  }
+}
+
+template <class Loss, class T>
+void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, const T* x, int64_t row_count,
+                               int64_t depth, const TripletList& triplets, const TripletLossGradient<T>& gradient,
+                               const ThreadPool& pool, T* grad_x) {
+  if (!all_finite(x, row_count, depth, pool)) {
+    std::fill_n(grad_x, row_count * depth, std::numeric_limits<T>::quiet_NaN());
+    return;
+  }
+  const int64_t count = triplets.count;
+  const Buffer<T> d_positive(count), d_negative(count), d_measure(2 * count);
+  const Buffer<int64_t> left(count), right(2 * count);
+  reduce_triplets_backward(loss, gradient, count, d_positive.get(), d_negative.get());
+  for (int64_t t = 0; t < count; ++t) {
+    if (gradient.grad_positive) d_positive[t] += gradient.grad_positive[t];
+    if (gradient.grad_negative) d_negative[t] += gradient.grad_negative[t];
+    const int64_t* triplet = triplets.rows + 3 * t;
+    left[t] = triplet[0];
+    right[2 * t] = triplet[1];
+    right[2 * t + 1] = triplet[2];
+    d_measure[2 * t] = kept_measure_backward(loss, d_positive[t]);
+    d_measure[2 * t + 1] = kept_measure_backward(loss, d_negative[t]);
+  }
+  const PairList<T> pairs{
+      .left = left.get(), .right = right.get(), .gradient = d_measure.get(), .count = count, .partners = 2};
+  pair_gradient<T>(measure, {.x = x, .count = row_count, .refs = nullptr, .ref_count = 0, .depth = depth}, pairs, pool,
+                   grad_x, nullptr);
+}
+
+#define HARDMINE_INSTANTIATE(T)                                                                           \
+  template decltype(measure_triplets<T>) measure_triplets<T>;                                             \
+  template decltype(loss_of_triplets<IndexedLoss, T>) loss_of_triplets<IndexedLoss, T>;                   \
+  template decltype(loss_of_triplets<GlobalRule, T>) loss_of_triplets<GlobalRule, T>;                     \
+  template decltype(loss_of_triplets_gradient<IndexedLoss, T>) loss_of_triplets_gradient<IndexedLoss, T>; \
+  template decltype(loss_of_triplets_gradient<GlobalRule, T>) loss_of_triplets_gradient<GlobalRule, T>;
+HARDMINE_INSTANTIATE(float)
+HARDMINE_INSTANTIATE(double)
+#undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cpu

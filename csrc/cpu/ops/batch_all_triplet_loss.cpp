@@ -45,8 +45,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cpu(
   std::vector<int64_t> rows;
   if (margin_table) rows = rows_in_use(*margins.row, inputs.labels, margins.margin->size(0));
   const BatchAllTensors out(inputs.embeddings, inputs.labels, inputs.type, need_grad);
-  dispatch(inputs.type, [&](auto zero) {
-    using T = decltype(zero);
+  dispatch(inputs.type, [&]<class T>() {
     const T nan = std::numeric_limits<T>::quiet_NaN();
     const MarginTable<T> table = margins.table<T>();
     check_margins(rule, table, rows);
@@ -69,8 +68,7 @@ Tensor batch_all_triplet_loss_backward_cpu(Tensor grad_loss, Tensor grad_embeddi
   check_scaled_gradient(grad_loss, grad_embeddings);
   const Tensor grad = torch::stable::contiguous(grad_embeddings);
   const Tensor out = new_array(grad, {grad.size(0), grad.size(1)}, type);
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
+  dispatch(type, [&]<class T>() {
     const T factor = *data<T>(grad_loss);
     const T* from = data<T>(grad);
     T* to = mutable_data<T>(out);

@@ -25,8 +25,7 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const Select
   SelectionTensors out{
       new_array(inputs.labels, {count}, ScalarType::Long), new_array(inputs.labels, {count}, ScalarType::Long),
       new_array(inputs.embeddings, {count}, inputs.type), new_array(inputs.embeddings, {count}, inputs.type), true};
-  dispatch(inputs.type, [&](auto zero) {
-    using T = decltype(zero);
+  dispatch(inputs.type, [&]<class T>() {
     const LabeledMatrix<T> anchors = inputs.anchors<T>();
     const LabeledMatrix<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledMatrix<T>{};
     out.finite =
@@ -62,8 +61,7 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
     return need ? new_array(x, {rows, depth}, type) : new_array(x, {0}, type);
   };
   const Tensor grad_x = new_gradient(need_embeddings, count), grad_refs = new_gradient(need_ref_embeddings, ref_count);
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
+  dispatch(type, [&]<class T>() {
     const TorchThreadPool pool;
     const bool propagate_nan =
         nan_if_not_finite && !(all_finite(data<T>(x), count, depth, pool) &&
@@ -84,6 +82,21 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
   return {as_array(grad_x, embeddings.scalar_type()), as_array(grad_refs, embeddings.scalar_type())};
 }
 
+// [B, 2] from two [B].
+template <class T>
+Tensor interleaved(const Tensor& positive, const Tensor& negative) {
+  const Tensor p = contiguous_array(positive), n = contiguous_array(negative);
+  const int64_t count = p.size(0);
+  const Tensor pairs = new_array(p, {count, 2}, p.scalar_type());
+  const T *from_p = data<T>(p), *from_n = data<T>(n);
+  T* out = mutable_data<T>(pairs);
+  for (int64_t i = 0; i < count; ++i) {
+    out[2 * i] = from_p[i];
+    out[2 * i + 1] = from_n[i];
+  }
+  return pairs;
+}
+
 PairTensors selected_pair_tensors(const Tensor& positive_index, const Tensor& negative_index,
                                   const Tensor& grad_positive, const Tensor& grad_negative, int64_t count,
                                   ScalarType type) {
@@ -91,20 +104,8 @@ PairTensors selected_pair_tensors(const Tensor& positive_index, const Tensor& ne
   check_vector("negative_index", negative_index, count, ScalarType::Long);
   check_vector("grad_positive", grad_positive, count, type);
   check_vector("grad_negative", grad_negative, count, type);
-  const auto interleaved = [&](const Tensor& positive, const Tensor& negative, auto zero) {
-    using T = decltype(zero);
-    const Tensor p = contiguous_array(positive), n = contiguous_array(negative);
-    const Tensor both = new_array(p, {count, 2}, p.scalar_type());
-    const T *from_p = data<T>(p), *from_n = data<T>(n);
-    T* out = mutable_data<T>(both);
-    for (int64_t i = 0; i < count; ++i) {
-      out[2 * i] = from_p[i];
-      out[2 * i + 1] = from_n[i];
-    }
-    return both;
-  };
-  return {std::nullopt, interleaved(positive_index, negative_index, int64_t{}),
-          dispatch(type, [&](auto zero) { return interleaved(grad_positive, grad_negative, zero); })};
+  return {std::nullopt, interleaved<int64_t>(positive_index, negative_index),
+          dispatch(type, [&]<class T>() { return interleaved<T>(grad_positive, grad_negative); })};
 }
 
 namespace {

@@ -53,10 +53,10 @@ inline Tensor checked_indices(const char* name, const Tensor& t, int64_t min, in
   return indices;
 }
 
-// Calls body(T{}) with the C++ type of a compute type.
+// Calls body.operator()<T>() with the C++ type of a compute type.
 template <class Body>
 auto dispatch(ScalarType type, const Body& body) {
-  return type == ScalarType::Double ? body(double{}) : body(float{});
+  return type == ScalarType::Double ? body.template operator()<double>() : body.template operator()<float>();
 }
 
 // The checked inputs of an op on labeled embeddings, as contiguous arrays.

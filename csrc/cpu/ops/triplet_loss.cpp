@@ -26,8 +26,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cpu(
   const Tensor loss = rule.reduction == Reduction::kNone
                           ? new_array(inputs.embeddings, {embeddings.size(0)}, inputs.type)
                           : new_array(inputs.embeddings, {}, inputs.type);
-  dispatch(inputs.type, [&](auto zero) {
-    using T = decltype(zero);
+  dispatch(inputs.type, [&]<class T>() {
     if (s.finite) {
       reduce_loss<T>(
           rule.term, rule.reduction,
@@ -60,8 +59,7 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(
   const Tensor p_sim = contiguous_array(positive_similarity), n_sim = contiguous_array(negative_similarity);
   const Tensor grad = contiguous_array(grad_loss);
   const Tensor d_positive = new_array(p_sim, {count}, type), d_negative = new_array(p_sim, {count}, type);
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
+  dispatch(type, [&]<class T>() {
     reduce_loss_backward<T>(rule.term, rule.reduction, selected_pairs<T>(p_index, n_index, p_sim, n_sim), data<T>(grad),
                             mutable_data<T>(d_positive), mutable_data<T>(d_negative));
     const auto add = [&](const std::optional<Tensor>& extra, const Tensor& target) {

@@ -17,8 +17,7 @@ TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Te
   const Tensor value = new_array(inputs.embeddings, {count}, inputs.type);
   const bool reduced = rule.reduction != Reduction::kNone;
   const Tensor loss = reduced ? new_array(inputs.embeddings, {}, inputs.type) : value;
-  dispatch(inputs.type, [&](auto zero) {
-    using T = decltype(zero);
+  dispatch(inputs.type, [&]<class T>() {
     const LabeledMatrix<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledMatrix<T>{};
     const bool finite =
         tuplet_forward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth, TorchThreadPool(),
@@ -53,8 +52,7 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor emb
   };
   const Tensor grad_x = new_gradient(need_embeddings, count),
                grad_refs = new_gradient(need_ref_embeddings, ref_embeddings ? ref_embeddings->size(0) : 0);
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
+  dispatch(type, [&]<class T>() {
     const LabeledMatrix<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledMatrix<T>{};
     const std::vector<T> gradient =
         tuplet_gradients(rule.reduction, data<T>(given.gradient), data<int64_t>(given.positive_count), count);
