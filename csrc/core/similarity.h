@@ -19,6 +19,12 @@ HARDMINE_HD PairMeasure measure_of(Similarity similarity) {
           similarity == Similarity::kCosine};
 }
 
+// The key of a tile's score, which is an inner product or a squared distance.
+template <class T>
+HARDMINE_HD T key_from_score(bool euclidean, T score) {
+  return euclidean ? -score : score;
+}
+
 // The value that users see of a measure that was summed over the rows' elements.
 template <class T>
 HARDMINE_HD T clamped_measure(const PairMeasure& measure, T value) {

@@ -4,6 +4,7 @@
 //   1/2 [ |x_a - x_p|^2 - |x_a - x_n|^2 + margin ]_+, where the margin may depend on the classes of a and n.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "core/similarity.h"
@@ -35,6 +36,21 @@ HARDMINE_HD PairMeasure batch_all_measure(const BatchAllRule& rule, bool unit_ro
   const bool normalized = rule.similarity == Similarity::kCosine;
   const PairQuantity distance = rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance;
   return {normalized && rule.squared && unit_rows ? PairQuantity::kInnerProduct : distance, normalized};
+}
+
+// A triplet's value is max(0, v_an + margin / 2 - v_ap). v of a tile's score: the inner product, or half the negative
+// distance or squared distance.
+template <class T>
+HARDMINE_HD T batch_all_v(bool euclidean, bool squared, T score) {
+  if (!euclidean) return score;
+  return T(-0.5) * (squared ? score : std::sqrt(score));
+}
+
+// For v = -d / 2: dv = (y - x) / (2 d) = (y - x) / (-4 v), so `weight` becomes a weight of y - x. At d = 0 the
+// subgradient is 0.
+template <class T>
+HARDMINE_HD T batch_all_distance_weight(T weight, T v) {
+  return v < T(0) ? weight / (T(-4) * v) : T(0);
 }
 
 // The factor of the sum over all triplets.

@@ -47,32 +47,39 @@ HARDMINE_HD DifficultyWeights difficulty_weights(const TermRule& rule, Reduction
   return {easy ? 1.0 / static_cast<double>(easy) : 0.0, hard ? 1.0 / static_cast<double>(hard) : 0.0};
 }
 
+// The sums over terms that a reduced loss is computed from: the values of easy and of hard terms, and their counts. All
+// are doubles, so that threads of a device can reduce them as one array.
+inline constexpr int kTermSums = 4;
 template <class T>
-DifficultyWeights difficulty_weights(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs) {
-  if (reduction != Reduction::kMean) return {};
-  int64_t easy = 0, hard = 0;
-  for (int64_t i = 0; i < pairs.count; ++i) {
-    const Difficulty difficulty = term_of(rule, pairs, i).difficulty;
-    easy += difficulty == Difficulty::kEasy;
-    hard += difficulty == Difficulty::kHard;
-  }
-  return difficulty_weights(rule, reduction, easy, hard);
+HARDMINE_HD void add_term(const TripletTerm<T>& term, double* sums) {
+  const bool hard = term.difficulty == Difficulty::kHard;
+  const auto value = static_cast<double>(term.value);
+  sums[0] += hard ? 0 : value;
+  sums[1] += hard ? value : 0;
+  sums[2] += term.difficulty == Difficulty::kEasy;
+  sums[3] += hard;
+}
+HARDMINE_HD DifficultyWeights difficulty_weights(const TermRule& rule, Reduction reduction, const double* sums) {
+  return difficulty_weights(rule, reduction, static_cast<int64_t>(sums[2]), static_cast<int64_t>(sums[3]));
+}
+HARDMINE_HD double reduced_loss(const TermRule& rule, Reduction reduction, const double* sums) {
+  const DifficultyWeights weights = difficulty_weights(rule, reduction, sums);
+  return sums[0] * weights.easy + sums[1] * weights.hard;
 }
 
 // loss: [1], or [count] without reduction. The sum is in double, in the order of the anchors.
 template <class T>
 void reduce_loss(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs, T* loss) {
-  if (reduction == Reduction::kNone) {
-    for (int64_t i = 0; i < pairs.count; ++i) loss[i] = term_of(rule, pairs, i).value;
-    return;
-  }
-  const DifficultyWeights weights = difficulty_weights(rule, reduction, pairs);
-  double easy = 0, hard = 0;
+  double sums[kTermSums] = {};
   for (int64_t i = 0; i < pairs.count; ++i) {
     const TripletTerm<T> term = term_of(rule, pairs, i);
-    (term.difficulty == Difficulty::kHard ? hard : easy) += static_cast<double>(term.value);
+    if (reduction == Reduction::kNone) {
+      loss[i] = term.value;
+    } else {
+      add_term(term, sums);
+    }
   }
-  *loss = T(easy * weights.easy + hard * weights.hard);
+  if (reduction != Reduction::kNone) *loss = T(reduced_loss(rule, reduction, sums));
 }
 
 // The derivatives of the loss by s_ap and s_an of one anchor, times grad_term, the gradient of the loss.
@@ -89,7 +96,10 @@ HARDMINE_HD void term_backward(const DifficultyWeights& weights, const TripletTe
 template <class T>
 void reduce_loss_backward(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs, const T* grad_loss,
                           T* d_positive, T* d_negative) {
-  const DifficultyWeights weights = difficulty_weights(rule, reduction, pairs);
+  double sums[kTermSums] = {};
+  if (reduction == Reduction::kMean)
+    for (int64_t i = 0; i < pairs.count; ++i) add_term(term_of(rule, pairs, i), sums);
+  const DifficultyWeights weights = difficulty_weights(rule, reduction, sums);
   for (int64_t i = 0; i < pairs.count; ++i)
     term_backward(weights, term_of(rule, pairs, i), grad_loss[reduction == Reduction::kNone ? i : 0], d_positive + i,
                   d_negative + i);

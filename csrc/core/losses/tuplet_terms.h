@@ -75,6 +75,32 @@ inline double tuplet_loss_weight(Reduction reduction, const int64_t* positive_co
   return tuplet_loss_weight(reduction, valid);
 }
 
+// The coefficients of an anchor in the derivatives d loss / d s of its pairs; those of its positives are subtracted:
+//   negative:        negative_weight exp((s_an - shift) / t)
+//   one positive:    positive_weight
+//   all positives:   positive_weight sigmoid((shift - s_ap) / t + log_sum).
+// An invalid anchor has weights 0, and a shift of infinity, so that no exponential is NaN.
+template <class T>
+struct AnchorCoefficients {
+  T negative_weight = 0;
+  T shift = std::numeric_limits<T>::infinity();
+  T positive_weight = 0;
+  T log_sum = 0;
+};
+
+// `gradient` is that of the anchor's term, the other arguments are what forward returned for the anchor.
+template <class T>
+HARDMINE_HD AnchorCoefficients<T> anchor_coefficients(const TupletRule& rule, T gradient, T shift, T sum, T slope,
+                                                      int64_t positive_count) {
+  if (positive_count <= 0) return {};
+  const double scaled = static_cast<double>(gradient) / rule.temperature;
+  const double with_slope = scaled * static_cast<double>(slope);
+  const bool all = rule.positive == TupletPositive::kAll;
+  return {static_cast<T>(with_slope / static_cast<double>(sum)), shift,
+          static_cast<T>(all ? scaled / static_cast<double>(positive_count) : with_slope),
+          static_cast<T>(log_of_sum(static_cast<double>(sum)))};
+}
+
 // The loss for kMean and kSum. The sum is in double, in the order of the anchors.
 template <class T>
 T reduce_tuplets(Reduction reduction, const T* value, const int64_t* positive_count, int64_t anchors) {

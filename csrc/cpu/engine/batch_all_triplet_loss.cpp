@@ -98,7 +98,7 @@ class AnchorLists {
           for (int64_t c = std::max(class_begin[i], column); c < std::min(class_end[i], block.column_end); ++c) {
             const T score = row_scores[c - column];
             if (c == i || !(score == score)) continue;
-            const T v = !params.euclidean ? score : T(-0.5) * (squared ? score : std::sqrt(score));
+            const T v = batch_all_v(params.euclidean, squared, score);
             positive_[first_[i] + c - class_begin[i]] = v;
             min_positive_[i] = std::min(min_positive_[i], v);
           }

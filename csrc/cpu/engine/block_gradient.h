@@ -16,7 +16,7 @@ class BlockGradient {
  public:
   BlockGradient(const PairwiseOperands<T>& operands, bool need_rows, bool need_columns, const ThreadPool& pool)
       : operands_(operands),
-        rows_kernel_(kernels<RowKernels<T>>()),
+        row_kernels_(kernels<RowKernels<T>>()),
         kernel_(kernels<GradientKernels<T>>()),
         panel_(kernels<TileKernels<T>>().panel_columns),
         pool_(pool) {
@@ -94,20 +94,13 @@ class BlockGradient {
           std::copy_n(side.grad.get() + k * side.padded + r * panel, std::min(panel, depth - k), out + k);
         if (factor != T(1))
           for (int64_t k = 0; k < depth; ++k) out[k] *= factor;
-        if (!norm) continue;
-        const T* self = x + source * depth;
-        const T self_norm = norm[source];
-        if (has_direction(self_norm)) {
-          rows_kernel_.project(out, self, self_norm, rows_kernel_.dot(out, self, depth) / self_norm, depth);
-        } else {
-          std::fill_n(out, depth, T(0));
-        }
+        if (norm) project(row_kernels_, out, x + source * depth, norm[source], depth);
       }
     });
   }
 
   const PairwiseOperands<T>& operands_;
-  const RowKernels<T>& rows_kernel_;
+  const RowKernels<T>& row_kernels_;
   const GradientKernels<T>& kernel_;
   const int64_t panel_;
   const ThreadPool& pool_;

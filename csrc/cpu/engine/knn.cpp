@@ -6,7 +6,6 @@
 #include "cpu/engine/knn.h"
 
 #include <algorithm>
-#include <bit>
 #include <vector>
 
 #include "cpu/engine/pair_schedule.h"
@@ -22,28 +21,18 @@ bool is_better(const Neighbor<T>& a, const Neighbor<T>& b) {
   return beats(a.key, a.index, b.key, b.index);
 }
 
-// A candidate packed into one integer, larger for a better candidate.
-inline uint64_t rank_of(const Neighbor<float>& candidate) {
-  const uint32_t bits = std::bit_cast<uint32_t>(candidate.key + 0.0F);  // -0 equals 0
-  const uint32_t ascending = bits >> 31 ? ~bits : bits | 0x80000000U;
-  return uint64_t{ascending} << 32 | ~static_cast<uint32_t>(candidate.index);
-}
-inline Neighbor<float> candidate_of(uint64_t rank) {
-  const auto ascending = static_cast<uint32_t>(rank >> 32);
-  const uint32_t bits = ascending >> 31 ? ascending & 0x7FFFFFFFU : ~ascending;
-  return {std::bit_cast<float>(bits), static_cast<Index>(~static_cast<uint32_t>(rank))};
-}
-
 constexpr int64_t kMaxSlack = 256;  // capacity of a reservoir beyond its k best
 
-void select_best(Neighbor<float>* reservoir, int64_t size, int64_t k) {
-  uint64_t rank[kMaxNeighbors + kMaxSlack], smaller[kMaxNeighbors + kMaxSlack];
-  std::transform(reservoir, reservoir + size, rank, rank_of);
-  select_largest(rank, smaller, size, k);
-  std::transform(rank, rank + k, reservoir, candidate_of);
+void select_best(Neighbor<float>* candidates, int64_t size, int64_t k) {
+  uint64_t packed[kMaxNeighbors + kMaxSlack], smaller[kMaxNeighbors + kMaxSlack];
+  std::transform(candidates, candidates + size, packed,
+                 [](const Neighbor<float>& c) { return packed_candidate(c.key, c.index); });
+  select_largest(packed, smaller, size, k);
+  std::transform(packed, packed + k, candidates,
+                 [](uint64_t c) { return Neighbor<float>{key_of_packed(c), index_of_packed(c)}; });
 }
-void select_best(Neighbor<double>* reservoir, int64_t size, int64_t k) {
-  std::nth_element(reservoir, reservoir + k - 1, reservoir + size, is_better<double>);
+void select_best(Neighbor<double>* candidates, int64_t size, int64_t k) {
+  std::nth_element(candidates, candidates + k - 1, candidates + size, is_better<double>);
 }
 
 template <class T>

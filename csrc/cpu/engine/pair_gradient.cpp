@@ -135,8 +135,7 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
         if (as_right) as_right->for_each(r, add_from(x));
         // A row without pairs has gradient 0, even if the row is not finite.
         if (!measure.normalized || !any) continue;
-        const T norm = rows_here.norm(r), *self = rows_here.raw(r);
-        kernel.project(acc, self, norm, kernel.dot(acc, self, depth) / norm, depth);
+        project(kernel, acc, rows_here.raw(r), rows_here.norm(r), depth);
       }
     };
     parallel_range(pool, threads, count, 1, gather_rows, kGatheredRowsPerChunk);

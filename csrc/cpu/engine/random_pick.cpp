@@ -46,7 +46,7 @@ class Picker {
         rows_.x + anchor * pick_.depth, columns_.x + other * pick_.depth, rows_.norm ? rows_.norm + anchor : nullptr,
         columns_.norm ? columns_.norm + other : nullptr, pick_.depth, pick_.euclidean);
     out_.index[row] = static_cast<Index>(other);
-    out_.key[row] = pick_.euclidean ? -score : score;
+    out_.key[row] = key_from_score(pick_.euclidean, score);
   }
 
   // Picks for rows [begin, end) if the candidates follow from the labels.
@@ -101,7 +101,7 @@ class Picker {
     for (int64_t r = 0; r < block.rows(); ++r) {
       for (int64_t c = 0; c < block.columns(); ++c) {
         const T score = scores[r * kMaxBlockColumns + c];
-        if ((pick_.euclidean ? -score : score) <= pick_.upper)  // false for NaN
+        if (key_from_score(pick_.euclidean, score) <= pick_.upper)  // false for NaN
           bits[r * words + id[c] / 64] |= uint64_t{1} << (id[c] % 64);
       }
     }

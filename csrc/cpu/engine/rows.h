@@ -46,6 +46,16 @@ struct Norms {
   }
 };
 
+// Turns acc, the gradient of x / |x|, into that of x; 0 if x has no direction.
+template <class T>
+void project(const RowKernels<T>& kernel, T* acc, const T* x, T norm, int64_t depth) {
+  if (!has_direction(norm)) {
+    std::fill_n(acc, depth, T(0));
+  } else {
+    kernel.project(acc, x, norm, kernel.dot(acc, x, depth) / norm, depth);
+  }
+}
+
 template <class T>
 class SortedRows {
  public:

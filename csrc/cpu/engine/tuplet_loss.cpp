@@ -149,22 +149,19 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
   weights.shift = T(1);
   weights.limit = max_key(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   weights.one_shift = one_shift_suffices(rule);
-  // An invalid anchor has weights 0, and a shift of infinity, so that no exponential is NaN.
-  WorkspaceVector<T> negative_weight = per_row(operands, T(0)),
-                     shift = per_row(operands, std::numeric_limits<T>::infinity());
-  WorkspaceVector<T> positive_weight = per_row(operands, T(0)), log_sum = per_row(operands, T(0));
+  WorkspaceVector<T> negative_weight = per_row(operands, T(0)), positive_weight = per_row(operands, T(0));
+  WorkspaceVector<T> shift = per_row(operands, std::numeric_limits<T>::infinity()), log_sum = per_row(operands, T(0));
   WorkspaceVector<Index> positive(negative_weight.size(), kBelowRange);
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.permutation()[i];
     const int64_t count = saved.positive_count[anchor];
-    if (count == 0) continue;
-    const double gradient = static_cast<double>(saved.gradient[anchor]) / rule.temperature;
-    const double slope = static_cast<double>(saved.slope[anchor]), sum = static_cast<double>(saved.sum[anchor]);
-    negative_weight[i] = static_cast<T>(gradient * slope / sum);
-    positive_weight[i] = static_cast<T>(all ? gradient / static_cast<double>(count) : gradient * slope);
-    shift[i] = saved.shift[anchor];
-    log_sum[i] = static_cast<T>(log_of_sum(sum));
-    if (!all) positive[i] = static_cast<Index>(saved.positive_index[anchor]);
+    const AnchorCoefficients<T> coefficients = anchor_coefficients(rule, saved.gradient[anchor], saved.shift[anchor],
+                                                                   saved.sum[anchor], saved.slope[anchor], count);
+    negative_weight[i] = coefficients.negative_weight;
+    shift[i] = coefficients.shift;
+    positive_weight[i] = coefficients.positive_weight;
+    log_sum[i] = coefficients.log_sum;
+    if (count > 0 && !all) positive[i] = static_cast<Index>(saved.positive_index[anchor]);
   }
   weights.rows = {negative_weight.data(), shift.data(), positive_weight.data(), log_sum.data(),
                   all ? nullptr : positive.data()};

@@ -1,6 +1,7 @@
 // The kernels of the batch-all triplet loss, which compare the pairs of a block with the positives of their anchors.
 #pragma once
 
+#include "core/losses/batch_all.h"
 #include "cpu/simd/batch_all_block_table.h"
 #include "cpu/simd/block.h"
 #include "cpu/simd/block_reductions.h"
@@ -8,13 +9,6 @@
 #include "cpu/simd/kernel_table.h"
 
 namespace hardmine::cpu::HARDMINE_TARGET {
-
-// The v of a score; see BatchAllState.
-template <class T>
-inline T value_of(bool euclidean, bool squared, T score) {
-  if (!euclidean) return score;
-  return T(-0.5) * (squared ? score : std::sqrt(score));
-}
 
 // x = v + margin / 2 for one anchor and `width` negatives at sorted rows from `other` on. NaN stays NaN.
 template <class T>
@@ -107,9 +101,8 @@ inline bool visit_anchor(const PairwiseParams<T>& params, const BatchAllState<T>
     state.value[anchor] += state.size[anchor] <= kShortList ? short_list(state, anchor, width, row_scores, x, weight)
                                                             : long_list(state, anchor, width, row_scores, x, weight);
     state.value[anchor] += active_margins(state, anchor, other, count, weight);
-    // With v = -d / 2, dv = (y - x) / (2 d) = (y - x) / (-4 v); at d = 0 the subgradient is 0.
     if (params.euclidean && !state.squared)
-      for (int64_t c = 0; c < count; ++c) weight[c] = row_scores[c] < T(0) ? weight[c] / (T(-4) * row_scores[c]) : T(0);
+      for (int64_t c = 0; c < count; ++c) weight[c] = batch_all_distance_weight(weight[c], row_scores[c]);
   }
   for (int64_t c = 0; c < width; c += V::kLanes) V::load(weight + c).store(row_scores + c);
   return any;
@@ -122,7 +115,7 @@ bool batch_all_negatives(const PairwiseParams<T>& params, const Block& block, co
   const int64_t height = round_up(rows, kBufferStep);
   for (int64_t i = 0; i < rows; ++i) {
     T* row_scores = scores + i * kMaxBlockColumns;
-    for (int64_t c = 0; c < width; ++c) row_scores[c] = value_of(params.euclidean, state.squared, row_scores[c]);
+    for (int64_t c = 0; c < width; ++c) row_scores[c] = batch_all_v(params.euclidean, state.squared, row_scores[c]);
   }
   // The transposed block: its columns are anchors, its rows negatives.
   for (int64_t c = 0; c < columns; ++c) {
@@ -164,10 +157,8 @@ void batch_all_positives(const PairwiseParams<T>& params, const Block& block, co
       if (state.size[row]) active += state.active[state.first[row] + column - class_begin];
       if (state.size[column]) active += state.active[state.first[column] + row - class_begin];
       T weight = -static_cast<T>(active);
-      if (params.euclidean && !state.squared) {
-        const T distance = std::sqrt(row_scores[c]);
-        weight = distance > T(0) ? weight / (T(2) * distance) : T(0);
-      }
+      if (params.euclidean && !state.squared)
+        weight = batch_all_distance_weight(weight, batch_all_v(true, false, row_scores[c]));
       row_scores[c] = weight;
     }
   }
