@@ -39,8 +39,8 @@ inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t 
     const V positive = V::broadcast(state.positive + first + p);
     int32_t active = 0;
     const T total = sum_of_row<T>(width, [&](int64_t c) {
-      const auto is_active = greater(V::load(x + c), positive);  // false for NaN
-      active += __builtin_popcount(V::bits(is_active));
+      const auto is_active = V::load(x + c) > positive;  // false for NaN
+      active += __builtin_popcount(is_active.bits());
       (V::load(weight + c) + V::select(is_active, one, V::zero())).store(weight + c);
       return V::select(is_active, V::load(v + c) - positive, V::zero());
     });
@@ -94,8 +94,8 @@ inline bool visit_anchor(const PairwiseParams<T>& params, const BatchAllState<T>
     add_margins(state, anchor, other, count, width, row_scores, x);
     const V min_positive = V::broadcast(state.min_positive + anchor);
     typename V::Mask active{};
-    for (int64_t c = 0; c < width; c += V::kLanes) active = V::either(active, greater(V::load(x + c), min_positive));
-    any = V::bits(active) != 0;
+    for (int64_t c = 0; c < width; c += V::kLanes) active = active | (V::load(x + c) > min_positive);
+    any = active.bits() != 0;
   }
   if (any) {
     state.value[anchor] += state.size[anchor] <= kShortList ? short_list(state, anchor, width, row_scores, x, weight)

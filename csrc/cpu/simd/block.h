@@ -63,7 +63,7 @@ void fill_block(const PairwiseParams<T>& params, PairKind kind, const Block& blo
 // The similarity of a score.
 template <bool kEuclidean, class T>
 inline Vec<T> similarity_of(Vec<T> score) {
-  if constexpr (kEuclidean) return score.root().negated();
+  if constexpr (kEuclidean) return -sqrt(score);
   return score;
 }
 

@@ -48,22 +48,22 @@ struct SelectVisitor {
       for (int64_t v = 0; v < kColumnVecs; ++v) {
         const int64_t j = column + v * V::kLanes;
         V key = V::load(tile_row + v * V::kLanes);
-        if constexpr (!kLargestWins) key = key.negated();
-        row_hit[v] = at_least(key, row_key);
-        if constexpr (kBounded) row_hit[v] = V::both(row_hit[v], at_most(key, V::broadcast(best.upper + i)));
-        any = v ? V::either(any, row_hit[v]) : row_hit[v];
+        if constexpr (!kLargestWins) key = -key;
+        row_hit[v] = key >= row_key;
+        if constexpr (kBounded) row_hit[v] = row_hit[v] & (key <= V::broadcast(best.upper + i));
+        any = v ? any | row_hit[v] : row_hit[v];
         if constexpr (kSymmetric) {
-          column_hit[v] = at_least(key, V::load(best.key + j));
-          if constexpr (kBounded) column_hit[v] = V::both(column_hit[v], at_most(key, V::load(best.upper + j)));
-          any = V::either(any, column_hit[v]);
+          column_hit[v] = key >= V::load(best.key + j);
+          if constexpr (kBounded) column_hit[v] = column_hit[v] & (key <= V::load(best.upper + j));
+          any = any | column_hit[v];
         }
       }
-      if (V::bits(any) == 0) [[likely]]
+      if (any.bits() == 0) [[likely]]
         continue;
       uint64_t row_hits = 0, column_hits = 0;
       for (int64_t v = 0; v < kColumnVecs; ++v) {
-        row_hits |= static_cast<uint64_t>(V::bits(row_hit[v])) << (v * V::kLanes);
-        if constexpr (kSymmetric) column_hits |= static_cast<uint64_t>(V::bits(column_hit[v])) << (v * V::kLanes);
+        row_hits |= static_cast<uint64_t>(row_hit[v].bits()) << (v * V::kLanes);
+        if constexpr (kSymmetric) column_hits |= static_cast<uint64_t>(column_hit[v].bits()) << (v * V::kLanes);
       }
       offer_hits(tile_row, i, column, row_hits, column_hits);
     }

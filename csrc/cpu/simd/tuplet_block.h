@@ -73,7 +73,7 @@ void softplus_sums_of(const PairwiseParams<T>& params, const Block& block, const
     const T total = sum_of_row<T>(width, [&](int64_t offset) {
       const int64_t c = first + offset;
       const V s = similarity_of<kEuclidean>(V::load(kept + c));
-      const auto known = at_least(s, s);
+      const auto known = s >= s;
       if constexpr (kColumns) {
         const int64_t column = block.column_begin + c;
         const V x =
@@ -153,8 +153,8 @@ inline void positive_weights(const PairwiseParams<T>& params, const TupletWeight
           fma(V::load(w.columns.shift + column + c) - s, inv_temperature, V::load(w.columns.log_sum + column + c));
       weight = fma(V::load(w.columns.positive_weight + column + c), sigmoid(of_column, decay(of_column)), weight);
     }
-    const auto counts = at_most(kEuclidean ? score.negated() : score, limit);  // false for NaN
-    V::select(counts, weight.negated(), V::zero()).store(weights + c);
+    const auto counts = (kEuclidean ? -score : score) <= limit;  // false for NaN
+    V::select(counts, -weight, V::zero()).store(weights + c);
   }
   for (int64_t c = run.begin; c < run.end; ++c) row_scores[c] = weights[c];
 }
@@ -175,10 +175,10 @@ void tuplet_weights_of(const PairwiseParams<T>& params, const Block& block, cons
       positive_weights<kEuclidean, kSymmetric>(params, w, row, block.column_begin, run, original, row_scores);
     if constexpr (kEuclidean) {
       // s = -d, so ds / dx = (y - x) / d. At d = 0 the subgradient is 0, as for PyTorch's norm.
-      const V least = constant<T>(std::numeric_limits<T>::min());
+      const V min_square = constant<T>(std::numeric_limits<T>::min());
       for (int64_t c = 0; c < width; c += V::kLanes) {
         const V square = V::load(original + c);
-        V::select(at_least(square, least), V::load(row_scores + c) / square.root(), V::zero()).store(row_scores + c);
+        V::select(square >= min_square, V::load(row_scores + c) / sqrt(square), V::zero()).store(row_scores + c);
       }
     }
   }

@@ -13,7 +13,12 @@ struct Vec;
 template <>
 struct Vec<float> {
   static constexpr int64_t kLanes = 8;
-  using Mask = __m256;
+  struct Mask {
+    __m256 lanes;
+    friend Mask operator&(Mask a, Mask b) { return {_mm256_and_ps(a.lanes, b.lanes)}; }
+    friend Mask operator|(Mask a, Mask b) { return {_mm256_or_ps(a.lanes, b.lanes)}; }
+    uint32_t bits() const { return static_cast<uint32_t>(_mm256_movemask_ps(lanes)); }
+  };
   __m256 v;
 
   static Vec zero() { return {_mm256_setzero_ps()}; }
@@ -25,19 +30,16 @@ struct Vec<float> {
   friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
   friend Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-  Vec negated() const { return {_mm256_xor_ps(v, _mm256_set1_ps(-0.0F))}; }
-  friend Mask at_least(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ); }
-  friend Mask greater(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ); }
-  friend Mask at_most(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ); }
-  static Mask both(Mask a, Mask b) { return _mm256_and_ps(a, b); }
-  static Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
-  static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, mask)}; }
-  Vec root() const { return {_mm256_sqrt_ps(v)}; }
-  Vec times_power(Vec shifted) const {
+  Vec operator-() const { return {_mm256_xor_ps(v, _mm256_set1_ps(-0.0F))}; }
+  friend Mask operator>=(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
+  friend Mask operator>(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
+  friend Mask operator<=(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
+  static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, mask.lanes)}; }
+  friend Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
+  Vec mul_pow2(Vec shifted) const {
     return {_mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_castps_si256(shifted.v), 23)))};
   }
-  static uint32_t bits(Mask mask) { return static_cast<uint32_t>(_mm256_movemask_ps(mask)); }
   // The sum of 16 lanes in the order of Partials: lane p plus p + 8, then p + 4, p + 2, p + 1.
   static float partials_sum(const Vec* sum) {
     const __m256 eight = _mm256_add_ps(sum[0].v, sum[1].v);
@@ -50,7 +52,12 @@ struct Vec<float> {
 template <>
 struct Vec<double> {
   static constexpr int64_t kLanes = 4;
-  using Mask = __m256d;
+  struct Mask {
+    __m256d lanes;
+    friend Mask operator&(Mask a, Mask b) { return {_mm256_and_pd(a.lanes, b.lanes)}; }
+    friend Mask operator|(Mask a, Mask b) { return {_mm256_or_pd(a.lanes, b.lanes)}; }
+    uint32_t bits() const { return static_cast<uint32_t>(_mm256_movemask_pd(lanes)); }
+  };
   __m256d v;
 
   static Vec zero() { return {_mm256_setzero_pd()}; }
@@ -62,19 +69,16 @@ struct Vec<double> {
   friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_pd(a.v, b.v)}; }
   friend Vec operator/(Vec a, Vec b) { return {_mm256_div_pd(a.v, b.v)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
-  Vec negated() const { return {_mm256_xor_pd(v, _mm256_set1_pd(-0.0))}; }
-  friend Mask at_least(Vec a, Vec b) { return _mm256_cmp_pd(a.v, b.v, _CMP_GE_OQ); }
-  friend Mask greater(Vec a, Vec b) { return _mm256_cmp_pd(a.v, b.v, _CMP_GT_OQ); }
-  friend Mask at_most(Vec a, Vec b) { return _mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ); }
-  static Mask both(Mask a, Mask b) { return _mm256_and_pd(a, b); }
-  static Mask either(Mask a, Mask b) { return _mm256_or_pd(a, b); }
-  static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_pd(b.v, a.v, mask)}; }
-  Vec root() const { return {_mm256_sqrt_pd(v)}; }
-  Vec times_power(Vec shifted) const {
+  Vec operator-() const { return {_mm256_xor_pd(v, _mm256_set1_pd(-0.0))}; }
+  friend Mask operator>=(Vec a, Vec b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_GE_OQ)}; }
+  friend Mask operator>(Vec a, Vec b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_GT_OQ)}; }
+  friend Mask operator<=(Vec a, Vec b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ)}; }
+  static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_pd(b.v, a.v, mask.lanes)}; }
+  friend Vec sqrt(Vec a) { return {_mm256_sqrt_pd(a.v)}; }
+  Vec mul_pow2(Vec shifted) const {
     return {_mm256_castsi256_pd(
         _mm256_add_epi64(_mm256_castpd_si256(v), _mm256_slli_epi64(_mm256_castpd_si256(shifted.v), 52)))};
   }
-  static uint32_t bits(Mask mask) { return static_cast<uint32_t>(_mm256_movemask_pd(mask)); }
 };
 
 inline constexpr int64_t kMicroTileRows = 6;

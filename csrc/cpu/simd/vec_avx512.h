@@ -16,7 +16,12 @@ struct Vec;
 template <>
 struct Vec<float> {
   static constexpr int64_t kLanes = 16;
-  using Mask = __mmask16;
+  struct Mask {
+    __mmask16 lanes;
+    friend Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.lanes & b.lanes)}; }
+    friend Mask operator|(Mask a, Mask b) { return {static_cast<__mmask16>(a.lanes | b.lanes)}; }
+    uint32_t bits() const { return lanes; }
+  };
   __m512 v;
 
   static Vec zero() { return {_mm512_setzero_ps()}; }
@@ -28,21 +33,18 @@ struct Vec<float> {
   friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
   friend Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-  Vec negated() const {
+  Vec operator-() const {
     return {_mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), _mm512_set1_epi32(INT32_MIN)))};
   }
-  friend Mask at_least(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
-  friend Mask greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
-  friend Mask at_most(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ); }
-  static Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
-  static Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
-  static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_blend_ps(mask, b.v, a.v)}; }
-  Vec root() const { return {_mm512_maskz_sqrt_ps(0xFFFF, v)}; }
-  Vec times_power(Vec shifted) const {
+  friend Mask operator>=(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
+  friend Mask operator>(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+  friend Mask operator<=(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
+  static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_blend_ps(mask.lanes, b.v, a.v)}; }
+  friend Vec sqrt(Vec a) { return {_mm512_maskz_sqrt_ps(0xFFFF, a.v)}; }
+  Vec mul_pow2(Vec shifted) const {
     return {_mm512_castsi512_ps(
         _mm512_add_epi32(_mm512_castps_si512(v), _mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(shifted.v), 23)))};
   }
-  static uint32_t bits(Mask mask) { return mask; }
   // The sum of 16 lanes in the order of Partials: lane p plus p + 8, then p + 4, p + 2, p + 1.
   static float partials_sum(const Vec* sum) {
     const __m512d lanes = _mm512_castps_pd(sum[0].v);
@@ -57,7 +59,12 @@ struct Vec<float> {
 template <>
 struct Vec<double> {
   static constexpr int64_t kLanes = 8;
-  using Mask = __mmask8;
+  struct Mask {
+    __mmask8 lanes;
+    friend Mask operator&(Mask a, Mask b) { return {static_cast<__mmask8>(a.lanes & b.lanes)}; }
+    friend Mask operator|(Mask a, Mask b) { return {static_cast<__mmask8>(a.lanes | b.lanes)}; }
+    uint32_t bits() const { return lanes; }
+  };
   __m512d v;
 
   static Vec zero() { return {_mm512_setzero_pd()}; }
@@ -69,21 +76,18 @@ struct Vec<double> {
   friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_pd(a.v, b.v)}; }
   friend Vec operator/(Vec a, Vec b) { return {_mm512_div_pd(a.v, b.v)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
-  Vec negated() const {
+  Vec operator-() const {
     return {_mm512_castsi512_pd(_mm512_xor_si512(_mm512_castpd_si512(v), _mm512_set1_epi64(INT64_MIN)))};
   }
-  friend Mask at_least(Vec a, Vec b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_GE_OQ); }
-  friend Mask greater(Vec a, Vec b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_GT_OQ); }
-  friend Mask at_most(Vec a, Vec b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_LE_OQ); }
-  static Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
-  static Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
-  static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_blend_pd(mask, b.v, a.v)}; }
-  Vec root() const { return {_mm512_maskz_sqrt_pd(0xFF, v)}; }
-  Vec times_power(Vec shifted) const {
+  friend Mask operator>=(Vec a, Vec b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GE_OQ)}; }
+  friend Mask operator>(Vec a, Vec b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GT_OQ)}; }
+  friend Mask operator<=(Vec a, Vec b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LE_OQ)}; }
+  static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_blend_pd(mask.lanes, b.v, a.v)}; }
+  friend Vec sqrt(Vec a) { return {_mm512_maskz_sqrt_pd(0xFF, a.v)}; }
+  Vec mul_pow2(Vec shifted) const {
     return {_mm512_castsi512_pd(
         _mm512_add_epi64(_mm512_castpd_si512(v), _mm512_maskz_slli_epi64(0xFF, _mm512_castpd_si512(shifted.v), 52)))};
   }
-  static uint32_t bits(Mask mask) { return mask; }
 };
 
 inline constexpr int64_t kMicroTileRows = 12;

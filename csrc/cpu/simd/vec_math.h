@@ -40,7 +40,7 @@ inline Vec<T> exp2(Vec<T> x) {
   V sum = V::broadcast(&kSeries.coefficient[Exp2Series<T>::kTerms - 1]);
 #pragma GCC unroll 16
   for (int n = Exp2Series<T>::kTerms - 2; n >= 0; --n) sum = fma(sum, fraction, V::broadcast(&kSeries.coefficient[n]));
-  return V::select(at_least(x, constant<T>(-125)), sum.times_power(shifted), V::zero());
+  return V::select(x >= constant<T>(-125), sum.mul_pow2(shifted), V::zero());
 }
 
 // log(1 + t) for 0 <= t <= 1, as 2 artanh(z) with z = t / (t + 2) <= 1/3 and artanh(z) = z sum of z^2n / (2n + 1). Its
@@ -59,7 +59,7 @@ inline Vec<T> log1p(Vec<T> t) {
 
 template <class T>
 inline Vec<T> negative_absolute(Vec<T> x) {
-  return Vec<T>::select(at_least(x, Vec<T>::zero()), x.negated(), x);
+  return Vec<T>::select(x >= Vec<T>::zero(), -x, x);
 }
 
 // exp(-|x|), which never overflows. Argument e of the functions below.
@@ -72,7 +72,7 @@ inline Vec<T> decay(Vec<T> x) {
 template <class T>
 inline Vec<T> softplus(Vec<T> x, Vec<T> e) {
   using V = Vec<T>;
-  return V::select(at_least(x, V::zero()), x, V::zero()) + log1p(e);
+  return V::select(x >= V::zero(), x, V::zero()) + log1p(e);
 }
 
 // 1 / (1 + exp(-x)), the slope of softplus: 1 / (1 + e), or e / (1 + e) for x < 0.
@@ -80,7 +80,7 @@ template <class T>
 inline Vec<T> sigmoid(Vec<T> x, Vec<T> e) {
   using V = Vec<T>;
   const V one = constant<T>(1);
-  return V::select(at_least(x, V::zero()), one, e) / (one + e);
+  return V::select(x >= V::zero(), one, e) / (one + e);
 }
 
 }  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -13,7 +13,15 @@ struct Vec;
 template <>
 struct Vec<float> {
   static constexpr int64_t kLanes = 4;
-  using Mask = uint32x4_t;
+  struct Mask {
+    uint32x4_t lanes;
+    friend Mask operator&(Mask a, Mask b) { return {vandq_u32(a.lanes, b.lanes)}; }
+    friend Mask operator|(Mask a, Mask b) { return {vorrq_u32(a.lanes, b.lanes)}; }
+    uint32_t bits() const {
+      const uint32x4_t lane_bit = {1, 2, 4, 8};
+      return vaddvq_u32(vandq_u32(lanes, lane_bit));
+    }
+  };
   float32x4_t v;
 
   static Vec zero() { return {vdupq_n_f32(0)}; }
@@ -25,28 +33,30 @@ struct Vec<float> {
   friend Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.v, b.v)}; }
   friend Vec operator/(Vec a, Vec b) { return {vdivq_f32(a.v, b.v)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
-  Vec negated() const { return {vnegq_f32(v)}; }
-  friend Mask at_least(Vec a, Vec b) { return vcgeq_f32(a.v, b.v); }
-  friend Mask greater(Vec a, Vec b) { return vcgtq_f32(a.v, b.v); }
-  friend Mask at_most(Vec a, Vec b) { return vcleq_f32(a.v, b.v); }
-  static Mask both(Mask a, Mask b) { return vandq_u32(a, b); }
-  static Mask either(Mask a, Mask b) { return vorrq_u32(a, b); }
-  static Vec select(Mask mask, Vec a, Vec b) { return {vbslq_f32(mask, a.v, b.v)}; }
-  Vec root() const { return {vsqrtq_f32(v)}; }
-  Vec times_power(Vec shifted) const {
+  Vec operator-() const { return {vnegq_f32(v)}; }
+  friend Mask operator>=(Vec a, Vec b) { return {vcgeq_f32(a.v, b.v)}; }
+  friend Mask operator>(Vec a, Vec b) { return {vcgtq_f32(a.v, b.v)}; }
+  friend Mask operator<=(Vec a, Vec b) { return {vcleq_f32(a.v, b.v)}; }
+  static Vec select(Mask mask, Vec a, Vec b) { return {vbslq_f32(mask.lanes, a.v, b.v)}; }
+  friend Vec sqrt(Vec a) { return {vsqrtq_f32(a.v)}; }
+  Vec mul_pow2(Vec shifted) const {
     return {
         vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), vshlq_n_s32(vreinterpretq_s32_f32(shifted.v), 23)))};
-  }
-  static uint32_t bits(Mask mask) {
-    const uint32x4_t lane_bit = {1, 2, 4, 8};
-    return vaddvq_u32(vandq_u32(mask, lane_bit));
   }
 };
 
 template <>
 struct Vec<double> {
   static constexpr int64_t kLanes = 2;
-  using Mask = uint64x2_t;
+  struct Mask {
+    uint64x2_t lanes;
+    friend Mask operator&(Mask a, Mask b) { return {vandq_u64(a.lanes, b.lanes)}; }
+    friend Mask operator|(Mask a, Mask b) { return {vorrq_u64(a.lanes, b.lanes)}; }
+    uint32_t bits() const {
+      const uint64x2_t lane_bit = {1, 2};
+      return static_cast<uint32_t>(vaddvq_u64(vandq_u64(lanes, lane_bit)));
+    }
+  };
   float64x2_t v;
 
   static Vec zero() { return {vdupq_n_f64(0)}; }
@@ -58,21 +68,15 @@ struct Vec<double> {
   friend Vec operator*(Vec a, Vec b) { return {vmulq_f64(a.v, b.v)}; }
   friend Vec operator/(Vec a, Vec b) { return {vdivq_f64(a.v, b.v)}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f64(c.v, a.v, b.v)}; }
-  Vec negated() const { return {vnegq_f64(v)}; }
-  friend Mask at_least(Vec a, Vec b) { return vcgeq_f64(a.v, b.v); }
-  friend Mask greater(Vec a, Vec b) { return vcgtq_f64(a.v, b.v); }
-  friend Mask at_most(Vec a, Vec b) { return vcleq_f64(a.v, b.v); }
-  static Mask both(Mask a, Mask b) { return vandq_u64(a, b); }
-  static Mask either(Mask a, Mask b) { return vorrq_u64(a, b); }
-  static Vec select(Mask mask, Vec a, Vec b) { return {vbslq_f64(mask, a.v, b.v)}; }
-  Vec root() const { return {vsqrtq_f64(v)}; }
-  Vec times_power(Vec shifted) const {
+  Vec operator-() const { return {vnegq_f64(v)}; }
+  friend Mask operator>=(Vec a, Vec b) { return {vcgeq_f64(a.v, b.v)}; }
+  friend Mask operator>(Vec a, Vec b) { return {vcgtq_f64(a.v, b.v)}; }
+  friend Mask operator<=(Vec a, Vec b) { return {vcleq_f64(a.v, b.v)}; }
+  static Vec select(Mask mask, Vec a, Vec b) { return {vbslq_f64(mask.lanes, a.v, b.v)}; }
+  friend Vec sqrt(Vec a) { return {vsqrtq_f64(a.v)}; }
+  Vec mul_pow2(Vec shifted) const {
     return {
         vreinterpretq_f64_s64(vaddq_s64(vreinterpretq_s64_f64(v), vshlq_n_s64(vreinterpretq_s64_f64(shifted.v), 52)))};
-  }
-  static uint32_t bits(Mask mask) {
-    const uint64x2_t lane_bit = {1, 2};
-    return static_cast<uint32_t>(vaddvq_u64(vandq_u64(mask, lane_bit)));
   }
 };
 

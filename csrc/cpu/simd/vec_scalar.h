@@ -9,7 +9,12 @@ namespace hardmine::cpu::HARDMINE_TARGET {
 template <class T>
 struct Vec {
   static constexpr int64_t kLanes = 1;
-  using Mask = uint32_t;
+  struct Mask {
+    uint32_t lanes;  // one bit per lane
+    friend Mask operator&(Mask a, Mask b) { return {a.lanes & b.lanes}; }
+    friend Mask operator|(Mask a, Mask b) { return {a.lanes | b.lanes}; }
+    uint32_t bits() const { return lanes; }
+  };
   T v;
 
   static Vec zero() { return {T(0)}; }
@@ -21,16 +26,14 @@ struct Vec {
   friend Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
   friend Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
   friend Vec fma(Vec a, Vec b, Vec c) { return {std::fma(a.v, b.v, c.v)}; }
-  Vec negated() const { return {-v}; }
-  friend Mask at_least(Vec a, Vec b) { return a.v >= b.v; }  // false where either is NaN
-  friend Mask greater(Vec a, Vec b) { return a.v > b.v; }
-  friend Mask at_most(Vec a, Vec b) { return a.v <= b.v; }
-  static Mask both(Mask a, Mask b) { return a & b; }
-  static Mask either(Mask a, Mask b) { return a | b; }
-  static Vec select(Mask mask, Vec a, Vec b) { return mask ? a : b; }
-  Vec root() const { return {std::sqrt(v)}; }
+  Vec operator-() const { return {-v}; }
+  friend Mask operator>=(Vec a, Vec b) { return {a.v >= b.v}; }  // false if either is NaN
+  friend Mask operator>(Vec a, Vec b) { return {a.v > b.v}; }
+  friend Mask operator<=(Vec a, Vec b) { return {a.v <= b.v}; }
+  static Vec select(Mask mask, Vec a, Vec b) { return mask.lanes ? a : b; }
+  friend Vec sqrt(Vec a) { return {std::sqrt(a.v)}; }
   // v 2^n for normal results. `shifted` is n + 1.5 * 2^(mantissa bits), so that the low bits of its mantissa are n.
-  Vec times_power(Vec shifted) const {
+  Vec mul_pow2(Vec shifted) const {
     if constexpr (sizeof(T) == sizeof(float)) {
       const uint32_t power = __builtin_bit_cast(uint32_t, shifted.v) << 23;
       return {__builtin_bit_cast(T, __builtin_bit_cast(uint32_t, v) + power)};
@@ -39,7 +42,6 @@ struct Vec {
       return {__builtin_bit_cast(T, __builtin_bit_cast(uint64_t, v) + power)};
     }
   }
-  static uint32_t bits(Mask mask) { return mask; }  // one bit a lane
 };
 
 inline constexpr int64_t kMicroTileRows = 4;
