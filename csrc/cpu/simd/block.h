@@ -53,11 +53,7 @@ void fill_block(const PairwiseParams<T>& params, PairKind kind, const Block& blo
   }
   const FillState<T> state{&block, scores};
   const TileVisitor<T> visitor{kind, visit_fill<T>, &state};
-  if (params.euclidean) {
-    visit_block<true>(params, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
-  } else {
-    visit_block<false>(params, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
-  }
+  visit_block(params, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
 }
 
 // The similarity of a score.

@@ -69,12 +69,14 @@ template <class T>
 void gradient_gemm(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
                    int64_t value_padded, const T* row_value, T* grad, int64_t grad_padded) {
   using Function = void (*)(const T*, int64_t, int64_t, int64_t, const T*, int64_t, const T*, T*, int64_t);
-  static constexpr Function kFunctions[2][2] = {
-      {gradient_gemm_panels<kMaxBlockColumns, 1, false, T>, gradient_gemm_panels<kMaxBlockColumns, 1, true, T>},
-      {gradient_gemm_panels<1, kMaxBlockColumns, false, T>, gradient_gemm_panels<1, kMaxBlockColumns, true, T>}};
+  const Function function = switch_bools(
+      []<bool kTransposed, bool kDifference>() -> Function {
+        return gradient_gemm_panels < kTransposed ? 1 : kMaxBlockColumns, kTransposed ? kMaxBlockColumns : 1,
+               kDifference, T > ;
+      },
+      transposed, row_value != nullptr);
   const int64_t rows = transposed ? block.columns() : block.rows(), terms = transposed ? block.rows() : block.columns();
-  kFunctions[transposed][row_value != nullptr](weights, rows, terms, depth, value, value_padded,
-                                               row_value ? row_value : value, grad, grad_padded);
+  function(weights, rows, terms, depth, value, value_padded, row_value ? row_value : value, grad, grad_padded);
 }
 
 // Sets the padding of a block's weights to zero: weights are read in whole micro-tile rows, along rows and columns.

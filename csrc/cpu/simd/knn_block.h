@@ -81,15 +81,12 @@ template <class T>
 void knn_block(const PairwiseParams<T>& params, const Block& block, const Reservoirs<T>& reservoirs) {
   using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
   // Tiles of the Euclidean similarity hold squared distances: the smallest is the most similar.
-  static constexpr Visit kVisits[2][2] = {{visit_knn<T, true, false>, visit_knn<T, true, true>},
-                                          {visit_knn<T, false, false>, visit_knn<T, false, true>}};
+  const Visit visit =
+      switch_bools([]<bool kEuclidean, bool kSymmetric>() -> Visit { return visit_knn<T, !kEuclidean, kSymmetric>; },
+                   params.euclidean, params.symmetric);
   const KnnState<T> state{&params, &reservoirs};
-  const TileVisitor<T> visitor{PairKind::kAny, kVisits[params.euclidean][params.symmetric], &state};
-  if (params.euclidean) {
-    visit_block<true>(params, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
-  } else {
-    visit_block<false>(params, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
-  }
+  const TileVisitor<T> visitor{PairKind::kAny, visit, &state};
+  visit_block(params, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
 }
 
 HARDMINE_PROVIDE_KERNELS(KnnKernels, .knn_block = knn_block<T>)

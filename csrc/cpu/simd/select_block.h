@@ -86,25 +86,20 @@ template <class T>
 void select_block(const PairwiseParams<T>& params, const BlockSelection<T>* selections, int64_t selection_count,
                   int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {
   using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
-  static constexpr Visit kVisits[2][2][2] = {
-      {{visit_select<T, false, false, false>, visit_select<T, false, false, true>},
-       {visit_select<T, false, true, false>, visit_select<T, false, true, true>}},
-      {{visit_select<T, true, false, false>, visit_select<T, true, false, true>},
-       {visit_select<T, true, true, false>, visit_select<T, true, true, true>}}};
   static_assert(kMaxSelections <= kMaxVisitors);
   SelectState<T> states[kMaxSelections];
   TileVisitor<T> visitors[kMaxSelections];
   for (int64_t v = 0; v < selection_count; ++v) {
     const BlockSelection<T>& selection = selections[v];
     states[v] = {&params, &selection.best};
-    const Visit visit = kVisits[selection.largest_wins][selection.best.upper != nullptr][params.symmetric];
+    const Visit visit = switch_bools(
+        []<bool kLargestWins, bool kBounded, bool kSymmetric>() -> Visit {
+          return visit_select<T, kLargestWins, kBounded, kSymmetric>;
+        },
+        selection.largest_wins, selection.best.upper != nullptr, params.symmetric);
     visitors[v] = {selection.same_class ? PairKind::kSameClass : PairKind::kOtherClass, visit, &states[v]};
   }
-  if (params.euclidean) {
-    visit_block<true>(params, visitors, selection_count, row_begin, row_end, column_begin, column_end);
-  } else {
-    visit_block<false>(params, visitors, selection_count, row_begin, row_end, column_begin, column_end);
-  }
+  visit_block(params, visitors, selection_count, row_begin, row_end, column_begin, column_end);
 }
 
 HARDMINE_PROVIDE_KERNELS(SelectKernels, .select_block = select_block<T>)

@@ -15,6 +15,7 @@
 #include <limits>
 
 #include "cpu/simd/operands.h"
+#include "cpu/simd/switch_bools.h"
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
@@ -196,6 +197,16 @@ inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* v
       }
     }
   }
+}
+
+template <class T>
+inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* visitors, int64_t visitor_count,
+                        int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {
+  switch_bools(
+      [&]<bool kEuclidean>() {
+        visit_block<kEuclidean>(params, visitors, visitor_count, row_begin, row_end, column_begin, column_end);
+      },
+      params.euclidean);
 }
 
 }  // namespace hardmine::cpu::HARDMINE_TARGET

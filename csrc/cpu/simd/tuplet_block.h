@@ -37,12 +37,12 @@ template <class T>
 void exponential_sums(const PairwiseParams<T>& params, const Block& block, const T* scores,
                       const ExponentialSums<T>& sums) {
   using Function = void (*)(const Block&, const T*, const ExponentialSums<T>&);
-  static constexpr Function kFunctions[2][2][2] = {
-      {{exponential_sums_of<false, false, false, T>, exponential_sums_of<false, false, true, T>},
-       {exponential_sums_of<false, true, false, T>, exponential_sums_of<false, true, true, T>}},
-      {{exponential_sums_of<true, false, false, T>, exponential_sums_of<true, false, true, T>},
-       {exponential_sums_of<true, true, false, T>, exponential_sums_of<true, true, true, T>}}};
-  kFunctions[params.euclidean][sums.row_shift == nullptr][sums.column_sum != nullptr](block, scores, sums);
+  const Function function = switch_bools(
+      []<bool kEuclidean, bool kOneShift, bool kColumns>() -> Function {
+        return exponential_sums_of<kEuclidean, kOneShift, kColumns, T>;
+      },
+      params.euclidean, sums.row_shift == nullptr, sums.column_sum != nullptr);
+  function(block, scores, sums);
 }
 
 // Reads only the columns of the row's class, extended to whole vectors.
@@ -98,9 +98,10 @@ void softplus_sums_of(const PairwiseParams<T>& params, const Block& block, const
 template <class T>
 void softplus_sums(const PairwiseParams<T>& params, const Block& block, const T* scores, const SoftplusSums<T>& sums) {
   using Function = void (*)(const PairwiseParams<T>&, const Block&, const T*, const SoftplusSums<T>&);
-  static constexpr Function kFunctions[2][2] = {{softplus_sums_of<false, false, T>, softplus_sums_of<false, true, T>},
-                                                {softplus_sums_of<true, false, T>, softplus_sums_of<true, true, T>}};
-  kFunctions[params.euclidean][sums.column_sum != nullptr](params, block, scores, sums);
+  const Function function = switch_bools(
+      []<bool kEuclidean, bool kColumns>() -> Function { return softplus_sums_of<kEuclidean, kColumns, T>; },
+      params.euclidean, sums.column_sum != nullptr);
+  function(params, block, scores, sums);
 }
 
 // The derivatives by the similarities of a row, as if all columns were negatives.
@@ -188,12 +189,12 @@ void tuplet_weights_of(const PairwiseParams<T>& params, const Block& block, cons
 template <class T>
 void tuplet_weights(const PairwiseParams<T>& params, const Block& block, const TupletWeights<T>& weights, T* scores) {
   using Function = void (*)(const PairwiseParams<T>&, const Block&, const TupletWeights<T>&, T*);
-  static constexpr Function kFunctions[2][2][2] = {
-      {{tuplet_weights_of<false, false, false, T>, tuplet_weights_of<false, false, true, T>},
-       {tuplet_weights_of<false, true, false, T>, tuplet_weights_of<false, true, true, T>}},
-      {{tuplet_weights_of<true, false, false, T>, tuplet_weights_of<true, false, true, T>},
-       {tuplet_weights_of<true, true, false, T>, tuplet_weights_of<true, true, true, T>}}};
-  kFunctions[params.euclidean][weights.one_shift][params.symmetric](params, block, weights, scores);
+  const Function function = switch_bools(
+      []<bool kEuclidean, bool kOneShift, bool kSymmetric>() -> Function {
+        return tuplet_weights_of<kEuclidean, kOneShift, kSymmetric, T>;
+      },
+      params.euclidean, weights.one_shift, params.symmetric);
+  function(params, block, weights, scores);
 }
 
 HARDMINE_PROVIDE_KERNELS(TupletKernels, .exponential_sums = exponential_sums<T>, .softplus_sums = softplus_sums<T>,
