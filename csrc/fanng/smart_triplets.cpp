@@ -234,9 +234,7 @@ void smart_triplets(const NeighborLists<T>& lists, const Classes& classes, const
   if (first_error < lists.count) throw std::invalid_argument(miners[0].describe(first_error));
 }
 
-template void smart_triplets(const NeighborLists<float>&, const Classes&, const MiningOptions&, const cpu::ThreadPool&,
-                             const MinedTriplets&);
-template void smart_triplets(const NeighborLists<double>&, const Classes&, const MiningOptions&, const cpu::ThreadPool&,
-                             const MinedTriplets&);
+template decltype(smart_triplets<float>) smart_triplets<float>;
+template decltype(smart_triplets<double>) smart_triplets<double>;
 
 }  // namespace hardmine::fanng

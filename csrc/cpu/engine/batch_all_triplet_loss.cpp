@@ -145,7 +145,7 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
   std::unique_ptr<PairwiseOperands<T>> made = make_operands(true);
   if (made->clamped() && !made->params().euclidean) made = make_operands(false);
   const PairwiseOperands<T>& operands = *made;
-  BatchAllResult<T> result{T(0), 0, 0, operands.finite()};
+  BatchAllResult<T> result{.loss = T(0), .active = 0, .total = 0, .finite = operands.finite()};
   if (grad) std::fill_n(grad, samples.count * depth, T(0));
   if (!result.finite || operands.empty()) return result;
   const SortedRows<T>& rows = operands.rows();
@@ -213,9 +213,7 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
   return result;
 }
 
-template BatchAllResult<float> batch_all(const BatchAllRule&, const LabeledMatrix<float>&, int64_t,
-                                         const MarginTable<float>&, const ThreadPool&, float*);
-template BatchAllResult<double> batch_all(const BatchAllRule&, const LabeledMatrix<double>&, int64_t,
-                                          const MarginTable<double>&, const ThreadPool&, double*);
+template decltype(batch_all<float>) batch_all<float>;
+template decltype(batch_all<double>) batch_all<double>;
 
 }  // namespace hardmine::cpu

@@ -37,11 +37,11 @@ void select_best(Neighbor<double>* candidates, int64_t size, int64_t k) {
 
 template <class T>
 void compact(const Reservoirs<T>& reservoirs, int64_t row) {
-  Neighbor<T>* reservoir = reservoirs.candidates + row * reservoirs.capacity;
-  select_best(reservoir, reservoirs.size[row], reservoirs.k);
+  Neighbor<T>* candidates = reservoirs.candidates + row * reservoirs.capacity;
+  select_best(candidates, reservoirs.size[row], reservoirs.k);
   reservoirs.size[row] = static_cast<int32_t>(reservoirs.k);
-  reservoirs.worst_key[row] = reservoir[reservoirs.k - 1].key;
-  reservoirs.worst_index[row] = reservoir[reservoirs.k - 1].index;
+  reservoirs.worst_key[row] = candidates[reservoirs.k - 1].key;
+  reservoirs.worst_index[row] = candidates[reservoirs.k - 1].index;
 }
 
 // num_splits reservoirs per row; that of split s and row i is s * padded + i.
@@ -52,7 +52,7 @@ class ReservoirSet {
       : k_(k),
         capacity_(k + std::clamp<int64_t>(k, 16, kMaxSlack)),
         padded_(padded),
-        reservoir_(num_splits * padded * capacity_),
+        candidates_(num_splits * padded * capacity_),
         size_(num_splits * padded, 0),
         worst_key_(num_splits * padded, -std::numeric_limits<T>::infinity()),
         // No candidate beats kBelowRange at an equal key, so a similarity of -infinity is never selected.
@@ -60,21 +60,21 @@ class ReservoirSet {
 
   Reservoirs<T> view(int64_t split) {
     const int64_t first = split * padded_;
-    return {k_,
-            capacity_,
-            reservoir_.get() + first * capacity_,
-            size_.data() + first,
-            worst_key_.data() + first,
-            worst_index_.data() + first,
-            compact<T>};
+    return {.k = k_,
+            .capacity = capacity_,
+            .candidates = candidates_.get() + first * capacity_,
+            .size = size_.data() + first,
+            .worst_key = worst_key_.data() + first,
+            .worst_index = worst_index_.data() + first,
+            .compact = compact<T>};
   }
 
   // Writes the k best candidates of a row to `best`, best first.
   void gather(int64_t row, int64_t num_splits, std::vector<Neighbor<T>>& best) const {
     best.clear();
     for (int64_t s = 0; s < num_splits; ++s) {
-      const Neighbor<T>* reservoir = reservoir_.get() + (s * padded_ + row) * capacity_;
-      best.insert(best.end(), reservoir, reservoir + size_[s * padded_ + row]);
+      const Neighbor<T>* candidates = candidates_.get() + (s * padded_ + row) * capacity_;
+      best.insert(best.end(), candidates, candidates + size_[s * padded_ + row]);
     }
     const auto middle = best.begin() + std::min<int64_t>(k_, static_cast<int64_t>(best.size()));
     std::partial_sort(best.begin(), middle, best.end(), is_better<T>);
@@ -83,7 +83,7 @@ class ReservoirSet {
 
  private:
   int64_t k_, capacity_, padded_;
-  Buffer<Neighbor<T>> reservoir_;
+  Buffer<Neighbor<T>> candidates_;
   WorkspaceVector<int32_t> size_;
   WorkspaceVector<T> worst_key_;
   WorkspaceVector<Index> worst_index_;
@@ -147,9 +147,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   });
 }
 
-template void nearest(Similarity, const Points<float>&, const Points<float>*, int64_t, int64_t, bool, const ThreadPool&,
-                      float*, int64_t*);
-template void nearest(Similarity, const Points<double>&, const Points<double>*, int64_t, int64_t, bool,
-                      const ThreadPool&, double*, int64_t*);
+template decltype(nearest<float>) nearest<float>;
+template decltype(nearest<double>) nearest<double>;
 
 }  // namespace hardmine::cpu

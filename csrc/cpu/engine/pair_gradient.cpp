@@ -156,11 +156,9 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
   }
 }
 
-template bool all_finite(const float*, int64_t, int64_t, const ThreadPool&);
-template bool all_finite(const double*, int64_t, int64_t, const ThreadPool&);
-template void pair_gradient(const PairMeasure&, const MatrixPair<float>&, const PairList<float>&, const ThreadPool&,
-                            float*, float*);
-template void pair_gradient(const PairMeasure&, const MatrixPair<double>&, const PairList<double>&, const ThreadPool&,
-                            double*, double*);
+template decltype(all_finite<float>) all_finite<float>;
+template decltype(pair_gradient<float>) pair_gradient<float>;
+template decltype(all_finite<double>) all_finite<double>;
+template decltype(pair_gradient<double>) pair_gradient<double>;
 
 }  // namespace hardmine::cpu

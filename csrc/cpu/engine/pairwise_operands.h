@@ -21,8 +21,9 @@ class PairwiseOperands {
     row_norm_ = measure.normalized ? row_norms_->norm.get() : nullptr;
     column_norm_ = measure.normalized ? (refs ? column_norms_ : row_norms_)->norm.get() : nullptr;
     if (empty()) return;
-    rows_ = std::make_unique<SortedRows<T>>(anchors, depth, row_norm_, nullptr, true, !refs, pool);
-    if (refs) columns_ = std::make_unique<SortedRows<T>>(*refs, depth, column_norm_, nullptr, false, true, pool);
+    rows_ = std::make_unique<SortedRows<T>>(anchors, depth, row_norm_, nullptr,
+                                            refs ? PackFor::kRows : PackFor::kRowsAndColumns, pool);
+    if (refs) columns_ = std::make_unique<SortedRows<T>>(*refs, depth, column_norm_, nullptr, PackFor::kColumns, pool);
     params_.rows = rows().view();
     params_.columns = columns().view();
     params_.depth = depth;

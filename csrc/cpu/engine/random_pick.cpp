@@ -146,9 +146,7 @@ SelectionResult<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& 
   return out;
 }
 
-template SelectionResult<float> pick_random(const RandomPick<float>&, const PickOperand<float>&,
-                                            const PickOperand<float>&, const ThreadPool&);
-template SelectionResult<double> pick_random(const RandomPick<double>&, const PickOperand<double>&,
-                                             const PickOperand<double>&, const ThreadPool&);
+template decltype(pick_random<float>) pick_random<float>;
+template decltype(pick_random<double>) pick_random<double>;
 
 }  // namespace hardmine::cpu

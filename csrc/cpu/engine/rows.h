@@ -56,12 +56,15 @@ void project(const RowKernels<T>& kernel, T* acc, const T* x, T norm, int64_t de
   }
 }
 
+// The layouts that sorted rows are packed into (cpu/simd/operands.h).
+enum class PackFor : uint8_t { kNothing, kRows, kColumns, kRowsAndColumns };
+
 template <class T>
 class SortedRows {
  public:
   // `subset`: the rows to take, ascending by (label, index). If null, all rows are taken and sorted.
   SortedRows(const LabeledMatrix<T>& rows, int64_t depth, const T* norm, const WorkspaceVector<Index>* subset,
-             bool as_rows, bool as_columns, const ThreadPool& pool)
+             PackFor pack_for, const ThreadPool& pool)
       : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
     const TileKernels<T>& kernel = kernels<TileKernels<T>>();
     const int64_t padded = round_up(count_, std::max(kernel.micro_tile_rows, kernel.panel_columns));
@@ -69,11 +72,19 @@ class SortedRows {
     permutation_.resize(padded, permutation_.empty() ? 0 : permutation_.back());
     label_.resize(padded);
     for (int64_t i = 0; i < padded; ++i) label_[i] = rows.label[permutation_[i]];
-    if (as_rows) groups_ = packed(kernel, rows.x, depth, norm, kernel.micro_tile_rows, pool);
-    if (as_columns) panels_ = packed(kernel, rows.x, depth, norm, kernel.panel_columns, pool);
+    if (pack_for == PackFor::kRows || pack_for == PackFor::kRowsAndColumns)
+      groups_ = packed(kernel, rows.x, depth, norm, kernel.micro_tile_rows, pool);
+    if (pack_for == PackFor::kColumns || pack_for == PackFor::kRowsAndColumns)
+      panels_ = packed(kernel, rows.x, depth, norm, kernel.panel_columns, pool);
   }
 
-  PackedMatrix<T> view() const { return {groups_.get(), panels_.get(), label_.data(), permutation_.data(), count_}; }
+  PackedMatrix<T> view() const {
+    return {.groups = groups_.get(),
+            .panels = panels_.get(),
+            .label = label_.data(),
+            .id = permutation_.data(),
+            .count = count_};
+  }
   int64_t count() const { return count_; }
   int64_t padded() const { return static_cast<int64_t>(permutation_.size()); }
   const WorkspaceVector<Index>& permutation() const { return permutation_; }

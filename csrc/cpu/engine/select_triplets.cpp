@@ -40,9 +40,15 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
 
   const T* norm = cosine ? norms.norm.get() : nullptr;
   const T* ref_norm = cosine && refs ? ref_norms->norm.get() : nullptr;
-  const SortedRows<T> rows(anchors, depth, norm, nullptr, needs_tiles, needs_tiles && symmetric, pool);
+  const SortedRows<T> rows(anchors, depth, norm, nullptr,
+                           !needs_tiles ? PackFor::kNothing
+                           : symmetric  ? PackFor::kRowsAndColumns
+                                        : PackFor::kRows,
+                           pool);
   const std::unique_ptr<SortedRows<T>> ref_rows =
-      refs ? std::make_unique<SortedRows<T>>(*refs, depth, ref_norm, nullptr, false, needs_tiles, pool) : nullptr;
+      refs ? std::make_unique<SortedRows<T>>(*refs, depth, ref_norm, nullptr,
+                                             needs_tiles ? PackFor::kColumns : PackFor::kNothing, pool)
+           : nullptr;
   const SortedRows<T>& columns = refs ? *ref_rows : rows;
 
   PairwiseParams<T> params{};
@@ -57,19 +63,31 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   const bool hardest_positive = prefers_least_similar(rule.positive);
   const bool easiest_negative = prefers_least_similar(rule.negative);
   const auto any_negative = [](bool least_similar) {
-    return SelectionSpec<T>{false, least_similar, false, [](int64_t) { return unlimited_range<T>(); }};
+    return SelectionSpec<T>{
+        .same_class = false, .least_similar = least_similar, .bounded = false, .range = [](int64_t) {
+          return unlimited_range<T>();
+        }};
   };
   const auto picked = [&](const double* uniform, bool same_class, bool by_similarity, T upper) {
-    const PickOperand<T> row_side{anchors.x, norm, rows};
-    const PickOperand<T> column_side = refs ? PickOperand<T>{refs->x, ref_norm, columns} : row_side;
-    return pick_random<T>({uniform, same_class, symmetric, euclidean, by_similarity, upper, depth}, row_side,
-                          column_side, pool);
+    const PickOperand<T> row_operand{anchors.x, norm, rows};
+    const PickOperand<T> column_operand = refs ? PickOperand<T>{refs->x, ref_norm, columns} : row_operand;
+    return pick_random<T>({.uniform = uniform,
+                           .same_class = same_class,
+                           .symmetric = symmetric,
+                           .euclidean = euclidean,
+                           .by_similarity = by_similarity,
+                           .upper = upper,
+                           .depth = depth},
+                          row_operand, column_operand, pool);
   };
 
   // One pass makes all selections that do not depend on another. Of `results`, positives come first.
   std::vector<SelectionSpec<T>> specs;
   if (!random_positive)
-    specs.push_back({true, hardest_positive, bounded_positives, [&](int64_t) { return positives; }});
+    specs.push_back(
+        {.same_class = true, .least_similar = hardest_positive, .bounded = bounded_positives, .range = [&](int64_t) {
+           return positives;
+         }});
   if (!random_negative && !semihard) specs.push_back(any_negative(easiest_negative));
   std::vector<SelectionResult<T>> results;
   if (!specs.empty()) results = run_pass(rows, columns, params, specs, pool);
@@ -88,7 +106,10 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
 
   if (semihard) {
     const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_key[i]); };
-    results.push_back(std::move(run_pass(rows, columns, params, {{false, false, true, range}}, pool).front()));
+    results.push_back(
+        std::move(run_pass(rows, columns, params,
+                           {{.same_class = false, .least_similar = false, .bounded = true, .range = range}}, pool)
+                      .front()));
   }
   WorkspaceVector<Index> without;
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -103,7 +124,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   // Few anchors lack a semi-hard negative, so a separate pass over these is cheaper than a fallback for all anchors.
   if (semihard && rule.semihard_fallback != Fallback::kNone && !without.empty()) {
     const bool easiest = rule.semihard_fallback == Fallback::kEasiest;
-    const SortedRows<T> rest(anchors, depth, norm, &without, true, false, pool);
+    const SortedRows<T> rest(anchors, depth, norm, &without, PackFor::kRows, pool);
     params.symmetric = false;
     const SelectionResult<T> fallback =
         std::move(run_pass(rest, columns, params, {any_negative(easiest)}, pool).front());
@@ -116,9 +137,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   return finite;
 }
 
-template bool select_triplets(const SelectionRule&, const LabeledMatrix<float>&, const LabeledMatrix<float>*, int64_t,
-                              const RandomNumbers&, const ThreadPool&, const SelectionOut<float>&);
-template bool select_triplets(const SelectionRule&, const LabeledMatrix<double>&, const LabeledMatrix<double>*, int64_t,
-                              const RandomNumbers&, const ThreadPool&, const SelectionOut<double>&);
+template decltype(select_triplets<float>) select_triplets<float>;
+template decltype(select_triplets<double>) select_triplets<double>;
 
 }  // namespace hardmine::cpu

@@ -93,14 +93,16 @@ std::vector<SelectionResult<T>> run_pass(const SortedRows<T>& rows, const Sorted
     if (spec.bounded) upper[r] = Buffer<T>(stride);
     start(spec, rows, results[r].key.get(), results[r].index.get(), upper[r].get());
     for (int64_t t = 0; t < threads; ++t) {
-      const SelectionState<T> best{results[r].key.get() + t * stride, results[r].index.get() + t * stride,
-                                   upper[r].get()};
+      const SelectionState<T> best{.key = results[r].key.get() + t * stride,
+                                   .index = results[r].index.get() + t * stride,
+                                   .upper = upper[r].get()};
       if (t > 0) {
         std::copy_n(results[r].key.get(), rows.padded(), best.key);
         std::copy_n(results[r].index.get(), rows.padded(), best.index);
       }
       // Tiles of the Euclidean similarity hold squared distances: the smallest is the most similar.
-      block_selections[t].push_back({spec.same_class, spec.least_similar == params.euclidean, best});
+      block_selections[t].push_back(
+          {.same_class = spec.same_class, .largest_wins = spec.least_similar == params.euclidean, .best = best});
     }
   }
 

@@ -47,8 +47,15 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   const KeyRange<T> admissible = positive_range<T>(selection);
   const bool least_similar = prefers_least_similar(selection.positive);
   std::vector<SelectionSpec<T>> specs;
-  if (!all) specs.push_back({true, least_similar, admissible.upper < infinity, [&](int64_t) { return admissible; }});
-  if (!one_shift) specs.push_back({false, false, false, [](int64_t) { return unlimited_range<T>(); }});
+  if (!all)
+    specs.push_back({.same_class = true,
+                     .least_similar = least_similar,
+                     .bounded = admissible.upper < infinity,
+                     .range = [&](int64_t) { return admissible; }});
+  if (!one_shift)
+    specs.push_back({.same_class = false, .least_similar = false, .bounded = false, .range = [](int64_t) {
+                       return unlimited_range<T>();
+                     }});
   std::vector<SelectionResult<T>> results;
   if (!specs.empty()) results = run_pass(rows, operands.columns(), params, specs, pool);
   if (!all) {
@@ -163,8 +170,11 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
     log_sum[i] = coefficients.log_sum;
     if (count > 0 && !all) positive[i] = static_cast<Index>(saved.positive_index[anchor]);
   }
-  weights.rows = {negative_weight.data(), shift.data(), positive_weight.data(), log_sum.data(),
-                  all ? nullptr : positive.data()};
+  weights.rows = {.negative_weight = negative_weight.data(),
+                  .shift = shift.data(),
+                  .positive_weight = positive_weight.data(),
+                  .log_sum = log_sum.data(),
+                  .positive = all ? nullptr : positive.data()};
   weights.columns = weights.rows;
 
   BlockGradient<T> gradient(operands, grad_x != nullptr, grad_refs != nullptr, pool);
@@ -176,13 +186,9 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
   return true;
 }
 
-#define HARDMINE_INSTANTIATE(T)                                                                               \
-  template bool tuplet_forward(const TupletRule&, const LabeledMatrix<T>&, const LabeledMatrix<T>*, int64_t,  \
-                               const ThreadPool&, const TupletOut<T>&);                                       \
-  template bool tuplet_backward(const TupletRule&, const LabeledMatrix<T>&, const LabeledMatrix<T>*, int64_t, \
-                                const TupletSaved<T>&, const ThreadPool&, T*, T*);
-HARDMINE_INSTANTIATE(float)
-HARDMINE_INSTANTIATE(double)
-#undef HARDMINE_INSTANTIATE
+template decltype(tuplet_forward<float>) tuplet_forward<float>;
+template decltype(tuplet_backward<float>) tuplet_backward<float>;
+template decltype(tuplet_forward<double>) tuplet_forward<double>;
+template decltype(tuplet_backward<double>) tuplet_backward<double>;
 
 }  // namespace hardmine::cpu

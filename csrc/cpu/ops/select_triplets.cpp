@@ -30,8 +30,10 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const Select
     const LabeledMatrix<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledMatrix<T>{};
     out.finite =
         select_triplets<T>(rule, anchors, inputs.ref_embeddings ? &refs : nullptr, depth, uniforms, TorchThreadPool(),
-                           {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),
-                            mutable_data<T>(out.positive_similarity), mutable_data<T>(out.negative_similarity)});
+                           {.positive_index = mutable_data<int64_t>(out.positive_index),
+                            .negative_index = mutable_data<int64_t>(out.negative_index),
+                            .positive_similarity = mutable_data<T>(out.positive_similarity),
+                            .negative_similarity = mutable_data<T>(out.negative_similarity)});
   });
   return out;
 }
@@ -73,11 +75,18 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
       }
       return;
     }
-    pair_gradient<T>(
-        measure, {data<T>(x), count, ref_embeddings ? data<T>(refs) : nullptr, ref_count, depth},
-        {left ? data<int64_t>(*left) : nullptr, data<int64_t>(right), data<T>(gradient), entries, right.size(1)}, pool,
-        need_embeddings ? mutable_data<T>(grad_x) : nullptr,
-        need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
+    const MatrixPair<T> rows{.x = data<T>(x),
+                             .count = count,
+                             .refs = ref_embeddings ? data<T>(refs) : nullptr,
+                             .ref_count = ref_count,
+                             .depth = depth};
+    const PairList<T> list{.left = left ? data<int64_t>(*left) : nullptr,
+                           .right = data<int64_t>(right),
+                           .gradient = data<T>(gradient),
+                           .count = entries,
+                           .partners = right.size(1)};
+    pair_gradient<T>(measure, rows, list, pool, need_embeddings ? mutable_data<T>(grad_x) : nullptr,
+                     need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
   });
   return {as_array(grad_x, embeddings.scalar_type()), as_array(grad_refs, embeddings.scalar_type())};
 }

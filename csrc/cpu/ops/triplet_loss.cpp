@@ -7,8 +7,11 @@ namespace {
 template <class T>
 SelectedPairs<T> selected_pairs(const Tensor& positive_index, const Tensor& negative_index,
                                 const Tensor& positive_similarity, const Tensor& negative_similarity) {
-  return {data<int64_t>(positive_index), data<int64_t>(negative_index), data<T>(positive_similarity),
-          data<T>(negative_similarity), positive_index.size(0)};
+  return {.positive_index = data<int64_t>(positive_index),
+          .negative_index = data<int64_t>(negative_index),
+          .positive_similarity = data<T>(positive_similarity),
+          .negative_similarity = data<T>(negative_similarity),
+          .count = positive_index.size(0)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cpu(

@@ -21,9 +21,14 @@ TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Te
     const LabeledMatrix<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledMatrix<T>{};
     const bool finite =
         tuplet_forward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth, TorchThreadPool(),
-                          {mutable_data<T>(value), mutable_data<T>(t.level), mutable_data<T>(t.shift),
-                           mutable_data<T>(t.sum), mutable_data<T>(t.slope), mutable_data<T>(t.positive_similarity),
-                           mutable_data<int64_t>(t.positive_index), mutable_data<int64_t>(t.positive_count)});
+                          {.value = mutable_data<T>(value),
+                           .level = mutable_data<T>(t.level),
+                           .shift = mutable_data<T>(t.shift),
+                           .sum = mutable_data<T>(t.sum),
+                           .slope = mutable_data<T>(t.slope),
+                           .positive_similarity = mutable_data<T>(t.positive_similarity),
+                           .positive_index = mutable_data<int64_t>(t.positive_index),
+                           .positive_count = mutable_data<int64_t>(t.positive_count)});
     if (!finite) {  // divergence is never hidden
       std::fill_n(mutable_data<T>(loss), loss.numel(), std::numeric_limits<T>::quiet_NaN());
     } else if (reduced) {
@@ -56,12 +61,15 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor emb
     const LabeledMatrix<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledMatrix<T>{};
     const std::vector<T> gradient =
         tuplet_gradients(rule.reduction, data<T>(given.gradient), data<int64_t>(given.positive_count), count);
-    const bool finite =
-        tuplet_backward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth,
-                           {gradient.data(), data<T>(given.shift), data<T>(given.sum), data<T>(given.slope),
-                            data<int64_t>(given.positive_index), data<int64_t>(given.positive_count)},
-                           TorchThreadPool(), need_embeddings ? mutable_data<T>(grad_x) : nullptr,
-                           need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
+    const bool finite = tuplet_backward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth,
+                                           {.gradient = gradient.data(),
+                                            .shift = data<T>(given.shift),
+                                            .sum = data<T>(given.sum),
+                                            .slope = data<T>(given.slope),
+                                            .positive_index = data<int64_t>(given.positive_index),
+                                            .positive_count = data<int64_t>(given.positive_count)},
+                                           TorchThreadPool(), need_embeddings ? mutable_data<T>(grad_x) : nullptr,
+                                           need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
     if (finite) return;
     for (const Tensor& target : {grad_x, grad_refs})
       std::fill_n(mutable_data<T>(target), target.numel(), std::numeric_limits<T>::quiet_NaN());

@@ -16,8 +16,8 @@ struct KnnVisitor {
   void offer(int64_t owner, T key, Index index) const {
     // `worst` may have changed since the row of the tile was compared with it.
     if (!beats(key, index, reservoirs.worst_key[owner], reservoirs.worst_index[owner])) return;
-    Neighbor<T>* reservoir = reservoirs.candidates + owner * reservoirs.capacity;
-    reservoir[reservoirs.size[owner]++] = {key, index};
+    Neighbor<T>* candidates = reservoirs.candidates + owner * reservoirs.capacity;
+    candidates[reservoirs.size[owner]++] = {key, index};
     if (reservoirs.size[owner] == reservoirs.capacity) reservoirs.compact(reservoirs, owner);
   }
 
