@@ -70,7 +70,7 @@ void check_graph(const Graph& graph, int64_t vertices) {
   const auto edges = static_cast<int64_t>(graph.target.size());
   if (graph.vertices() != vertices || graph.first_edge.front() != 0 || graph.first_edge.back() != edges ||
       !std::is_sorted(graph.first_edge.begin(), graph.first_edge.end()))
-    throw std::invalid_argument("graph: the edges of " + std::to_string(graph.vertices()) + " vertices do not fit to " +
+    throw std::invalid_argument("graph: the edges of " + std::to_string(graph.vertices()) + " vertices do not match " +
                                 std::to_string(vertices) + " distinct rows and " + std::to_string(edges) + " edges");
   for (Vertex v = 0; v < static_cast<Vertex>(vertices); ++v)
     for (const Vertex* edge = graph.begin(v); edge != graph.end(v); ++edge)
@@ -85,7 +85,7 @@ Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, 
              Seeding seeding, const Index* warm, const cpu::ThreadPool& pool, const BuildProgress& progress)
     : points_(vectors, count, depth, metric) {
   if (warm && warm->points().rows() != count)
-    throw std::invalid_argument("init must be an index of as many rows, " + std::to_string(count) + ", got one of " +
+    throw std::invalid_argument("init must be an index of " + std::to_string(count) + " rows, got one of " +
                                 std::to_string(warm->points().rows()));
   graph_ = build(points_, options, seeding, warm, pool, progress, stats_);
   central_ = central_vertex();

@@ -108,17 +108,16 @@ std::string Miner<T>::describe(int64_t row) {
   text.precision(9);
   switch (error.kind) {
     case kOutOfRange:
-      text << "neighbor_lists must be from 0 to N - 1 = " << lists_.count - 1 << ", or -1 where a list ends, got "
-           << index;
+      text << "neighbor_lists must be from 0 to N - 1 = " << lists_.count - 1 << ", or -1 as padding, got " << index;
       break;
     case kAfterEnd:
-      text << "neighbor_lists must be -1 from where a list ends, got " << index << " after -1";
+      text << "neighbor_lists must have -1 only at the end of a list, got " << index << " after -1";
       break;
     case kRepeated:
-      text << "neighbor_lists must hold a sample once in a list, got " << index << " again";
+      text << "neighbor_lists must not repeat a sample within a list, got " << index << " again";
       break;
     case kDistance:
-      text << "distances must be finite numbers >= 0 as far as the list goes, got " << *distance;
+      text << "distances must be finite and >= 0 for each neighbor, got " << *distance;
       break;
     case kOrder:
       text << "distances must be ascending, got " << *distance << " after " << distance[-1];

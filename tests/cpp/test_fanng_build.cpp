@@ -241,7 +241,7 @@ TEST(warm_start_other_row_count_is_an_error) {
   const Index before = built(real_cloud(Metric::kCosine, 10, 3, random));
   const Cloud other = real_cloud(Metric::kCosine, 11, 3, random);
   const auto build = [&] { built(other, {}, Seeding::kNothing, &before); };
-  CHECK_THROWS(build(), std::invalid_argument, "init must be an index of as many rows, 11, got one of 10");
+  CHECK_THROWS(build(), std::invalid_argument, "init must be an index of 11 rows, got one of 10");
   // The depth and the metric may be others.
   check_edges(built(real_cloud(Metric::kEuclidean, 10, 5, random), {}, Seeding::kNothing, &before), 30);
 }

@@ -80,25 +80,25 @@ def test_load_wrong_dtype_or_shape_raises(tampered, name, change, problem):
         ("target", with_item(0, 36), "vertex 0 of 36 has an edge to 36"),
         ("target", with_item(-1, 2**32 - 1), "vertex 35 of 36 has an edge to 4294967295"),
         ("target", with_item(0, 0), "vertex 0 of 36 has an edge to 0"),
-        ("target", lambda x: x[:-1], "do not fit to 36 distinct rows"),
-        ("target", lambda x: np.append(x, x[:1]), "do not fit to 36 distinct rows"),
-        ("target", lambda x: x[:0], "do not fit to 36 distinct rows and 0 edges"),
-        ("first_edge", with_item(0, 1), "do not fit"),
-        ("first_edge", with_item(0, -1), "do not fit"),
-        ("first_edge", with_item(5, -1), "do not fit"),
-        ("first_edge", with_item(5, 2**62), "do not fit"),
-        ("first_edge", with_item(5, -(2**63)), "do not fit"),
-        ("first_edge", with_item(-1, 2**40), "do not fit"),
-        ("first_edge", with_item(-1, 0), "do not fit"),
-        ("first_edge", lambda x: x[::-1], "do not fit"),
-        ("first_edge", lambda x: x[:-1], "the edges of 35 vertices do not fit to 36 distinct rows"),
-        ("first_edge", lambda x: np.append(x, x[-1]), "the edges of 37 vertices do not fit to 36 distinct rows"),
-        ("first_edge", lambda x: x[:1], "the edges of 0 vertices do not fit"),
+        ("target", lambda x: x[:-1], "do not match 36 distinct rows"),
+        ("target", lambda x: np.append(x, x[:1]), "do not match 36 distinct rows"),
+        ("target", lambda x: x[:0], "do not match 36 distinct rows and 0 edges"),
+        ("first_edge", with_item(0, 1), "do not match"),
+        ("first_edge", with_item(0, -1), "do not match"),
+        ("first_edge", with_item(5, -1), "do not match"),
+        ("first_edge", with_item(5, 2**62), "do not match"),
+        ("first_edge", with_item(5, -(2**63)), "do not match"),
+        ("first_edge", with_item(-1, 2**40), "do not match"),
+        ("first_edge", with_item(-1, 0), "do not match"),
+        ("first_edge", lambda x: x[::-1], "do not match"),
+        ("first_edge", lambda x: x[:-1], "the edges of 35 vertices do not match 36 distinct rows"),
+        ("first_edge", lambda x: np.append(x, x[-1]), "the edges of 37 vertices do not match 36 distinct rows"),
+        ("first_edge", lambda x: x[:1], "the edges of 0 vertices do not match"),
         ("first_edge", lambda x: x[:0], "first_edge must not be empty"),
         # The graph does not match these rows.
-        ("vectors", lambda x: x[:-1], "the edges of 36 vertices do not fit to 35 distinct rows"),
-        ("vectors", lambda x: x[:0], "the edges of 36 vertices do not fit to 0 distinct rows"),
-        ("vectors", lambda x: x * 0, "the edges of 36 vertices do not fit to 1 distinct rows"),
+        ("vectors", lambda x: x[:-1], "the edges of 36 vertices do not match 35 distinct rows"),
+        ("vectors", lambda x: x[:0], "the edges of 36 vertices do not match 0 distinct rows"),
+        ("vectors", lambda x: x * 0, "the edges of 36 vertices do not match 1 distinct rows"),
     ],
 )
 def test_load_invalid_graph_raises(tampered, name, change, problem):
@@ -225,7 +225,7 @@ def test_load_random_graph_raises_or_searches(tampered):
             ascending = found.distance.nan_to_num(float("inf"))
             assert (ascending.diff(dim=1).nan_to_num(0.0) >= 0).all()
     assert 20 < loaded < 280
-    assert all(re.search("do not fit to|has an edge to", problem) for problem in problems)
+    assert all(re.search("do not match|has an edge to", problem) for problem in problems)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])

@@ -87,26 +87,26 @@ def test_smart_triplets_valid_base_arguments_pass():
     [
         (
             changed("neighbor_lists", 3, 1, 4),
-            r"neighbor_lists must be from 0 to N - 1 = 3, or -1 where a list ends, got 4 at \[3, 1\]",
+            r"neighbor_lists must be from 0 to N - 1 = 3, or -1 as padding, got 4 at \[3, 1\]",
         ),
         (changed("neighbor_lists", 0, 2, -2), r"neighbor_lists must be from 0 to .*, got -2 at \[0, 2\]"),
         (changed("neighbor_lists", 1, 0, 2**62), r"neighbor_lists must be from 0 to .* got 4611686018427387904 at"),
         (
             changed("neighbor_lists", 0, 1, -1),
-            r"neighbor_lists must be -1 from where a list ends, got 3 after -1 at \[0, 2\]",
+            r"neighbor_lists must have -1 only at the end of a list, got 3 after -1 at \[0, 2\]",
         ),
         (
             changed("neighbor_lists", 3, 2, 2),
-            r"neighbor_lists must hold a sample once in a list, got 2 again at \[3, 2\]",
+            r"neighbor_lists must not repeat a sample within a list, got 2 again at \[3, 2\]",
         ),
         (
             changed("distances", 0, 1, math.nan),
-            r"distances must be finite numbers >= 0 as far as the list goes, got nan at \[0, 1\]",
+            r"distances must be finite and >= 0 for each neighbor, got nan at \[0, 1\]",
         ),
         (changed("distances", 3, 2, math.inf), r"distances must be finite .*, got inf at \[3, 2\]"),
         (
             changed("distances", 3, 0, -1e-3),
-            r"distances must be finite numbers >= 0 .*, got -0.00100000005 at \[3, 0\]",
+            r"distances must be finite and >= 0 .*, got -0.00100000005 at \[3, 0\]",
         ),
         (changed("distances", 0, 2, 1.5), r"distances must be ascending, got 1.5 after 2 at \[0, 2\]"),
         (
