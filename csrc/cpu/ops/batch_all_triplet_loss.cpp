@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/ops/torch_bridge.h"
+#include "cpu/ops/selection_tensors.h"
 
 namespace hardmine::cpu {
 namespace {

@@ -1,5 +1,5 @@
 #include "cpu/engine/knn.h"
-#include "cpu/ops/torch_bridge.h"
+#include "cpu/ops/pair_tensors.h"
 
 namespace hardmine::cpu {
 namespace {

@@ -1,10 +1,9 @@
-// Shared by the wrappers of all CPU ops: torch's threads as a ThreadPool, and inputs as contiguous arrays.
+// Shared by the wrappers of all CPU ops: torch's threads as a ThreadPool, and the dispatch on the compute type.
 #pragma once
 
 #include <chrono>
 
-#include "core/similarity.h"
-#include "cpu/engine/select_triplets.h"
+#include "cpu/engine/thread_pool.h"
 #include "cpu/ops/python_signals.h"
 #include "op_arguments.h"
 
@@ -39,71 +38,10 @@ class TorchThreadPool : public ThreadPool {
   mutable std::atomic<bool> cancelled_{false};
 };
 
-// Checks that all elements of an int64 tensor lie in [min, rows). Returns the tensor, contiguous.
-inline Tensor checked_indices(const char* name, const Tensor& t, int64_t min, int64_t rows) {
-  check(t.is_cpu() && t.scalar_type() == ScalarType::Long, std::string(name) + " must be an int64 CPU tensor");
-  const Tensor indices = contiguous_array(t);
-  const int64_t* index = data<int64_t>(indices);
-  const int64_t count = indices.numel();
-  for (int64_t i = 0; i < count; ++i) {
-    if (index[i] >= min && index[i] < rows) continue;
-    check(false, std::string(name) + " must lie in [" + std::to_string(min) + ", " + std::to_string(rows) + "), got " +
-                     std::to_string(index[i]));
-  }
-  return indices;
-}
-
 // Calls body.operator()<T>() with the C++ type of a compute type.
 template <class Body>
 auto dispatch(ScalarType type, const Body& body) {
   return type == ScalarType::Double ? body.template operator()<double>() : body.template operator()<float>();
 }
-
-// The checked inputs of an op on labeled embeddings, as contiguous arrays.
-struct SelectionInputs {
-  Tensor embeddings, labels;
-  std::optional<Tensor> ref_embeddings, ref_labels;
-  ScalarType type;
-
-  SelectionInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
-                  const std::optional<Tensor>& ref_y);
-
-  template <class T>
-  LabeledMatrix<T> anchors() const {
-    return {data<T>(embeddings), data<int64_t>(labels), embeddings.size(0)};
-  }
-  template <class T>
-  LabeledMatrix<T> refs() const {
-    return {data<T>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
-  }
-};
-
-// The outputs of a selection, and whether all inputs are finite.
-struct SelectionTensors {
-  Tensor positive_index, negative_index, positive_similarity, negative_similarity;
-  bool finite;
-};
-// `random`: see csrc/library.cpp.
-SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs,
-                                         const std::optional<Tensor>& random);
-
-// The members of a PairList as tensors.
-struct PairTensors {
-  std::optional<Tensor> left;  // [entries] int64; none: entry e is row e of the embeddings
-  Tensor right;                // [entries, partners] int64, -1: no pair
-  Tensor gradient;             // [entries, partners], compute type
-};
-
-// The gradients of the embeddings and refs, in their dtypes; empty if not needed. nan_if_not_finite: all gradients are
-// NaN if some row or norm is not finite, as the loss is.
-std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, const PairTensors& pairs,
-                                                 const Tensor& embeddings, const std::optional<Tensor>& ref_embeddings,
-                                                 bool need_embeddings, bool need_ref_embeddings,
-                                                 bool nan_if_not_finite);
-
-// The pairs of a selection, from indices and gradients of positives and negatives, all [B].
-PairTensors selected_pair_tensors(const Tensor& positive_index, const Tensor& negative_index,
-                                  const Tensor& grad_positive, const Tensor& grad_negative, int64_t count,
-                                  ScalarType type);
 
 }  // namespace hardmine::cpu

@@ -1,5 +1,5 @@
-#include "cpu/engine/pair_gradient.h"
-#include "cpu/ops/torch_bridge.h"
+#include "cpu/ops/pair_tensors.h"
+#include "cpu/ops/selection_tensors.h"
 
 namespace hardmine::cpu {
 namespace {

@@ -1,6 +1,6 @@
 #include "cpu/engine/tuplet_loss.h"
 
-#include "cpu/ops/torch_bridge.h"
+#include "cpu/ops/selection_tensors.h"
 
 namespace hardmine::cpu {
 namespace {
