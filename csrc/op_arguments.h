@@ -16,7 +16,7 @@ namespace hardmine {
 inline void check_refs(const char* name, const Tensor& refs, const char* x_name, const Tensor& x) {
   check_matrix(name, refs, x.size(1));
   check_same_device(name, refs, x);
-  if (refs.scalar_type() != x.scalar_type()) check(false, std::string(name) + " must have the dtype of " + x_name);
+  if (refs.scalar_type() != x.scalar_type()) fail(std::string(name) + " must have the dtype of " + x_name);
 }
 
 inline void check_labels(const char* name, const Tensor& labels, const Tensor& rows) {
@@ -42,7 +42,7 @@ inline void check_neighbors(const Tensor& queries, const std::optional<Tensor>& 
     check(!exclude_self, "exclude_self must be false with refs");
   }
   if (k < 1 || k > kMaxNeighbors)
-    check(false, "k must be from 1 to " + std::to_string(kMaxNeighbors) + ", got " + std::to_string(k));
+    fail("k must be from 1 to " + std::to_string(kMaxNeighbors) + ", got " + std::to_string(k));
 }
 
 // A number for each row of `rows`, contiguous.

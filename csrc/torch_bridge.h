@@ -37,8 +37,9 @@ inline constexpr char kHere[] = "CPU";
 inline bool is_here(const Tensor& t) { return t.is_cpu(); }
 #endif
 
+[[noreturn]] inline void fail(const std::string& message) { throw std::invalid_argument(message); }
 inline void check(bool ok, const std::string& message) {
-  if (!ok) throw std::invalid_argument(message);
+  if (!ok) fail(message);
 }
 
 inline std::string shape_of(const Tensor& t) {
@@ -138,30 +139,29 @@ T* mutable_data(const Tensor& t) {
 }
 
 inline void check_matrix(const char* name, const Tensor& t, int64_t depth) {
-  if (!is_here(t)) check(false, std::string(name) + " must be on the " + kHere + ", as embeddings are");
+  if (!is_here(t)) fail(std::string(name) + " must be on the " + kHere + ", as embeddings are");
   if (t.dim() != 2 || t.size(1) < 1 || (depth >= 0 && t.size(1) != depth))
-    check(false, std::string(name) + " must be [rows, D] with D = " +
-                     (depth < 0 ? "1 or more" : std::to_string(depth)) + ", got " + shape_of(t));
-  if (t.size(0) >= kAtLowerBound)
-    check(false, std::string(name) + " must have fewer than 2^31 - 1 rows, got " + shape_of(t));
+    fail(std::string(name) + " must be [rows, D] with D = " + (depth < 0 ? "1 or more" : std::to_string(depth)) +
+         ", got " + shape_of(t));
+  if (t.size(0) >= kAtLowerBound) fail(std::string(name) + " must have fewer than 2^31 - 1 rows, got " + shape_of(t));
 }
 
 inline void check_vector(const char* name, const Tensor& t, int64_t count, ScalarType type) {
   if (is_here(t) && t.scalar_type() == type && t.dim() == 1 && t.size(0) == count) return;
-  check(false, std::string(name) + " must be a " + kHere + " tensor [" + std::to_string(count) +
-                   "] of its op's type, got " + shape_of(t));
+  fail(std::string(name) + " must be a " + kHere + " tensor [" + std::to_string(count) + "] of its op's type, got " +
+       shape_of(t));
 }
 
 inline void check_pairs(const char* name, const Tensor& t, int64_t count, ScalarType type) {
   if (is_here(t) && t.scalar_type() == type && t.dim() == 2 && t.size(0) == count) return;
-  check(false, std::string(name) + " must be a " + kHere + " tensor [" + std::to_string(count) +
-                   ", K] of its op's type, got " + shape_of(t));
+  fail(std::string(name) + " must be a " + kHere + " tensor [" + std::to_string(count) + ", K] of its op's type, got " +
+       shape_of(t));
 }
 
 inline void check_same_device(const char* name, const Tensor& t, const Tensor& embeddings) {
   if (t.get_device_index() == embeddings.get_device_index()) return;
-  check(false, std::string(name) + " must be on the device of embeddings, " + kHere + " " +
-                   std::to_string(embeddings.get_device_index()) + ", got " + std::to_string(t.get_device_index()));
+  fail(std::string(name) + " must be on the device of embeddings, " + kHere + " " +
+       std::to_string(embeddings.get_device_index()) + ", got " + std::to_string(t.get_device_index()));
 }
 
 inline void check_loss_gradient(const Tensor& grad, const Tensor& embeddings, ScalarType type, int64_t count) {

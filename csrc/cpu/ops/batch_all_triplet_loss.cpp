@@ -14,7 +14,7 @@ template <class T>
 void check_margins(const BatchAllRule& rule, const MarginTable<T>& table, const std::vector<int64_t>& rows) {
   const auto check_finite = [](T margin, const std::string& place) {
     if (!(std::fabs(margin) <= std::numeric_limits<T>::max()))
-      check(false, "margin must be finite, got " + std::to_string(margin) + place);
+      fail("margin must be finite, got " + std::to_string(margin) + place);
   };
   if (!table.margin) return check_finite(static_cast<T>(rule.margin), "");
   for (const int64_t r : rows)
@@ -27,9 +27,8 @@ std::vector<int64_t> rows_in_use(const Tensor& row, const Tensor& labels, int64_
   std::vector<int64_t> rows(data<int64_t>(row), data<int64_t>(row) + row.numel());
   for (size_t i = 0; i < rows.size(); ++i)
     if (rows[i] < 0 || rows[i] >= table_rows)
-      check(false, "labels must have a row in margin, [" + std::to_string(table_rows) + ", " +
-                       std::to_string(table_rows) + "], got " + std::to_string(data<int64_t>(labels)[i]) + " at " +
-                       std::to_string(i));
+      fail("labels must have a row in margin, [" + std::to_string(table_rows) + ", " + std::to_string(table_rows) +
+           "], got " + std::to_string(data<int64_t>(labels)[i]) + " at " + std::to_string(i));
   std::sort(rows.begin(), rows.end());
   rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
   return rows;

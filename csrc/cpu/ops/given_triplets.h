@@ -15,7 +15,7 @@ struct TripletInputs {
   TripletInputs(const Tensor& x, const Tensor& t) : type(compute_type(x)) {
     check_matrix("embeddings", x, -1);
     if (!t.is_cpu() || t.scalar_type() != ScalarType::Long || t.dim() != 2 || t.size(1) != 3)
-      check(false, "triplets must be an int64 CPU tensor [T, 3], got " + shape_of(t));
+      fail("triplets must be an int64 CPU tensor [T, 3], got " + shape_of(t));
     embeddings = as_array(x, type);
     triplets = contiguous_array(t);
     rows = x.size(0);

@@ -13,8 +13,8 @@ Tensor checked_indices(const char* name, const Tensor& t, int64_t min, int64_t r
   const int64_t count = indices.numel();
   for (int64_t i = 0; i < count; ++i) {
     if (index[i] >= min && index[i] < rows) continue;
-    check(false, std::string(name) + " must lie in [" + std::to_string(min) + ", " + std::to_string(rows) + "), got " +
-                     std::to_string(index[i]));
+    fail(std::string(name) + " must lie in [" + std::to_string(min) + ", " + std::to_string(rows) + "), got " +
+         std::to_string(index[i]));
   }
   return indices;
 }

@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cuda(
     using acc_t = typename MmaPolicy::acc_t;
     const auto margin = static_cast<acc_t>(rule.margin);
     if (!margin_table && !(std::fabs(margin) <= std::numeric_limits<acc_t>::max()))
-      check(false, "margin must be finite, got " + std::to_string(margin));
+      fail("margin must be finite, got " + std::to_string(margin));
     batch_all<MmaPolicy>(rule, inputs.anchors<Scalar>(), inputs.depth, margins.table<acc_t>(),
                          {
                              .loss = mutable_data<acc_t>(out.loss),

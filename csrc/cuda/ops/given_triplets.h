@@ -16,7 +16,7 @@ struct TripletInputs {
   TripletInputs(const Tensor& x, const Tensor& t, bool need_gradient)
       : rows(x, std::nullopt, need_gradient, false), type(compute_type(x)) {
     if (!is_here(t) || t.scalar_type() != ScalarType::Long || t.dim() != 2 || t.size(1) != 3)
-      check(false, std::string("triplets must be an int64 ") + kHere + " tensor [T, 3], got " + shape_of(t));
+      fail(std::string("triplets must be an int64 ") + kHere + " tensor [T, 3], got " + shape_of(t));
     check_same_device("triplets", t, x);
     triplets = contiguous_array(t);
     count = t.size(0);
