@@ -8,6 +8,12 @@
 namespace hardmine {
 
 template <class Scalar>
+struct Matrix {
+  const Scalar* x;  // [count, depth]
+  int64_t count;
+};
+
+template <class Scalar>
 struct LabeledMatrix {
   const Scalar* x;       // [count, depth]
   const int64_t* label;  // [count]

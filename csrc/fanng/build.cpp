@@ -169,8 +169,8 @@ void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::ThreadPo
     // Under the cosine metric stored rows are unit rows, whose inner products order as their distances do.
     const Similarity kind = points.metric() == Metric::kCosine ? Similarity::kDot : Similarity::kEuclidean;
     const auto find = [&](int64_t) {
-      cpu::nearest<float>(kind, {points.data(), count}, nullptr, points.stride(), k, true, pool, similarity.data(),
-                          index.data());
+      cpu::knn<float>(kind, {points.data(), count}, nullptr, points.stride(), k, true, pool, similarity.data(),
+                      index.data());
     };
     // A single worker would run on the calling thread, which has to poll.
     pool.count() == 1 ? pool.run(1, find) : find(0);

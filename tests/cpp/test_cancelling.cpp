@@ -144,13 +144,13 @@ TEST(batch_all_cancelled_anywhere_throws_or_is_complete) {
 
 TEST(knn_cancelled_anywhere_throws_or_is_complete) {
   const Sample sample(1);
-  const cpu::Points<float> points{sample.x.data(), kCount};
+  const Matrix<float> points{sample.x.data(), kCount};
   for (const bool symmetric : {true, false}) {
     check_cancelling("nearest", [&](const cpu::ThreadPool& workers) {
       std::vector<float> similarity(kCount * 5);
       std::vector<int64_t> index(kCount * 5);
-      cpu::nearest<float>(Similarity::kCosine, points, symmetric ? nullptr : &points, kDepth, 5, symmetric, workers,
-                          similarity.data(), index.data());
+      cpu::knn<float>(Similarity::kCosine, points, symmetric ? nullptr : &points, kDepth, 5, symmetric, workers,
+                      similarity.data(), index.data());
       Numbers out;
       append(out, similarity);
       append(out, index);

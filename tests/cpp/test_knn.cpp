@@ -29,10 +29,10 @@ struct Neighbors {
   Neighbors(Similarity kind, const Batch<T>& queries, const Batch<T>* refs, int64_t k, Self self,
             const cpu::ThreadPool& workers)
       : similarity(queries.count * k, T(5)), index(queries.count * k, 77) {
-    const cpu::Points<T> points{queries.x.data(), queries.count};
-    const cpu::Points<T> others{refs ? refs->x.data() : nullptr, refs ? refs->count : 0};
-    cpu::nearest<T>(kind, points, refs ? &others : nullptr, queries.depth, k, self == Self::kExcluded, workers,
-                    similarity.data(), index.data());
+    const Matrix<T> points{queries.x.data(), queries.count};
+    const Matrix<T> others{refs ? refs->x.data() : nullptr, refs ? refs->count : 0};
+    cpu::knn<T>(kind, points, refs ? &others : nullptr, queries.depth, k, self == Self::kExcluded, workers,
+                similarity.data(), index.data());
   }
   bool same(const Neighbors& other) const { return index == other.index && same_bits(similarity, other.similarity); }
 };

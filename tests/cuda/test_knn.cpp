@@ -64,13 +64,13 @@ void check_nearest(const Problem& p) {
   };
   const std::vector<Scalar> queries = scalars(x), refs = scalars(y);
   const int64_t ref_count = static_cast<int64_t>(refs.size()) / p.depth;
-  const Points<Scalar> gallery{refs.data(), ref_count};
+  const Matrix<Scalar> gallery{refs.data(), ref_count};
   std::vector<acc_t> similarity(p.queries * p.k, acc_t(77));
   std::vector<int64_t> index(p.queries * p.k, 77);
   HostWorkspace workspace;
   Stream stream;
   stream.max_blocks = p.max_blocks;
-  knn<MmaPolicy>(kind, Points<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
+  knn<MmaPolicy>(kind, Matrix<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
                  p.exclude_self, KnnOut<acc_t>{similarity.data(), index.data()}, workspace, stream);
 
   for (int64_t i = 0; i < p.queries; ++i) {
@@ -177,10 +177,10 @@ TEST(knn_empty_inputs_give_sentinels) {
   check_nearest<FloatProducts, float>({0, 4, 2, 3, false});
   HostWorkspace workspace;
   const float query[] = {1, 2}, none[] = {0};
-  const Points<float> gallery{none, 0};
+  const Matrix<float> gallery{none, 0};
   float similarity[2] = {};
   int64_t index[2] = {};
-  knn<FloatProducts>(Similarity::kDot, Points<float>{query, 1}, &gallery, 2, 2, false, KnnOut<float>{similarity, index},
+  knn<FloatProducts>(Similarity::kDot, Matrix<float>{query, 1}, &gallery, 2, 2, false, KnnOut<float>{similarity, index},
                      workspace, Stream{});
   CHECK(std::isnan(similarity[0]) && std::isnan(similarity[1]));
   CHECK(index[0] == -1 && index[1] == -1);
@@ -188,13 +188,13 @@ TEST(knn_empty_inputs_give_sentinels) {
 
 TEST(knn_memory_grows_with_reservoirs_not_pairs) {
   std::vector<float> x = numbers(40, 1, Rows::kMixed, 5), y = numbers(3000, 1, Rows::kMixed, 6);
-  const Points<float> gallery{y.data(), 3000};
+  const Matrix<float> gallery{y.data(), 3000};
   std::vector<float> similarity(40);
   std::vector<int64_t> index(40);
   HostWorkspace few, many;
-  knn<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 1}, &gallery, 1, 1, false,
+  knn<FloatProducts>(Similarity::kDot, Matrix<float>{x.data(), 1}, &gallery, 1, 1, false,
                      KnnOut<float>{similarity.data(), index.data()}, few, Stream{});
-  knn<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 40}, &gallery, 1, 1, false,
+  knn<FloatProducts>(Similarity::kDot, Matrix<float>{x.data(), 40}, &gallery, 1, 1, false,
                      KnnOut<float>{similarity.data(), index.data()}, many, Stream{});
   // For a query more, a pool of up to 256 candidates a share, of which 24 panels make 12; and marks of row groups.
   CHECK(many.bytes() - few.bytes() <= 39 * 12 * (256 * 8 + 4) + 2 * 4);

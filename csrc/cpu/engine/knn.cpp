@@ -92,8 +92,8 @@ class ReservoirSet {
 }  // namespace
 
 template <class T>
-void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const ThreadPool& pool, T* similarity, int64_t* index) {
+void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64_t depth, int64_t k, bool exclude_self,
+         const ThreadPool& pool, T* similarity, int64_t* index) {
   const KnnKernels<T>& kernel = kernels<KnnKernels<T>>();
   const int64_t count = queries.count;
   std::fill_n(similarity, count * k, std::numeric_limits<T>::quiet_NaN());
@@ -147,7 +147,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   });
 }
 
-template decltype(nearest<float>) nearest<float>;
-template decltype(nearest<double>) nearest<double>;
+template decltype(knn<float>) knn<float>;
+template decltype(knn<double>) knn<double>;
 
 }  // namespace hardmine::cpu

@@ -1,26 +1,20 @@
-// Exact nearest neighbors.
+// Exact knn neighbors.
 #pragma once
 
 #include <cstdint>
 
 #include "core/selection.h"
+#include "core/views.h"
 #include "cpu/engine/thread_pool.h"
 
 namespace hardmine::cpu {
-
-// A matrix of queries or refs.
-template <class T>
-struct Points {
-  const T* x;  // [count, depth]
-  int64_t count;
-};
 
 // Finds the k most similar rows of refs for each query, most similar first, ties by the lowest index. Writes similarity
 // and index [queries, k], padded with NaN and -1. If refs is null, the queries are compared with each other, and with
 // themselves unless exclude_self. O(depth) memory per row and O(k) per query. The result does not depend on the number
 // of threads.
 template <class T>
-void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const ThreadPool& pool, T* similarity, int64_t* index);
+void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64_t depth, int64_t k, bool exclude_self,
+         const ThreadPool& pool, T* similarity, int64_t* index);
 
 }  // namespace hardmine::cpu

@@ -13,9 +13,9 @@ std::tuple<Tensor, Tensor> knn_cpu(Tensor queries, std::optional<Tensor> refs, i
   const Tensor x = as_array(queries, type), y = refs ? as_array(*refs, type) : x;
   const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);
   dispatch(type, [&]<class T>() {
-    const Points<T> gallery{data<T>(y), y.size(0)};
-    nearest<T>(kind, {data<T>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self, TorchThreadPool(),
-               mutable_data<T>(values), mutable_data<int64_t>(indices));
+    const Matrix<T> gallery{data<T>(y), y.size(0)};
+    knn<T>(kind, {data<T>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self, TorchThreadPool(),
+           mutable_data<T>(values), mutable_data<int64_t>(indices));
   });
   return {values, indices};
 }

@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 }  // namespace
 
 template <class MmaPolicy, class Scalar>
-void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
+void knn(Similarity kind, const Matrix<Scalar>& queries, const Matrix<Scalar>* refs, int64_t depth, int64_t k,
          bool exclude_self, const KnnOut<typename MmaPolicy::acc_t>& out, Workspace& workspace, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
   if (queries.count == 0) return;

@@ -2,16 +2,10 @@
 #pragma once
 
 #include "core/selection.h"
+#include "core/views.h"
 #include "cuda/device/launch.h"
 
 namespace hardmine::cuda {
-
-// Queries, or rows to search.
-template <class Scalar>
-struct Points {
-  const Scalar* x;  // [count, depth]
-  int64_t count;
-};
 
 template <class acc_t>
 struct KnnOut {
@@ -23,7 +17,7 @@ struct KnnOut {
 // -1 beyond the candidates. Without `refs` (null) the queries are compared with each other, and with themselves unless
 // exclude_self. O(depth) memory per row and O(k) per query.
 template <class MmaPolicy, class Scalar>
-void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
+void knn(Similarity kind, const Matrix<Scalar>& queries, const Matrix<Scalar>* refs, int64_t depth, int64_t k,
          bool exclude_self, const KnnOut<typename MmaPolicy::acc_t>& out, Workspace& workspace, const Stream& stream);
 
 }  // namespace hardmine::cuda

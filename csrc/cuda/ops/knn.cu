@@ -15,8 +15,8 @@ std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, 
   OpContext context(x);
   with_mma_policy(x.scalar_type(), kind == Similarity::kEuclidean, allow_tf32, [&]<class MmaPolicy, class Scalar>() {
     using acc_t = typename MmaPolicy::acc_t;
-    const Points<Scalar> gallery{data<Scalar>(y), y.size(0)};
-    knn<MmaPolicy>(kind, Points<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
+    const Matrix<Scalar> gallery{data<Scalar>(y), y.size(0)};
+    knn<MmaPolicy>(kind, Matrix<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
                    KnnOut<acc_t>{mutable_data<acc_t>(values), mutable_data<int64_t>(indices)}, context,
                    context.stream());
   });
