@@ -54,10 +54,10 @@ inline Tensor checked_vector(const char* name, const Tensor& t, const Tensor& ro
 
 // What the forward pass of a tuplet loss returns beside its loss.
 struct TupletTensors {
-  Tensor level, positive_similarity, shift, sum, slope, positive_index, positive_count;
+  Tensor logsumexp, positive_similarity, shift, sum, slope, positive_index, positive_count;
 
   TupletTensors(const Tensor& embeddings, const Tensor& labels, ScalarType type)
-      : level(values(embeddings, type)),
+      : logsumexp(values(embeddings, type)),
         positive_similarity(values(embeddings, type)),
         shift(values(embeddings, type)),
         sum(values(embeddings, type)),

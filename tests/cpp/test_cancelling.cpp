@@ -104,14 +104,14 @@ TEST(tuplet_loss_cancelled_anywhere_throws_or_is_complete) {
   for (const TupletPositive positive : {TupletPositive::kEasiest, TupletPositive::kAll}) {
     TupletRule rule;
     rule.positive = positive;
-    std::vector<float> level(kCount), shift(kCount), sum(kCount), slope(kCount), value(kCount), s_ap(kCount);
+    std::vector<float> logsumexp(kCount), shift(kCount), sum(kCount), slope(kCount), value(kCount), s_ap(kCount);
     std::vector<int64_t> index(kCount), count(kCount);
     check_cancelling("tuplet forward", [&](const cpu::ThreadPool& workers) {
       cpu::tuplet_forward<float>(rule, sample.view(), nullptr, kDepth, workers,
-                                 {value.data(), level.data(), shift.data(), sum.data(), slope.data(), s_ap.data(),
+                                 {value.data(), logsumexp.data(), shift.data(), sum.data(), slope.data(), s_ap.data(),
                                   index.data(), count.data()});
       Numbers out;
-      for (const auto* numbers : {&value, &level, &sum, &slope}) append(out, *numbers);
+      for (const auto* numbers : {&value, &logsumexp, &sum, &slope}) append(out, *numbers);
       append(out, index);
       return out;
     });

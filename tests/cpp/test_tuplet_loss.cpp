@@ -79,7 +79,7 @@ void check_case(const Choice& choice, int64_t rows, int64_t refs, TupletCoverage
 
 template <class T>
 bool same_run(const TupletRun<T>& a, const TupletRun<T>& b) {
-  return same_bits(a.value, b.value) && same_bits(a.level, b.level) && same_bits(a.shift, b.shift) &&
+  return same_bits(a.value, b.value) && same_bits(a.logsumexp, b.logsumexp) && same_bits(a.shift, b.shift) &&
          same_bits(a.sum, b.sum) && same_bits(a.slope, b.slope) &&
          same_bits(a.positive_similarity, b.positive_similarity) && a.positive_index == b.positive_index &&
          a.positive_count == b.positive_count && same_bits(a.grad_x, b.grad_x) && same_bits(a.grad_refs, b.grad_refs);
@@ -182,7 +182,7 @@ TEST(tuplet_loss_one_anchor_matches_hand_worked_values) {
     p.rule.temperature = 0.5;
     const TupletRun<double> run(p, SerialWorkers());
     const double ratio = 2 * std::exp(-2.0);  // sum of exp(s_an / t) over exp(s_ap / t)
-    CHECK_NEAR(run.level[0], std::log(2.0), 1e-15);
+    CHECK_NEAR(run.logsumexp[0], std::log(2.0), 1e-15);
     CHECK_NEAR(run.value[0], std::log(1 + ratio), 1e-15);
     CHECK_NEAR(run.slope[0], ratio / (1 + ratio), 1e-15);
     CHECK_EQ(run.positive_count[0], 1);

@@ -41,7 +41,7 @@ struct CudaRun {
   using MmaPolicy = typename Way::MmaPolicy;
   using Scalar = typename Way::Scalar;
   using acc_t = typename Way::acc_t;
-  std::vector<acc_t> value, level, shift, sum, slope, positive_similarity;  // value: the loss
+  std::vector<acc_t> value, logsumexp, shift, sum, slope, positive_similarity;  // value: the loss
   std::vector<int64_t> positive_index, positive_count;
   std::vector<acc_t> grad_x, grad_refs;
   int64_t bytes = 0, launches = 0;
@@ -52,7 +52,7 @@ struct CudaRun {
     const WithOrder order(running.order);
     const size_t count = p.anchors.count;
     const acc_t garbage = acc_t(77);
-    for (std::vector<acc_t>* numbers : {&level, &shift, &sum, &slope, &positive_similarity})
+    for (std::vector<acc_t>* numbers : {&logsumexp, &shift, &sum, &slope, &positive_similarity})
       numbers->assign(count, garbage);
     value.assign(p.rule.reduction == Reduction::kNone ? count : 1, garbage);
     positive_index.assign(count, 77);
@@ -64,7 +64,7 @@ struct CudaRun {
     const Stream stream{running.max_blocks};
     emulation::take_launch_count();
     tuplet_loss<MmaPolicy>(p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
-                           {value.data(), level.data(), positive_similarity.data(), shift.data(), sum.data(),
+                           {value.data(), logsumexp.data(), positive_similarity.data(), shift.data(), sum.data(),
                             slope.data(), positive_index.data(), positive_count.data()},
                            workspace, stream);
     launches = emulation::take_launch_count();
@@ -85,7 +85,7 @@ struct CudaRun {
   }
 
   bool same(const CudaRun& other) const {
-    return same_bits(value, other.value) && same_bits(level, other.level) && same_bits(shift, other.shift) &&
+    return same_bits(value, other.value) && same_bits(logsumexp, other.logsumexp) && same_bits(shift, other.shift) &&
            same_bits(sum, other.sum) && same_bits(slope, other.slope) &&
            same_bits(positive_similarity, other.positive_similarity) && positive_index == other.positive_index &&
            positive_count == other.positive_count && same_bits(grad_x, other.grad_x) &&
@@ -295,7 +295,7 @@ TEST(tuplet_loss_empty_input_is_zero) {
           CHECK(std::all_of(numbers.begin(), numbers.end(), [](auto v) { return v == 0; }));
         CHECK(run.positive_count == std::vector<int64_t>(rows, 0));
         CHECK(run.positive_index == std::vector<int64_t>(rows, -1));
-        for (const auto level : run.level) CHECK(std::isinf(level) && level < 0);
+        for (const auto logsumexp : run.logsumexp) CHECK(std::isinf(logsumexp) && logsumexp < 0);
       }
     }
   });
@@ -316,8 +316,8 @@ TEST(tuplet_loss_nonfinite_row_gives_nan) {
         const CudaRun<Way> run(p);
         for (const auto& numbers : {run.value, run.grad_x, run.grad_refs})
           CHECK(std::all_of(numbers.begin(), numbers.end(), [](auto v) { return std::isnan(v); }));
-        for (int64_t i = 0; i < 20; ++i) CHECK((!in_refs && i == 7) || std::isfinite(run.level[i]));
-        CHECK(in_refs || std::isinf(run.level[7]));
+        for (int64_t i = 0; i < 20; ++i) CHECK((!in_refs && i == 7) || std::isfinite(run.logsumexp[i]));
+        CHECK(in_refs || std::isinf(run.logsumexp[7]));
       }
     }
   });
@@ -375,7 +375,7 @@ TEST(tuplet_loss_extreme_temperatures_stay_finite) {
       mixed.refs.count = 30;
       const CudaRun<Way> run(mixed.problem(true));
       CHECK(std::all_of(run.sum.begin(), run.sum.end(), [](auto sum) { return sum > 1e-20; }));
-      CHECK(std::none_of(run.level.begin(), run.level.end(), [](auto v) { return std::isnan(v); }));
+      CHECK(std::none_of(run.logsumexp.begin(), run.logsumexp.end(), [](auto v) { return std::isnan(v); }));
       CHECK(std::none_of(run.value.begin(), run.value.end(), [](auto v) { return std::isnan(v); }));
       // Derivatives have magnitude 1 / temperature.
       if (temperature > (std::is_same_v<typename Way::Scalar, Float16> ? 1 : 1e-10))

@@ -30,7 +30,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   const T infinity = std::numeric_limits<T>::infinity();
   std::fill_n(out.value, anchors.count, T(0));
-  std::fill_n(out.level, anchors.count, -infinity);
+  std::fill_n(out.logsumexp, anchors.count, -infinity);
   std::fill_n(out.shift, anchors.count, T(0));
   std::fill_n(out.sum, anchors.count, T(0));
   std::fill_n(out.slope, anchors.count, T(0));
@@ -91,7 +91,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
     log_sum[i] = static_cast<T>(log_of_sum(sum[i]));
     out.shift[anchor] = shift[i];
     out.sum[anchor] = static_cast<T>(sum[i]);
-    out.level[anchor] = static_cast<T>(static_cast<double>(shift[i]) / rule.temperature + log_of_sum(sum[i]));
+    out.logsumexp[anchor] = static_cast<T>(static_cast<double>(shift[i]) / rule.temperature + log_of_sum(sum[i]));
   }
 
   if (!all) {

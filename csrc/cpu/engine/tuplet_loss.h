@@ -10,10 +10,10 @@ namespace hardmine::cpu {
 template <class T>
 struct TupletOut {
   T* value;                 // the anchor's term; 0 for an invalid anchor
-  T* level;                 // over the negatives; -infinity without any
-  T* shift;                 // level = shift / temperature + log(sum)
+  T* logsumexp;             // over the negatives; -infinity without any
+  T* shift;                 // logsumexp = shift / temperature + log(sum)
   T* sum;                   // 0 without a negative
-  T* slope;                 // d value / d level
+  T* slope;                 // d value / d logsumexp
   T* positive_similarity;   // 0 without a positive, or with all
   int64_t* positive_index;  // -1 without a positive, or with all
   int64_t* positive_count;  // positives in the term's mean; 0 for an invalid anchor

@@ -22,7 +22,7 @@ TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Te
     const bool finite =
         tuplet_forward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth, TorchThreadPool(),
                           {.value = mutable_data<T>(value),
-                           .level = mutable_data<T>(t.level),
+                           .logsumexp = mutable_data<T>(t.logsumexp),
                            .shift = mutable_data<T>(t.shift),
                            .sum = mutable_data<T>(t.sum),
                            .slope = mutable_data<T>(t.slope),
@@ -35,7 +35,7 @@ TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Te
       *mutable_data<T>(loss) = reduce_tuplets(rule.reduction, data<T>(value), data<int64_t>(t.positive_count), count);
     }
   });
-  return {loss, t.level, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
+  return {loss, t.logsumexp, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
 }
 
 std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor embeddings, Tensor labels,

@@ -32,7 +32,7 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
     using acc_t = typename MmaPolicy::acc_t;
     const TupletOut<acc_t> out{
         .loss = mutable_data<acc_t>(loss),
-        .logsumexp = mutable_data<acc_t>(t.level),
+        .logsumexp = mutable_data<acc_t>(t.logsumexp),
         .positive_similarity = mutable_data<acc_t>(t.positive_similarity),
         .shift = mutable_data<acc_t>(t.shift),
         .sum = mutable_data<acc_t>(t.sum),
@@ -42,7 +42,7 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
     };
     tuplet_loss<MmaPolicy>(rule, anchors, refs, inputs.depth, out, context, context.stream());
   });
-  return {loss, t.level, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
+  return {loss, t.logsumexp, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
 }
 
 std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor embeddings, Tensor labels,

@@ -27,20 +27,20 @@ struct TupletProblem {
 template <class T>
 struct TupletRun {
   bool finite;
-  std::vector<T> value, level, shift, sum, slope, positive_similarity;
+  std::vector<T> value, logsumexp, shift, sum, slope, positive_similarity;
   std::vector<int64_t> positive_index, positive_count;
   std::vector<T> grad_x, grad_refs;
 
   TupletRun(const TupletProblem<T>& p, const cpu::ThreadPool& workers, bool want_x = true, bool want_refs = true) {
     const size_t count = p.anchors.count;
-    for (std::vector<T>* numbers : {&value, &level, &shift, &sum, &slope, &positive_similarity})
+    for (std::vector<T>* numbers : {&value, &logsumexp, &shift, &sum, &slope, &positive_similarity})
       numbers->assign(count, T(kNaN));
     positive_index.assign(count, 77);
     positive_count.assign(count, 77);
     const LabeledMatrix<T> refs = p.others().view();
     const LabeledMatrix<T>* others = p.refs ? &refs : nullptr;
     finite = cpu::tuplet_forward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, workers,
-                                    {value.data(), level.data(), shift.data(), sum.data(), slope.data(),
+                                    {value.data(), logsumexp.data(), shift.data(), sum.data(), slope.data(),
                                      positive_similarity.data(), positive_index.data(), positive_count.data()});
     if (want_x) grad_x.assign(p.anchors.x.size(), T(kNaN));
     if (want_refs && p.refs) grad_refs.assign(p.refs->x.size(), T(kNaN));
@@ -105,15 +105,16 @@ void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, Tuplet
     }
     for (int64_t j = 0; j < others; ++j)
       if (is_negative(j)) sum += std::exp((line[j] - most) / t);
-    const double level = sum > 0 ? most / t + std::log(sum) : -kInfinity;
-    // Of level - s / t: what similarities are off by, and roundings of differences up to 90, where exponentials end.
+    const double logsumexp = sum > 0 ? most / t + std::log(sum) : -kInfinity;
+    // Of logsumexp - s / t: what similarities are off by, and roundings of differences up to 90, where exponentials
+    // end.
     const double x_error = 4 * (s_error / t + 90 * epsilon);
     if (sum > 0) {
-      const double level_error = x_error + 4 * epsilon * std::fabs(level);
-      CHECK_NEAR(run.level[i], level, level_error);
-      CHECK_NEAR(run.shift[i] / t + std::log(double(run.sum[i])), level, level_error);
+      const double logsumexp_error = x_error + 4 * epsilon * std::fabs(logsumexp);
+      CHECK_NEAR(run.logsumexp[i], logsumexp, logsumexp_error);
+      CHECK_NEAR(run.shift[i] / t + std::log(double(run.sum[i])), logsumexp, logsumexp_error);
     } else {
-      CHECK_EQ(run.level[i], T(-kInfinity));
+      CHECK_EQ(run.logsumexp[i], T(-kInfinity));
       CHECK_EQ(run.sum[i], T(0));
     }
 
@@ -145,7 +146,7 @@ void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, Tuplet
     ++coverage.valid;
     coverage.many_positives += positives.size() > 1;
     if (!all) positives = {run.positive_index[i]};
-    // The mean over the positives of softplus(level - s / t).
+    // The mean over the positives of softplus(logsumexp - s / t).
     const double share = 1 / static_cast<double>(positives.size()), g = p.gradient[i];
     double value = 0, slope = 0;
     for (const int64_t j : positives) {
