@@ -41,8 +41,8 @@ HARDMINE_HD Index drawn_rank(double u, Index count) {
 // The position of the rank-th positive among rows sorted by (label, index). The class begins at `begin`. `self` is the
 // anchor's members position, which is skipped, or -1 if the anchor is not among the rows.
 HARDMINE_HD int64_t ranked_positive(int64_t begin, Index rank, int64_t self) {
-  const int64_t place = begin + rank;
-  return self >= 0 && place >= self ? place + 1 : place;
+  const int64_t position = begin + rank;
+  return self >= 0 && position >= self ? position + 1 : position;
 }
 
 // The rank-th index that is not in `members`, the `count` ascending indices of the anchor's class. members[j] - j

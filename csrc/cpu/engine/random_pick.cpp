@@ -52,17 +52,18 @@ class Picker {
   // Picks for rows [begin, end) if the candidates follow from the labels.
   void by_label(int64_t begin, int64_t end) const {
     const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
-    Run own{};
+    Run class_rows{};
     for (int64_t i = begin; i < end; ++i) {
-      if (i == begin || rows.label()[i] != rows.label()[i - 1]) own = run_of(rows.label()[i], columns);
-      const Index size = static_cast<Index>(own.end - own.begin);
+      if (i == begin || rows.label()[i] != rows.label()[i - 1]) class_rows = run_of(rows.label()[i], columns);
+      const Index size = static_cast<Index>(class_rows.end - class_rows.begin);
       const Index* permutation = columns.permutation().data();
       if (pick_.same_class) {
-        choose(i, size - (pick_.symmetric ? 1 : 0),
-               [&](Index rank) { return permutation[ranked_positive(own.begin, rank, pick_.symmetric ? i : -1)]; });
+        choose(i, size - (pick_.symmetric ? 1 : 0), [&](Index rank) {
+          return permutation[ranked_positive(class_rows.begin, rank, pick_.symmetric ? i : -1)];
+        });
       } else {
         choose(i, static_cast<Index>(columns.count()) - size,
-               [&](Index rank) { return ranked_negative(permutation + own.begin, size, rank); });
+               [&](Index rank) { return ranked_negative(permutation + class_rows.begin, size, rank); });
       }
     }
   }
