@@ -42,7 +42,7 @@ class RowToPairs {
   template <class Use>
   void for_each(int64_t row, const Use& use) const {
     if (sorted_) {
-      for (int64_t p = begin_[row]; p < begin_[row + 1]; ++p) use(pair_[p].other, pair_[p].gradient);
+      for (int64_t p = begin_[row]; p < begin_[row + 1]; ++p) use(pair_[p].partner, pair_[p].gradient);
     } else if (row < pairs_.count) {
       for_each_of_entry(row, [&](int64_t, int64_t right, T gradient) { use(right, gradient); });
     }
@@ -50,7 +50,7 @@ class RowToPairs {
 
  private:
   struct Pair {
-    Index other;
+    Index partner;
     T gradient;
   };
 
@@ -77,11 +77,12 @@ class RowToPairs {
 // acc += the gradient of row `self` from one pair, before the projection.
 template <class T>
 void add_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const NormalizedRows<T>& rows, int64_t self,
-              const NormalizedRows<T>& partners, int64_t other, T weight, int64_t depth, T* acc) {
-  const T *x = rows.row(self), *y = partners.row(other);
+              const NormalizedRows<T>& partners, int64_t partner, T weight, int64_t depth, T* acc) {
+  const T *x = rows.row(self), *y = partners.row(partner);
   switch (measure.quantity) {
     case PairQuantity::kInnerProduct:
-      kernel.add_scaled(acc, measure.normalized ? weight / partners.norm(other) : weight, partners.raw(other), depth);
+      kernel.add_scaled(acc, measure.normalized ? weight / partners.norm(partner) : weight, partners.raw(partner),
+                        depth);
       return;
     case PairQuantity::kNegativeDistance: {
       const T d = kernel.distance(x, y, depth);
@@ -114,28 +115,28 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
   const NormalizedRows<T>& right_rows = refs ? *refs : x;
 
   // `as_left`: the pairs that have the row on the left; `as_right`: those that have it on the right.
-  const auto gather = [&](const NormalizedRows<T>& rows_here, int64_t count, const RowToPairs<T>* as_left,
+  const auto gather = [&](const NormalizedRows<T>& target_rows, int64_t count, const RowToPairs<T>* as_left,
                           const RowToPairs<T>* as_right, T* grad) {
     // Counts one endpoint per pair: the estimate need not be exact.
-    const double ends = static_cast<double>(count) + static_cast<double>(pairs.count * pairs.partners);
-    const int64_t threads = thread_count_for(pool, ends * static_cast<double>(depth), kElementGrain);
+    const double endpoints = static_cast<double>(count) + static_cast<double>(pairs.count * pairs.partners);
+    const int64_t threads = thread_count_for(pool, endpoints * static_cast<double>(depth), kElementGrain);
     const auto gather_rows = [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         T* acc = grad + r * depth;
         std::fill_n(acc, depth, T(0));
-        if (measure.normalized && !has_direction(rows_here.norm(r))) continue;
+        if (measure.normalized && !has_direction(target_rows.norm(r))) continue;
         bool any = false;
         const auto add_from = [&](const NormalizedRows<T>& partners) {
-          return [&](int64_t other, T gradient) {
+          return [&](int64_t partner, T gradient) {
             any = true;
-            add_pair(kernel, measure, rows_here, r, partners, other, gradient, depth, acc);
+            add_pair(kernel, measure, target_rows, r, partners, partner, gradient, depth, acc);
           };
         };
         if (as_left) as_left->for_each(r, add_from(right_rows));
         if (as_right) as_right->for_each(r, add_from(x));
         // A row without pairs has gradient 0, even if the row is not finite.
         if (!measure.normalized || !any) continue;
-        project(kernel, acc, rows_here.raw(r), rows_here.norm(r), depth);
+        project(kernel, acc, target_rows.raw(r), target_rows.norm(r), depth);
       }
     };
     parallel_range(pool, threads, count, 1, gather_rows, kGatheredRowsPerChunk);
