@@ -11,6 +11,7 @@
 #include "cpu/simd/gradient_gemm_table.h"
 #include "cpu/simd/kernel_table.h"
 #include "cpu/simd/pack.h"
+#include "cpu/simd/switch_bools.h"
 #include "cpu/simd/tile_engine.h"
 
 namespace hardmine::cpu::HARDMINE_TARGET {

@@ -3,6 +3,7 @@
 
 #include "cpu/simd/kernel_table.h"
 #include "cpu/simd/select_block_table.h"
+#include "cpu/simd/switch_bools.h"
 #include "cpu/simd/tile_engine.h"
 
 namespace hardmine::cpu::HARDMINE_TARGET {

@@ -15,7 +15,6 @@
 #include <limits>
 
 #include "cpu/simd/operands.h"
-#include "cpu/simd/switch_bools.h"
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
@@ -199,14 +198,16 @@ inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* v
   }
 }
 
+// Inlined, so that the compiler specializes the above for a single visitor.
 template <class T>
-inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* visitors, int64_t visitor_count,
-                        int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {
-  switch_bools(
-      [&]<bool kEuclidean>() {
-        visit_block<kEuclidean>(params, visitors, visitor_count, row_begin, row_end, column_begin, column_end);
-      },
-      params.euclidean);
+inline __attribute__((always_inline)) void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* visitors,
+                                                       int64_t visitor_count, int64_t row_begin, int64_t row_end,
+                                                       int64_t column_begin, int64_t column_end) {
+  if (params.euclidean) {
+    visit_block<true>(params, visitors, visitor_count, row_begin, row_end, column_begin, column_end);
+  } else {
+    visit_block<false>(params, visitors, visitor_count, row_begin, row_end, column_begin, column_end);
+  }
 }
 
 }  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -5,6 +5,7 @@
 #include "cpu/simd/block_reductions.h"
 #include "cpu/simd/gradient_gemm.h"
 #include "cpu/simd/kernel_table.h"
+#include "cpu/simd/switch_bools.h"
 #include "cpu/simd/tuplet_block_table.h"
 
 namespace hardmine::cpu::HARDMINE_TARGET {
