@@ -43,8 +43,8 @@ class Index {
   const Graph& graph() const { return graph_; }
   const BuildStats& stats() const { return stats_; }
 
-  // Finds the rows nearest to queries [count, depth]. Each search makes at most `max_computations` distance computations,
-  // and starts at row start[i], or at the row nearest to the mean if `start` is null.
+  // Finds the rows nearest to queries [count, depth]. Each search makes at most `max_computations` distance
+  // computations, and starts at row start[i], or at the row nearest to the mean if `start` is null.
   void search(const float* queries, int64_t count, const int64_t* start, int64_t max_computations,
               const cpu::ThreadPool& pool, const Results& results) const;
 

@@ -17,8 +17,8 @@ namespace hardmine::fanng {
 // The priority queue of a search.
 //
 // A search pops few of the vertices that it pushes, nearly always among the nearest. So the nearest kNear vertices are
-// sorted, and the farther ones are not: most pushes cost one comparison. A heap of all vertices took most of the time of
-// a search.
+// sorted, and the farther ones are not: most pushes cost one comparison. A heap of all vertices took most of the time
+// of a search.
 class Frontier {
  public:
   void clear();
@@ -63,7 +63,8 @@ class SearchSpace {
  public:
   explicit SearchSpace(int64_t vertices) : seen_(static_cast<size_t>(vertices), 0) {}
 
-  // Measures up to `max_computations` vertices, from `start` on. Returns them, unordered and valid until the next search.
+  // Measures up to `max_computations` vertices, from `start` on. Returns them, unordered and valid until the next
+  // search.
   std::vector<PackedNeighbor>& search(const Graph& graph, const PointSet& points, const float* query, Vertex start,
                                       int64_t max_computations);
 

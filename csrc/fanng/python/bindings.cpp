@@ -94,7 +94,8 @@ PYBIND11_MODULE(_fanng, module) {
                   self.search(queries.data(), count, start ? start->data() : nullptr, max_computations, pool, results);
                 });
           },
-          py::arg("queries"), py::arg("k"), py::arg("max_computations"), py::arg("start").none(true), py::arg("threads"))
+          py::arg("queries"), py::arg("k"), py::arg("max_computations"), py::arg("start").none(true),
+          py::arg("threads"))
       .def(
           "neighbors",
           [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t max_computations, int64_t threads) {
