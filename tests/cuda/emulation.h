@@ -4,8 +4,8 @@
 // It is strict where a GPU is silent:
 // - Shared memory starts as NaNs and has exactly the requested size, so that AddressSanitizer sees what lies outside.
 // - Asynchronous copies arrive when they are waited for, and no sooner.
-// - It reports threads that meet different barriers or end while others wait, a warp exchange without all 32 lanes,
-//   copies that nobody waits for, and misaligned copies and loads.
+// - Threads that meet different barriers, or that end while others wait, are an error. So are a warp exchange without
+//   all 32 lanes, copies that nobody waits for, and misaligned copies and loads.
 // - The order of the fibers can be chosen, and how far warps get ahead of each other. A missing barrier shows as a
 //   result that depends on it.
 #pragma once

@@ -51,8 +51,7 @@ __device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t
 }
 
 // A norm as m 2^e, 1/2 <= m < 1. Rows of 2-byte types are divided by 2^e, which is exact, and their weights by m. So
-// norms change the magnitude of neither rows nor weights, and a row with a norm near 0 does not use up the Float16
-// range of the other weights.
+// norms change the magnitude of neither. A row with a norm near 0 does not use up the Float16 range of other weights.
 struct NormParts {
   float mantissa;
   int exponent;

@@ -1,12 +1,12 @@
 // How the scores of a tile are computed, and the layout of packed matrices that each policy reads.
 //
-// A panel holds the rows of one operand of a tile, depth outermost, in stages of kStageBytes that are copied to shared
+// A panel holds the rows of one operand of a tile, depth outermost. Its stages of kStageBytes are copied to shared
 // memory as they are. Both operands have the same layout. The last panel and the last stage are padded with zeros, so
 // that no kernel checks bounds while it multiplies.
 //
 // Tensor cores: 16 rows and 32 bytes of depth form the fragments of one instruction. Lane 4 g + t finds its four words
 // side by side: word h + 2 i holds row g + 8 h, word t + 4 i of the step. The second operand is the same words seen as
-// columns, so one packed matrix serves both, and every load is 16 bytes per lane without bank conflicts.
+// columns, so one packed matrix serves both. Every load is 16 bytes per lane, without bank conflicts.
 //
 // SIMT: [depth][row], of which a thread reads four rows at a time.
 #pragma once

@@ -25,7 +25,8 @@ using GradientMmaPolicy = std::conditional_t<
 
 // The gradient of a row from its weighted sum. With W the sum of the row's weights over all its pairs, it is
 //   sum of w y - W x,
-// with a common center subtracted from x and y. For inner products the term W x is skipped: the projection removes it.
+// where a common center is subtracted from x and y. For inner products the term W x is skipped: the projection removes
+// it.
 template <class Scalar, class acc_t>
 struct BatchAllGradient {
   const Scalar* x;  // [count, depth]
@@ -41,8 +42,8 @@ struct BatchAllGradient {
   }
 };
 
-// Also writes `shift` [count], which is null except for inner products. With s + shift of the negative and of the
-// positive, v is half a squared distance even for rows that are too short to be unit rows.
+// Also writes `shift` [count], which is null except for inner products. Added to the scores of the negative and of the
+// positive, it makes v half a squared distance, even for rows that are too short to be unit rows.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kThreads, 4)
     start_batch_all_kernel(RowStats<Scalar, acc_t> rows, acc_t* shift, BatchAllGradient<Scalar, acc_t> gradient) {

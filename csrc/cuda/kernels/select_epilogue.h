@@ -72,6 +72,7 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
     if (threadIdx.x == 0)
       for (int s = 0; s < kLossSums; ++s) epilogue.partial[int64_t{blockIdx.x} * kLossSums + s] = sum[s];
     if (!grid_is_last_block(epilogue.blocks_done)) return;
+    // In the order of the blocks; block_reduce_partials() would add in another order, with other bits.
     if (threadIdx.x == 0) {
 #pragma unroll
       for (int s = 0; s < kLossSums; ++s) sum[s] = 0;
