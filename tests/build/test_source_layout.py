@@ -170,3 +170,13 @@ def test_cpp_tests_include_no_torch_and_their_own_headers_by_path(folder):
             if include.startswith('"'):
                 assert any((root / name).is_file() for root in (CSRC, tests / "cpp", tests / folder)), (path, include)
                 assert ".." not in name, (path, include)
+
+
+def test_readme_of_csrc_names_only_paths_that_exist():
+    text = (CSRC / "README.md").read_text()
+    named = re.findall(r"`([\w<>./-]+(?:/|\.(?:h|cpp|cu|py|txt)))`|\]\(\.\./([\w./]+)\)", text)
+    paths = {code or link for code, link in named} - {"csrc/", "torch/extension.h"}
+    assert len(paths) > 60
+    placeholders = {"<op>": "knn", "<kernel>": "knn_block", "<target>": "avx2"}
+    paths = {re.sub(r"<\w+>", lambda match: placeholders[match[0]], path) for path in paths}
+    assert not [path for path in paths if not (CSRC / path).exists() and not (ROOT / path).exists()]
