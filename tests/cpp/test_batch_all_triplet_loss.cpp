@@ -20,7 +20,7 @@ struct Run {
   std::vector<T> grad;
 
   Run(const BatchAllProblem<T>& p, const cpu::ThreadPool& workers, bool want_gradient = true) {
-    if (want_gradient) grad.assign(p.batch.x.size(), T(kNaN));  // garbage: every element must be written
+    if (want_gradient) grad.assign(p.batch.x.size(), T(kNaN));  // NaN shows an element that is not written
     T nothing[1];
     const MarginTable<T> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
     result = cpu::batch_all<T>(p.rule, p.batch.view(), p.batch.depth, table, workers,
@@ -43,8 +43,8 @@ void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Cover
   rule.squared = turn / 2 % 2 == 0;
   rule.reduction = static_cast<BatchAllReduction>(turn % 3);
   rule.margin = turn % 5 == 0 ? 0 : turn % 5 == 1 ? -0.5 : turn % 5 == 2 ? 2 : 0.25;
-  // Exact: distances of integers, and inner products of rows with exact norms; roots and differences of unit rows are
-  // no integers.
+  // Exact are squared distances of integer rows, and inner products of rows with exact norms. Square roots and
+  // differences of unit rows round.
   const bool exact = rule.squared && turn / 4 % 2;
   Random random(1000 * count + turn);
   BatchAllProblem<T> p{rule,
@@ -61,8 +61,8 @@ void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Cover
   check_run(p, Run<T>(p, SerialWorkers()), exact, coverage);
 }
 
-// Classes of chosen sizes: about the lengths from which lists are sorted, and so large that the lists of all anchors
-// are more than the engine holds at a time.
+// Classes of chosen sizes: around the length from which positives are sorted, and so large that the positives of all
+// anchors exceed one chunk of the engine.
 template <class T>
 void check_classes(const std::vector<int64_t>& sizes, int64_t depth, int64_t turns) {
   for (int64_t turn = 0; turn < turns; ++turn) {
@@ -124,8 +124,8 @@ void check_workers(const std::vector<int64_t>& sizes, int64_t depth, const Batch
 
 TEST(batch_all_with_forced_target_runs_on_it) { check_forced_level(); }
 
-// Rows 0, 1, 3 on a line, the last one of another class: 1/2 (|a - p|^2 - |a - n|^2 + margin) is (margin - 8) / 2 of
-// anchor 0 and (margin - 3) / 2 of anchor 1.
+// Points 0, 1 and 3 on a line; the last one has another class. 1/2 (|a - p|^2 - |a - n|^2 + margin) is (margin - 8) / 2
+// for anchor 0 and (margin - 3) / 2 for anchor 1.
 TEST(batch_all_three_points_matches_hand_worked_values) {
   for (const bool sorted : {true, false}) {
     Random random(1);
@@ -144,7 +144,7 @@ TEST(batch_all_three_points_matches_hand_worked_values) {
     const Run<double> both(p, SerialWorkers());
     CHECK_EQ(both.result.loss, 3.5);
     CHECK_EQ(both.result.active, 2);
-    // 1/2 |a - p|^2 twice: x_0 - x_1 = -1 each; -1/2 |a - n|^2: x_n - x_a.
+    // The gradient of 1/2 |a - p|^2 is x_0 - x_1 = -1, twice. That of -1/2 |a - n|^2 is x_n - x_a.
     const double want[] = {-2 + 3, 2 + 2, -3 - 2};
     for (int64_t e = 0; e < 3; ++e) CHECK_NEAR(both.grad[e], want[e], 1e-15);
     p.rule.reduction = BatchAllReduction::kMeanActive;
@@ -155,7 +155,8 @@ TEST(batch_all_three_points_matches_hand_worked_values) {
   }
 }
 
-// |a - b|^2 / 2 = 1 - s is of unit rows only: here 1/2 (1 - 0 + 0.2) of anchor 0 and 1/2 (1 - 1 + 0.2) of anchor 1.
+// |a - b|^2 / 2 = 1 - s holds only for unit rows. Here anchor 0 has 1/2 (1 - 0 + 0.2) and anchor 1 has 1/2 (1 - 1 +
+// 0.2).
 TEST(batch_all_zero_rows_have_length_zero) {
   Random random(1);
   BatchAllProblem<float> p{BatchAllRule{}, Batch<float>(Values::kIntegers, Labels::kOneClass, 3, 2, random), {}, {}};
@@ -165,7 +166,7 @@ TEST(batch_all_zero_rows_have_length_zero) {
   CHECK_NEAR(Run<float>(p, SerialWorkers()).result.loss, 0.7, 1e-6);
 }
 
-// Nor are rows below the smallest norm, the gradients of which are 0.
+// The gradient of a row below the minimum norm is 0, and 1 - s does not replace its squared distances.
 TEST(batch_all_rows_below_minimum_norm_match_triple_loop) {
   for (const bool squared : {false, true}) {
     Random random(2);

@@ -1,4 +1,4 @@
-// What every SIMD level that this CPU has makes of blocks of pairs, against the scalar one, bit for bit.
+// The block kernels of every SIMD target of this CPU compared with the scalar ones, bit for bit.
 
 #include <numeric>
 
@@ -17,7 +17,7 @@ bool is_wanted(const cpu::PairwiseParams<T>& pass, cpu::PairKind kind, int64_t r
   return kind == cpu::PairKind::kAny || same == (kind == cpu::PairKind::kSameClass);
 }
 
-// The weights of a block, and zeros where `gradient_gemm` reads on.
+// The weights of a block. Checks for zeros where the gradient product reads beyond the block.
 template <class T>
 std::vector<T> inside(const Kernels<T>& kernel, const cpu::Block& block, const std::vector<T>& numbers) {
   std::vector<T> cells;
@@ -36,7 +36,7 @@ std::vector<T> inside(const Kernels<T>& kernel, const cpu::Block& block, const s
   return cells;
 }
 
-// Some state of the batch-all pass: positives of all classes, which need not be the similarities of anything.
+// An arbitrary state of the batch-all pass. Its positives need not be similarities of any rows.
 template <class T>
 struct AnyBatchAll {
   std::vector<int64_t> first, class_begin;
@@ -57,7 +57,7 @@ struct AnyBatchAll {
       while (end < count && label[end] == label[i]) ++end;
       first[i] = static_cast<int64_t>(positive.size());
       least[i] = std::numeric_limits<T>::infinity();
-      if (end - class_begin[i] < 2 || random.below(5) == 0) continue;  // an anchor of another pass
+      if (end - class_begin[i] < 2 || random.below(5) == 0) continue;  // an anchor of another chunk
       size[i] = static_cast<int32_t>(end - class_begin[i]);
       for (int64_t j = class_begin[i]; j < end; ++j) {
         const T v = T(pass.euclidean ? -random.unit() : 2 * random.unit() - 1);
@@ -245,7 +245,7 @@ TYPED_TEST(tuplet_weights_any_target_gives_same_bits, T) {
     const bool symmetric = c.scalar_pass.symmetric;
     for (const bool all : {false, true}) {
       const bool one_shift = all == c.second_half;
-      // Rows are read one by one, columns in whole lines; only where they are the rows are they anchors.
+      // Kernels read rows one by one and columns in whole vectors. Columns are anchors only without refs.
       const int64_t step = symmetric ? kLine : 1;
       const std::vector<T> negative_weight = c.numbers(c.rows(), step, -1, 1), shift = c.numbers(c.rows(), step, 0, 1),
                            positive_weight = c.numbers(c.rows(), step, -1, 1),
@@ -282,7 +282,7 @@ TYPED_TEST(batch_all_negatives_any_target_gives_same_bits, T) { check_batch_all<
 
 TYPED_TEST(batch_all_positives_any_target_gives_same_bits, T) { check_batch_all<T>(false); }
 
-// Weights times rows of the other side, from packing to sum; also against a plain loop.
+// Weights times the rows of the other side, from packing to the sums. Also compared with a plain loop.
 TYPED_TEST(gradient_gemm_any_target_gives_same_bits, T) {
   for_each_level<T>([](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
     for (const int64_t depth : {1, 7, 16, 33, 65}) {
@@ -314,12 +314,12 @@ TYPED_TEST(gradient_gemm_any_target_gives_same_bits, T) {
             for (const auto& [begin, end] : {std::pair{int64_t{0}, from / 2}, {from / 2, from}})
               kernel.pack_depth(x.data(), depth, order.data(), scaled ? norm.data() : nullptr, from, begin, end,
                                 value.data());
-            // Where a gradient is read in whole groups of rows, so are its rows.
+            // A gradient is read in whole groups of rows, and so are its rows.
             std::vector<T> own_value(panels * to_padded * panel, T(0));
             std::vector<Index> in_order(to);
             std::iota(in_order.begin(), in_order.end(), 0);
             kernel.pack_depth(own.data(), depth, in_order.data(), nullptr, to_padded, 0, to, own_value.data());
-            // Zeros where whole groups of rows, or with `transposed` of columns, read on.
+            // Zeros where the kernel reads whole groups of rows, or of columns if transposed.
             const int64_t lines = transposed ? block.rows() : round_up_to(block.rows(), group);
             const int64_t width = transposed ? round_up_to(block.columns(), group) : block.columns();
             std::vector<T> weights((lines - 1) * cpu::kMaxBlockColumns + width, T(0));
@@ -360,7 +360,7 @@ TYPED_TEST(gradient_gemm_any_target_gives_same_bits, T) {
 TYPED_TEST(knn_block_any_target_gives_same_bits, T) {
   for_each_case<T>([](Case<T>& c) {
     for (const int64_t k : {1, 6}) {
-      // Levels see the candidates in different orders, so their best are compared.
+      // Targets see the candidates in different orders, so the final neighbors are compared.
       const auto best = [&](const Kernels<T>& kernel, std::vector<Index>& indices) {
         const int64_t capacity = k + 3;
         std::vector<cpu::Neighbor<T>> pool(c.rows() * capacity);

@@ -1,4 +1,4 @@
-// Cancels every part of the engine at one question after the other: it throws, or its result is the whole one.
+// Cancels each part of the engine at its first, second, ... poll. Either it throws, or its result is complete.
 
 #include <functional>
 #include <limits>
@@ -40,7 +40,7 @@ void append(Numbers& numbers, const std::vector<T>& more) {
   for (const T number : more) numbers.push_back(number == number ? static_cast<double>(number) : -77.0);
 }
 
-// `work` gives all that it computes.
+// `work` returns everything that it computes.
 void check_cancelling(const std::string& name, const std::function<Numbers(const cpu::ThreadPool&)>& work) {
   const Numbers want = work(SerialWorkers());
   std::vector<std::unique_ptr<cpu::ThreadPool>> pools = parallel_pools();
@@ -129,7 +129,7 @@ TEST(tuplet_loss_cancelled_anywhere_throws_or_is_complete) {
 }
 
 TEST(batch_all_cancelled_anywhere_throws_or_is_complete) {
-  for (const int64_t classes : {2, 40}) {  // long lists of positives, and short ones
+  for (const int64_t classes : {2, 40}) {  // many and few positives per anchor
     const Sample sample(classes);
     check_cancelling("batch all of " + std::to_string(classes), [&](const cpu::ThreadPool& workers) {
       std::vector<float> grad(kCount * kDepth);

@@ -19,7 +19,7 @@ struct Candidate {
 };
 bool wins(const Candidate& a, const Candidate& b) { return beats(a.key, a.index, b.key, b.index); }
 
-// Every key with every index, so that ties, zeros of both signs and infinities all meet.
+// Every key with every index: includes ties, zeros of both signs and infinities.
 std::vector<Candidate> all_candidates() {
   std::vector<Candidate> all;
   for (const double key : {-kInf, -1.0, -0.0, 0.0, 5e-324, 1.0, kInf})
@@ -72,7 +72,8 @@ TEST(beats_sentinels_are_not_candidates) {
 }
 
 TEST(beats_any_split_and_order_gives_same_maximum) {
-  // A permutation of eight candidates with ties, cut in two, each part reduced and the two merged.
+  // Every permutation of eight candidates with ties, split in two. Each part is reduced, then the two results are
+  // merged.
   const std::vector<double> key = {0, 1, 1, -1, 1, 0, -kInf, kNan};
   std::vector<Index> order = {0, 1, 2, 3, 4, 5, 6, 7};
   do {

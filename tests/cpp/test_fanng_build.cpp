@@ -1,4 +1,4 @@
-// Builds of a graph: the same whoever works on them, as good as asked for, and stopped when they are to stop.
+// Builds of a graph: independent of the threads, as good as requested, and stopped on request.
 
 #include <chrono>
 #include <stdexcept>
@@ -15,7 +15,7 @@ using fanng::Seeding;
 namespace {
 
 constexpr Seeding kSeedings[] = {Seeding::kNothing, Seeding::kAllEdges, Seeding::kNearest};
-constexpr int64_t kAll = 65535;  // edges a vertex: nothing is cut off
+constexpr int64_t kAll = 65535;  // edges per vertex: none is removed
 
 struct Stop : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -35,7 +35,7 @@ Cloud moved(const Cloud& cloud, float distance, Random& random) {
   return out;
 }
 
-// No edge to itself, none twice, ascending by (distance, vertex), none hidden by a shorter one, at most `most`.
+// No edge to itself, no duplicates, ascending by (distance, vertex), none occluded by a shorter edge, at most `most`.
 void check_edges(const Index& index, int64_t most) {
   const PointSet& points = index.points();
   CHECK_EQ(index.graph().vertices(), points.vertices());
@@ -57,7 +57,7 @@ void check_edges(const Index& index, int64_t most) {
   }
 }
 
-// Of walks between random vertices, the share that arrives.
+// The fraction of walks between random vertices that arrive.
 double arriving(const Index& index, int64_t walks) {
   Random random(77);
   int64_t arrived = 0;
@@ -106,9 +106,9 @@ TEST(build_any_success_rate_is_reached) {
       context = name_of(metric) + ", success rate " + std::to_string(wanted);
       CHECK(index.stats().build_success_rate >= wanted);
       CHECK(index.stats().traversals < 50 * 500);
-      // The rate is that of traversals before the last edges: it can only be better now, but for chance.
+      // The build measures its rate before it adds the last edges. Apart from chance, the final rate is higher.
       CHECK(arriving(index, 1000) > wanted - 0.03);
-      // What is reported for the graph is measured on it, by other draws.
+      // The reported rate is measured on the final graph, with other random walks.
       CHECK_NEAR(index.stats().success_rate, arriving(index, 1000), 0.06);
       CHECK(wanted > 0.6 || arriving(index, 1000) < 0.9);
       check_edges(index, kAll);
@@ -123,10 +123,10 @@ TEST(build_max_traversals_is_not_exceeded) {
     const Index index = built(cloud, {.success_rate = 1, .max_traversals = most});
     context = "at most " + std::to_string(most);
     CHECK_EQ(index.stats().traversals, most);
-    CHECK(static_cast<int64_t>(index.graph().target.size()) <= 2 * most);  // an edge each, and its reverse
+    CHECK(static_cast<int64_t>(index.graph().target.size()) <= 2 * most);  // one edge and its reverse per traversal
     CHECK(!index.graph().target.empty());
   }
-  // By default 50 a vertex.
+  // The default is 50 per vertex.
   const Cloud small = real_cloud(Metric::kCosine, 120, 30, random);
   CHECK(built(small, {.success_rate = 1}).stats().traversals <= 50 * 120);
 }
@@ -142,7 +142,7 @@ TEST(build_few_points_reach_each_other) {
                   std::to_string(static_cast<int>(seeding));
         CHECK_EQ(index.stats().success_rate, 1.0);
         check_edges(index, 30);
-        // Walks between all pairs were traversed many times.
+        // The build traversed every pair many times, so every walk arrives.
         const Index again = built(cloud, {}, Seeding::kNothing, &index);
         for (const Index* each : {&index, &again}) {
           const auto neighbors_of = [&](Vertex v) { return targets_of(each->graph(), v); };
@@ -242,7 +242,7 @@ TEST(warm_start_other_row_count_is_an_error) {
   const Cloud other = real_cloud(Metric::kCosine, 11, 3, random);
   const auto build = [&] { built(other, {}, Seeding::kNothing, &before); };
   CHECK_THROWS(build(), std::invalid_argument, "init must be an index of 11 rows, got one of 10");
-  // The depth and the metric may be others.
+  // Depth and metric may differ.
   check_edges(built(real_cloud(Metric::kEuclidean, 10, 5, random), {}, Seeding::kNothing, &before), 30);
 }
 
@@ -297,7 +297,7 @@ TEST(poll_that_throws_stops_work) {
     context = std::to_string(threads) + " threads";
     CHECK_THROWS(work(), Stop, "stopped");
     CHECK(workers.cancelled());
-    CHECK(pieces < 9000);  // of 10,000, which take seconds
+    CHECK(pieces < 9000);  // of 10,000: all of them would take seconds
   }
 }
 
@@ -327,7 +327,7 @@ TEST(thread_that_throws_stops_work) {
   CHECK(pieces < 90'000);
 }
 
-// Every kind of build runs for longer than until the first poll, and stops at it.
+// Every kind of build outlasts the first poll, and stops there.
 TEST(poll_that_throws_stops_every_kind_of_build) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kCosine, 4000, 64, random);

@@ -1,5 +1,5 @@
-// Graphs of random integers, as a damaged file may hold them: an exception, or an index whose searches end and stay
-// within it. Says most under the sanitizers.
+// Graphs of random integers, as from a damaged file. The constructor throws, or searches of the index end and stay in
+// bounds. Most useful under the sanitizers.
 
 #include <limits>
 #include <stdexcept>
@@ -115,7 +115,7 @@ TEST(index_random_integers_are_a_graph_or_an_error) {
       ++graphs;
       check_searches(index, random);
       if (n % 5) continue;
-      // As a seed of the next build, too.
+      // The graph also seeds another build.
       const Index next = built(cloud, {.max_traversals = 300}, fanng::Seeding::kNothing, &index);
       CHECK(is_graph(next.graph(), vertices));
       check_searches(next, random);
@@ -137,7 +137,7 @@ TEST(index_nonfinite_rows_are_reported_before_graph) {
     Graph graph = random_graph(count, random);
     const std::string rows = error_of([&] { cloud.points(); });
     const std::string index = error_of([&] { Index(cloud.x.data(), count, 2, cloud.metric, graph, {}); });
-    // Whichever is wrong, the rows are looked at first.
+    // The rows are checked first, whether or not the graph is valid.
     if (!rows.empty()) CHECK_EQ(index, rows);
   }
 }

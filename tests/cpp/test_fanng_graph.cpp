@@ -1,5 +1,5 @@
-// The edges of a graph under construction, against the occlusion rule written out plainly. Points have small integer
-// coordinates, so that distances are exact and tie everywhere.
+// Edges of a graph under construction, compared with a plain version of the occlusion rule. Points have small integer
+// coordinates, so distances are exact and tie often.
 
 #include "cpu/engine/knn.h"
 #include "fanng/search.h"
@@ -21,7 +21,7 @@ Edges random_candidates(const PointSet& points, Vertex p, Random& random) {
   return candidates;
 }
 
-// Draft edges after q was offered to p.
+// The edges of p after q was offered to it.
 Edges with_edge(const PointSet& points, Vertex p, Edges edges, PackedNeighbor q, bool fresh, int64_t room) {
   if (std::find(edges.begin(), edges.end(), q) != edges.end()) return edges;
   if (fresh && hidden(points, p, edges, q)) return edges;
@@ -92,7 +92,7 @@ TEST(assign_any_candidates_keeps_edges_that_none_occludes) {
         CHECK_EQ(graph.degree(p), static_cast<int64_t>(want[p].size()));
         dropped += static_cast<int64_t>(candidates.size() - want[p].size());
       }
-      CHECK(all_edges(graph) == want);  // and none overwrote another's
+      CHECK(all_edges(graph) == want);  // no vertex overwrote the edges of another
       graph.assign(0, {}, distances);
       want[0].clear();
       CHECK(all_edges(graph) == want);
@@ -114,7 +114,7 @@ TEST(add_edge_removes_edges_that_it_occludes) {
         const auto other = static_cast<Vertex>(random.below(points.vertices()));
         if (p == other) continue;
         const PackedNeighbor q = edge_between(points, p, other);
-        // It need not be looked whether an edge hides the new one where none does.
+        // The check for occluding edges may be skipped if none occludes the new edge.
         const bool fresh = hidden(points, p, want[p], q) || random.below(2);
         const Edges before = want[p];
         want[p] = with_edge(points, p, before, q, fresh, room);
@@ -146,7 +146,7 @@ TEST(add_edge_without_occlusion_check_is_kept) {
 }
 
 TEST(add_edge_at_distance_0_occludes_nothing) {
-  // Squares of such numbers are 0, one and three times the smallest float.
+  // The squared distances are 0, one and three times the smallest float.
   const std::vector<float> x = {0, 2e-23F, 6e-23F};
   const PointSet points(x.data(), 3, 1, Metric::kEuclidean);
   const Distances distances(points);
@@ -254,7 +254,7 @@ TEST(add_edges_of_moved_points_measures_and_prunes_again) {
   for_exact_clouds([&](const Cloud& cloud, Random& random) {
     Cloud moved = cloud;
     if (cloud.metric == Metric::kCosine) {
-      // Some rows become copies, others stop being some.
+      // Some rows become duplicates, others stop being duplicates.
       for (int64_t i = 0; i < cloud.count / 2; ++i) {
         const float* const from = cloud.row(random.below(cloud.count));
         std::copy_n(from, cloud.depth, moved.x.begin() + random.below(cloud.count) * cloud.depth);
@@ -265,7 +265,7 @@ TEST(add_edges_of_moved_points_measures_and_prunes_again) {
     const PointSet before = cloud.points(), after = moved.points();
     const Graph old = naive_draft(before).truncated(4);
 
-    // By rows: those that were one vertex, or one with an edge between them, are candidates.
+    // Candidates are rows that shared a vertex, or whose vertices had an edge.
     std::vector<Edges> want(after.vertices());
     for (int64_t i = 0; i < cloud.count; ++i) {
       for (int64_t j = 0; j < cloud.count; ++j) {
@@ -311,7 +311,7 @@ TEST(add_edges_to_found_adds_both_directions) {
     for (Vertex p = 0; p < count; ++p) sparse.assign(p, random_candidates(points, p, random), Distances(points));
     for (const int64_t effort : {2, 10, 1000}) {
       for (const int64_t k : {1, 4, 100}) {
-        // What a search finds: of a graph of as many edges, in an index over the same points.
+        // The expected search result, from an index over the same points with the same edges.
         const fanng::Index index(cloud.x.data(), cloud.count, cloud.depth, cloud.metric, sparse.truncated(3), {});
         fanng::SearchSpace space(count);
         std::vector<Edges> want(count), both;

@@ -1,4 +1,4 @@
-// The vertices of a graph: which rows are copies, in which form they are stored, and which rows are refused.
+// The vertices of a graph: which rows are duplicates, how rows are stored, and which rows are errors.
 
 #include <cstring>
 #include <limits>
@@ -16,7 +16,7 @@ PointSet points_of(const std::vector<float>& x, int64_t depth, Metric metric) {
   return {x.data(), static_cast<int64_t>(x.size()) / depth, depth, metric};
 }
 
-// Vertices against a comparison of each row with all before it. `x` are exact in the stored form.
+// Compares the vertices with a search for each row among all rows before it. `x` is exact in its stored form.
 void check_copies(const Cloud& cloud) {
   const PointSet points = cloud.points();
   CHECK_EQ(points.rows(), cloud.count);
@@ -40,7 +40,7 @@ void check_copies(const Cloud& cloud) {
     CHECK(std::equal(points.copies_begin(v), points.copies_end(v), copies[v].begin(), copies[v].end()));
     std::vector<float> want = distinct[v];
     const bool zero = std::all_of(want.begin(), want.end(), [](float value) { return value == 0; });
-    if (zero && cloud.metric == Metric::kCosine) want[cloud.depth] = 1;  // a dimension of its own
+    if (zero && cloud.metric == Metric::kCosine) want[cloud.depth] = 1;  // an extra dimension
     CHECK(std::equal(want.begin(), want.end(), points.vector(v)));
   }
 }
@@ -59,7 +59,7 @@ TEST(point_set_duplicates_share_a_vertex) {
   }
   Random random(1);
   const PointSet points = exact_cloud(Metric::kEuclidean, 200, 2, random).points();
-  CHECK_EQ(points.vertices(), 25);  // 5 x 5: the test above saw many copies
+  CHECK_EQ(points.vertices(), 25);  // 5 x 5 values: the cases above have many duplicates
 }
 
 TEST(point_set_same_direction_is_duplicate_only_for_cosine) {
@@ -98,7 +98,7 @@ TEST(point_set_zero_row_is_at_cosine_distance_1) {
     context = "depth " + std::to_string(depth);
     CHECK_EQ(points.vertices(), 11);
     CHECK_EQ(points.vertex_of(9), points.vertex_of(4));
-    CHECK_EQ(points.stride(), (depth + 16) / 16 * 16);  // one dimension more
+    CHECK_EQ(points.stride(), (depth + 16) / 16 * 16);  // with the extra dimension
     for (Vertex v = 0; v < 11; ++v)
       if (v != points.vertex_of(4)) CHECK_NEAR(exact_sq_dist(points, points.vertex_of(4), v), 2, 1e-6);
   }
@@ -123,8 +123,8 @@ TEST(point_set_negative_zero_equals_zero) {
 }
 
 TEST(point_set_hash_collisions_stay_distinct) {
-  // The hash of csrc/fanng/point_set.cpp mixes in 64 bits at a time. For any first words of two rows there are second
-  // words after which their hashes agree; most of these are finite floats.
+  // The hash of csrc/fanng/point_set.cpp mixes in 64 bits at a time. For any two first words there are second words
+  // with which the hashes collide. Most of those second words are finite floats.
   constexpr uint64_t kStart = 0x9E3779B97F4A7C15, kFactor = 0xFF51AFD7ED558CCD;
   const auto mixed = [](uint64_t hash, uint64_t word) {
     hash = (hash ^ word) * kFactor;
@@ -149,7 +149,7 @@ TEST(point_set_hash_collisions_stay_distinct) {
     if (!usable(pair[0]) || !usable(pair[1])) continue;
     if (x.empty()) x.insert(x.end(), first, first + 4);
     x.insert(x.end(), {other[0], other[1], pair[0], pair[1]});
-    // Copies among them, of the first and of others.
+    // Add duplicates of the first and of other rows.
     const std::vector<float> first_row(x.begin(), x.begin() + 4), last_row(x.end() - 4, x.end());
     if (x.size() % 3 == 0) x.insert(x.end(), first_row.begin(), first_row.end());
     if (x.size() % 5 == 0) x.insert(x.end(), last_row.begin(), last_row.end());
@@ -175,7 +175,7 @@ TEST(point_set_overflowing_norms_are_errors_for_euclidean) {
   CHECK_THROWS(points_of(x, 2, Metric::kEuclidean), std::invalid_argument, "vectors must have norms up to 9.2e18");
   CHECK_THROWS(points_of(x, 2, Metric::kEuclidean), std::invalid_argument, "in row 1");
   CHECK_EQ(points_of(x, 2, Metric::kCosine).vertices(), 3);
-  // The largest that are taken are at finite distances from each other.
+  // The largest accepted rows are at finite distances from each other.
   const std::vector<float> far = {9.2e18F, -9.2e18F};
   const PointSet points(far.data(), 2, 1, Metric::kEuclidean);
   CHECK(std::isfinite(fanng::Distances(points).between(0, 1)));

@@ -1,5 +1,5 @@
-// Searches over a graph: exact where the effort allows it, never more than the effort, the paper's rule written
-// plainly.
+// Searches of a graph: exact with enough effort, never more than the effort, and equal to a plain version of the
+// paper's algorithm.
 
 #include <limits>
 #include <queue>
@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kEnough = 1 << 20;
 
-// Rows by (squared distance, number), as exact as double is; `own`: the row to leave out.
+// Rows sorted by (squared distance, index), computed in double. Row `own` is left out.
 std::vector<std::pair<double, int64_t>> exact_order(const PointSet& points, const float* query, int64_t own) {
   std::vector<std::pair<double, int64_t>> order;
   for (int64_t i = 0; i < points.rows(); ++i) {
@@ -30,8 +30,8 @@ std::vector<std::pair<double, int64_t>> exact_order(const PointSet& points, cons
   return order;
 }
 
-// Distances of `found` against those of the exact order, and each row against its own distance; the end is filled up.
-// Which of equally distant rows come first is not looked at here.
+// Compares distances with the exact order, each row with its own distance, and checks the sentinels at the end. Does
+// not check which of several equally distant rows come first.
 void check_exact(const Index& index, const Found& found, int64_t query, const float* x, int64_t own) {
   const PointSet& points = index.points();
   const auto order = exact_order(points, x, own);
@@ -52,8 +52,8 @@ void check_exact(const Index& index, const Found& found, int64_t query, const fl
   }
 }
 
-// The paper's Alg. 3, written plainly, but for taking all edges of the nearest vertex at once: what the search
-// measures, by distance.
+// Algorithm 3 of the paper, except that all edges of the nearest vertex are taken at once. Returns the vertices that
+// the search measures, by distance.
 Edges measured_plainly(const Index& index, const float* query, Vertex start, int64_t most) {
   const PointSet& points = index.points();
   const fanng::Distances distances(points);
@@ -98,7 +98,7 @@ TEST(frontier_any_pushes_pops_nearest) {
         frontier.clear();
         while (!plain.empty()) plain.pop();
         for (int64_t i = 0; i < pushes; ++i) {
-          // Ascending at first: each is further than all that are near.
+          // Ascending at first, so that each is farther than all in the near part.
           const auto distance = static_cast<float>(i < 100 ? static_cast<double>(i) : 100 * random.unit());
           frontier.push(fanng::pack_neighbor(distance, static_cast<Vertex>(i)));
           plain.push(fanng::pack_neighbor(distance, static_cast<Vertex>(i)));
@@ -129,7 +129,7 @@ TEST(search_with_unlimited_effort_is_exact) {
           for (int64_t i = 0; i < 9; ++i) {
             const std::vector<float> form = stored_form(index.points(), queries.row(i));
             const bool zero = std::all_of(form.begin(), form.end(), [](float value) { return value == 0; });
-            // Under the cosine metric a query without a direction: below.
+            // A query without direction has a test of its own under the cosine metric.
             if (!zero || metric == Metric::kEuclidean) check_exact(index, found, i, form.data(), -1);
           }
         }
@@ -140,7 +140,7 @@ TEST(search_with_unlimited_effort_is_exact) {
 
 TEST(search_ties_are_ordered_by_index) {
   for (const Metric metric : kMetrics) {
-    for (const int64_t depth : {2, 4, 12}) {  // with many copies, with some, with hardly any
+    for (const int64_t depth : {2, 4, 12}) {  // many, some, and hardly any duplicates
       Random random(8);
       const Cloud cloud = exact_cloud(metric, 60, depth, random);
       const Index index = naive_index(cloud);
@@ -177,13 +177,13 @@ TEST(search_effort_limits_measured_vertices) {
     const Cloud queries = real_cloud(metric, 5, 6, random);
     for (const int64_t most : {1, 2, 10, 150, 299, 300, 301, 5000}) {
       context = name_of(metric) + ", effort " + std::to_string(most);
-      // Every vertex that was measured is reported, where k allows it.
+      // Every measured vertex is reported, because k is large enough.
       for (const Found& found : {searched(index, queries.x, 400, most), listed(index, 400, most)}) {
         const int64_t queried = static_cast<int64_t>(found.index.size()) / 400;
         for (int64_t i = 0; i < queried; ++i) {
           const std::vector<int64_t> row = found.row(i);
           const int64_t reported = std::count_if(row.begin(), row.end(), [](int64_t j) { return j >= 0; });
-          // The own row is measured, not reported.
+          // The own row is measured but not reported.
           CHECK_EQ(reported, std::min<int64_t>(most, 300) - (queried == 300));
         }
       }
@@ -199,7 +199,7 @@ TEST(search_any_effort_measures_as_paper_does) {
       const Cloud cloud = exact ? exact_cloud(metric, 200, 3, random) : real_cloud(metric, 200, 9, random);
       const Index index = built(cloud, {.max_degree = 5});
       const PointSet& points = index.points();
-      // Equally near vertices are taken in the order of their numbers.
+      // Ties are ordered by vertex.
       const Cloud queries = exact ? exact_cloud(metric, 12, 3, random) : real_cloud(metric, 12, 9, random);
       for (const int64_t most : {1, 2, 7, 30, 90, 1000}) {
         std::vector<int64_t> start;
@@ -238,7 +238,7 @@ TEST(search_effort_1_returns_start) {
   for (int64_t i = 0; i < 50; ++i) start[i] = (i * 7 + 3) % 50;
   const Found found = searched(index, cloud.x, 2, 1, &start);
   for (int64_t i = 0; i < 50; ++i) CHECK((found.row(i) == std::vector<int64_t>{start[i], -1}));
-  // Without one, the row nearest to the mean.
+  // Without a start, a search begins at the row nearest to the mean.
   std::vector<float> mean(index.points().stride(), 0.0F);
   for (int64_t i = 0; i < 50; ++i)
     for (int64_t k = 0; k < 4; ++k) mean[k] += cloud.row(i)[k] / 50;
@@ -262,7 +262,7 @@ TEST(search_reports_duplicates_but_not_own_row) {
       for (int64_t n = 0; n < 12; ++n) CHECK_EQ(found.distance[i * 12 + n] == 0, n < 9);
       CHECK(row[9] % 4 != i % 4);
     }
-    // A k that ends amid the copies.
+    // k ends among the duplicates.
     CHECK((listed(index, 3, kEnough).row(4) == std::vector<int64_t>{0, 8, 12}));
     CHECK((searched(index, {2, 1}, 3, kEnough).row(0) == std::vector<int64_t>{2, 6, 10}));
   }

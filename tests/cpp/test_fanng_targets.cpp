@@ -1,5 +1,5 @@
-// The graph and what is found in it are the same, to the bit, at every SIMD level. The level is chosen once a process,
-// so this executable runs itself once a level, to print what it built.
+// Every SIMD target gives the same graph and the same search results, bit for bit. A process chooses its target once,
+// so this executable runs itself once per target and prints hashes of what it built.
 
 #include <unistd.h>
 
@@ -39,7 +39,7 @@ uint64_t hash_of(const Index& index) {
   return mixed(mixed(hash, found.distance), found.index);
 }
 
-// One hash for each of many builds, at the level of this process.
+// One hash per build, with the SIMD target of this process.
 std::map<std::string, uint64_t> build_hashes() {
   std::map<std::string, uint64_t> hashes;
   for (const Metric metric : kMetrics) {
@@ -59,9 +59,9 @@ std::map<std::string, uint64_t> build_hashes() {
   return hashes;
 }
 
-// What this executable prints at another level.
+// The hashes that this executable prints for another target.
 std::map<std::string, uint64_t> hashes_at(const std::string& level) {
-  // popen runs a shell, whose /proc/self is another.
+  // popen runs a shell, for which /proc/self is the shell.
 
   const std::string command =
       "HARDMINE_SIMD=" + level + " HARDMINE_PRINT_HASHES=1 /proc/" + std::to_string(getpid()) + "/exe";

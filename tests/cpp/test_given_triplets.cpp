@@ -1,4 +1,4 @@
-// Triplets given as rows: what is wrong with them, and the measures of their pairs, dense in double.
+// Given triplets: errors for invalid ones, and the measures of their pairs compared with plain sums in long double.
 
 #include "cpu/engine/given_triplets.h"
 
@@ -42,7 +42,7 @@ Measures<T> engine(const PairMeasure& measure, const std::vector<T>& x, int64_t 
   return out;
 }
 
-// Summed in long double: a plain sum in double would err more than the engine's.
+// Sums in long double: a plain sum in double would have a larger error than the engine.
 double dense(const PairMeasure& measure, const auto* x, const auto* y, int64_t depth) {
   const auto square = [](long double v) { return v * v; };
   long double xx = 0, yy = 0, inner = 0, squares = 0;

@@ -42,7 +42,7 @@ Slopes slopes_of(const GlobalRule& rule, const std::vector<double>& p, const std
 }  // namespace
 
 TYPED_TEST(global_loss_matches_hand_worked_values, T) {
-  // 0.0625 of variances, and lam (0.5 - 0.25 + t).
+  // The variances sum to 0.0625. The rest is lam (0.5 - 0.25 + t).
   CHECK_EQ(loss_of<T>(rule_of(0.5, 0.25), kPositive, kNegative), 0.0625 + 0.5 * 0.5);
   CHECK_EQ(loss_of<T>(rule_of(0, 0.25), kPositive, kNegative), 0.0625);
   CHECK_EQ(loss_of<T>(rule_of(0.5, 0.25), kNegative, kPositive), 0.0625);  // the kink: a gap of 0
@@ -89,7 +89,7 @@ TEST(global_loss_gradient_matches_finite_differences) {
 }
 
 TEST(global_loss_close_distances_keep_variance_digits) {
-  // Deviations of 2^-20: |d|^2 - mu^2 would lose them all in float, and half of them in double.
+  // Deviations are 2^-20. |d|^2 - mu^2 would lose all their digits in float, and half of them in double.
   const double deviation = 0x1p-20;
   const double loss = loss_of<float>(rule_of(0, 0), {0.5 - deviation, 0.5 + deviation}, {0.25, 0.25});
   CHECK_NEAR(loss / (deviation * deviation), 1, 1e-6);

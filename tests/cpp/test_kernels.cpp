@@ -1,4 +1,4 @@
-// The kernels of the active level one by one: row kernels, packing, and select_block over whole passes.
+// The kernels of the chosen SIMD target: row kernels, packing, and select_block over whole passes.
 
 #include "support/check.h"
 #include "support/packed_batch.h"
@@ -10,7 +10,7 @@ using namespace hardmine::test;
 
 namespace {
 
-// Element (row r, depth k) of groups of g is at [r / g][k][r % g]; rows that fill up the last group are zero.
+// Element (row r, depth k) of groups of g rows is at [r / g][k][r % g]. Rows that pad the last group are zero.
 template <class T>
 void check_pack(int64_t group, int64_t count, int64_t depth, bool scaled) {
   const Kernels<T>& kernel = active_kernels<T>();
@@ -22,11 +22,11 @@ void check_pack(int64_t group, int64_t count, int64_t depth, bool scaled) {
   random.shuffle(order);
   order.resize(count);
   std::vector<T> scale(sources);
-  for (T& s : scale) s = T(0.5 + random.unit());  // a quotient rounds once, everywhere alike
+  for (T& s : scale) s = T(0.5 + random.unit());  // a quotient has one rounding on every target
 
   const int64_t padded = round_up_to(count, group);
   std::vector<T> packed(padded * depth, T(99));
-  // In two parts, as two threads would; the first must leave the second's memory alone.
+  // In two parts, as two threads would pack. The first must not write the memory of the second.
   const int64_t middle = padded / group / 2 * group;
   const T* norm = scaled ? scale.data() : nullptr;
   kernel.pack(x.data(), depth, order.data(), norm, count, 0, middle, group, packed.data());
@@ -90,8 +90,8 @@ void check_pass(PassCoverage& coverage, const Batch<T>& row_batch, const Batch<T
   }
 }
 
-// pair_score against the numbers of tiles, bit for bit, on rows that do round. A pass whose only same-class column is
-// j leaves the tile's number of (i, j) as the best key of row i.
+// Compares pair_score with the scores in tiles, bit for bit, on rows whose products round. If j is the only same-class
+// column, the score of (i, j) is the best key of row i.
 template <class T>
 void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
   const Kernels<T>& kernel = active_kernels<T>();
@@ -122,7 +122,7 @@ void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
 
 TEST(kernels_with_forced_target_are_used) { check_forced_level(); }
 
-// Integers are exact, so a kernel must agree with a plain loop to the last bit.
+// Sums of integers are exact, so a kernel must equal a plain loop bit for bit.
 TYPED_TEST(row_kernels_integers_are_exact, T) {
   const Kernels<T>& kernel = active_kernels<T>();
   for (const int64_t depth : kDepths) {
@@ -168,7 +168,7 @@ TYPED_TEST(row_norms_nonfinite_element_is_reported, T) {
         x[at] = bad;
         CHECK(!kernel.row_norms(x.data(), 3, depth, norm.data()));
       }
-      x[at] = huge;  // finite, but its square is not, and so neither is the norm
+      x[at] = huge;  // finite, but its square and so the norm overflow
       CHECK(!kernel.row_norms(x.data(), 3, depth, norm.data()));
       x[at] = T(1);
     }

@@ -1,4 +1,4 @@
-// Nearest neighbors against a sort of all candidates.
+// k nearest neighbors compared with a sort of all candidates.
 
 #include "cpu/engine/knn.h"
 
@@ -46,7 +46,7 @@ std::vector<int64_t> ordered(const double* s, int64_t columns, int64_t own) {
   return order;
 }
 
-// `tolerance` 0: similarities are exact, and so must the order be.
+// With `tolerance` 0, similarities and so the order must be exact.
 template <class T>
 void check_neighbors(const Neighbors<T>& got, const std::vector<double>& s, int64_t rows, int64_t columns, int64_t k,
                      bool exclude_self, double tolerance) {
@@ -63,7 +63,7 @@ void check_neighbors(const Neighbors<T>& got, const std::vector<double>& s, int6
     for (int64_t n = 0; n < found; ++n) {
       if (tolerance == 0) {
         right &= index[n] == want[n] && similarity[n] == T(line[want[n]]) &&
-                 !(similarity[n] == T(0) && std::signbit(similarity[n]));  // no zero has a sign
+                 !(similarity[n] == T(0) && std::signbit(similarity[n]));  // zeros are positive
         continue;
       }
       right &= index[n] >= 0 && index[n] < columns && !(exclude_self && index[n] == i) && !seen[index[n]] &&
@@ -92,7 +92,7 @@ void check_case(Similarity kind, int64_t rows, int64_t refs, int64_t depth, int6
   check_neighbors(got, similarity_matrix(kind, queries, columns), rows, columns.count, k, self == Self::kExcluded, 0);
 }
 
-// Enough work for three workers or more; ties everywhere.
+// Enough work for three threads or more, with many ties.
 template <class T>
 void check_workers(Similarity kind, int64_t rows, int64_t refs, int64_t depth, int64_t k, Self self) {
   Random random(5);
@@ -180,7 +180,8 @@ TYPED_TEST(knn_nan_and_minus_infinity_are_not_candidates, T) {
   }
 }
 
-// Candidates that come in ascending, descending and equal similarity: every one is offered, or none after the first k.
+// Candidates arrive in ascending, descending or equal similarity, so that either all are inserted or none after the
+// first k.
 TYPED_TEST(knn_any_order_of_arrival_matches_sort, T) {
   Random random(2);
   for (const int64_t k : {1, 7, 16, 20, 300}) {
@@ -205,7 +206,7 @@ TYPED_TEST(knn_any_order_of_arrival_matches_sort, T) {
 TEST(knn_any_threads_give_same_bits) {
   check_workers<float>(Similarity::kCosine, 289, -1, 200, 10, Self::kExcluded);
   check_workers<double>(Similarity::kEuclidean, 289, -1, 90, 33, Self::kAllowed);
-  // Few queries against many refs, in shares; the last has fewer candidates in a share than neighbors.
+  // Few queries and many refs: the columns are split. In the last case a split has fewer candidates than k.
   check_workers<float>(Similarity::kDot, 3, 9600, 250, 10, Self::kAllowed);
   check_workers<double>(Similarity::kEuclidean, 97, 769, 100, 20, Self::kAllowed);
   check_workers<float>(Similarity::kCosine, 1, 2500, 1500, 700, Self::kAllowed);

@@ -27,7 +27,7 @@ struct Pairs {
   }
 };
 
-// Three hard anchors, two easy ones, of which one is a tie, and two that lack a partner.
+// Three hard anchors; two easy ones, one of them a tie; two anchors that lack a partner.
 template <class T>
 Pairs<T> mixed_pairs() {
   Pairs<T> pairs;
@@ -78,7 +78,7 @@ TEST(reduce_loss_excluded_ties_are_not_in_mean) {
   TermRule rule = sct();
   rule.hard_rule = HardRule::kAboveOrCutoff;
   rule.hard_cutoff = 0.8;
-  const Pairs<double> pairs = mixed_pairs<double>();  // its tie (0.5, 0.5) counts no more
+  const Pairs<double> pairs = mixed_pairs<double>();  // its tie (0.5, 0.5) is excluded
   CHECK_NEAR(loss_of(rule, Reduction::kMean, pairs), (kEasy2 + 0.75) / 4, 1e-14);
 }
 

@@ -1,4 +1,5 @@
-// The gather of pair gradients against a scatter over dense matrices in double, and against finite differences.
+// Pair gradients, which the engine gathers per row, compared with a dense scatter in double and with finite
+// differences.
 
 #include "cpu/engine/pair_gradient.h"
 
@@ -29,8 +30,8 @@ std::string text_of(const PairMeasure& measure) {
 }
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-// How entries are listed: two partners for each row, as a selection has; or entries of any rows, in any order, some of
-// them often, with fewer or more partners.
+// How entries are listed: two partners per row, as in a selection; or entries of arbitrary rows in any order, with
+// repeats and with another number of partners.
 struct Listing {
   bool every_row;
   int64_t entries;
@@ -47,7 +48,7 @@ struct Problem {
   std::vector<T> gradient;      // [entries, partners]
   bool every_row;
 
-  // Partners among `ref_count` refs or, where that is negative, among the rows themselves.
+  // Partners are among `ref_count` refs, or among the rows themselves if `ref_count` is negative.
   Problem(Values values, int64_t count, int64_t ref_count, int64_t depth, Random& random, Listing listing = kSelection)
       : count(count), ref_count(ref_count), depth(depth), partners(listing.partners), every_row(listing.every_row) {
     x = make_rows<T>(values, count, depth, random);
@@ -79,10 +80,10 @@ struct Gradients {
 template <class T>
 Gradients<T> engine(const PairMeasure& measure, const Problem<T>& p, const cpu::ThreadPool& workers, bool want_x = true,
                     bool want_refs = true) {
-  // Outputs hold garbage at first: every element must be written.
+  // Outputs start as NaN, which shows elements that are not written.
   Gradients<T> grad{std::vector<T>(want_x ? p.x.size() : 0, T(kNaN)),
                     std::vector<T>(want_refs ? p.refs.size() : 0, T(kNaN))};
-  // An empty gallery is still a gallery: only a null pointer means that there is none.
+  // An empty gallery is still a gallery. Only a null pointer means that there is none.
   const T empty[1] = {};
   const T* refs = !p.has_refs() ? nullptr : p.refs.empty() ? empty : p.refs.data();
   const int64_t entries = p.partners ? p.pairs() / p.partners : p.count;
@@ -104,7 +105,7 @@ double norm_of(const std::vector<double>& v) {
 std::vector<double> slope(const PairMeasure& measure, std::vector<double> a, std::vector<double> b) {
   const size_t depth = a.size();
   const double eps = 1e-12, length = norm_of(a);
-  if (measure.normalized && length <= eps) return std::vector<double>(depth, 0);  // it has no direction
+  if (measure.normalized && length <= eps) return std::vector<double>(depth, 0);  // no direction, so no gradient
   const double scale = measure.normalized ? length : 1;
   const double other_scale = measure.normalized ? std::fmax(norm_of(b), eps) : 1;
   std::vector<double> difference(depth), out(depth, 0);
@@ -128,7 +129,7 @@ void check_against_scatter(const PairMeasure& measure, const Problem<T>& p) {
   const auto row = [&](const std::vector<T>& rows, int64_t i) {
     return std::vector<double>(rows.begin() + i * p.depth, rows.begin() + (i + 1) * p.depth);
   };
-  // The sum of the magnitudes beside the sum itself: rounding errors are relative to it.
+  // Sums of magnitudes accompany the sums, because rounding errors are relative to them.
   std::vector<double> x(p.x.size()), refs(p.refs.size()), x_size(p.x.size()), refs_size(p.refs.size());
   for (int64_t pair = 0; pair < p.pairs(); ++pair) {
     const int64_t i = p.first_of(pair), j = p.second[pair];
@@ -136,7 +137,7 @@ void check_against_scatter(const PairMeasure& measure, const Problem<T>& p) {
     const double g = p.gradient[pair];
     const std::vector<double> a = row(p.x, i), b = row(p.other(), j);
     const std::vector<double> to_a = slope(measure, a, b), to_b = slope(measure, b, a);
-    // Differences of unit rows lose digits where these nearly coincide, which the quotient by the distance magnifies.
+    // The difference of two nearly equal unit rows loses digits. Dividing by their distance magnifies the error.
     double gap = 1;
     if (measure.normalized && measure.quantity == PairQuantity::kNegativeDistance) {
       double squares = 0;
@@ -165,7 +166,7 @@ void check_against_scatter(const PairMeasure& measure, const Problem<T>& p) {
   for (size_t e = 0; e < refs.size(); ++e) CHECK_NEAR(got.refs[e], refs[e], eps * refs_size[e]);
 }
 
-// One row that every anchor selected, as positive and as negative, itself included.
+// Every anchor, itself included, has the same row as positive and as negative.
 template <class T>
 Problem<T> hub(int64_t count, int64_t depth, Values values) {
   Random random(count);
@@ -293,7 +294,7 @@ TEST(pair_gradient_hub_gathers_from_all_rows) {
   }
 }
 
-// Zero rows, coinciding rows, and one shorter than the smallest norm, whose gradient is 0.
+// Zero rows, equal rows, and a row below the minimum norm, whose gradient is 0.
 TYPED_TEST(pair_gradient_zero_rows_and_distances_match_dense_scatter, T) {
   Random random(1);
   const int64_t depth = 9;
@@ -311,7 +312,7 @@ TYPED_TEST(pair_gradient_zero_rows_and_distances_match_dense_scatter, T) {
   }
 }
 
-// A non-finite row matters to nobody unless a gradient reaches its pairs.
+// A non-finite row has no effect unless a gradient reaches one of its pairs.
 TYPED_TEST(pair_gradient_unused_nonfinite_row_stays_zero, T) {
   Random random(2);
   Problem<T> p(Values::kReals, 5, -1, 17, random);
@@ -327,7 +328,7 @@ TYPED_TEST(pair_gradient_unused_nonfinite_row_stays_zero, T) {
     used.gradient[2 * 2] = T(1);
     const Gradients<T> propagate_nan = engine(measure, used, SerialWorkers());
     CHECK(std::isnan(propagate_nan.x[2 * 17]) && std::isfinite(propagate_nan.x[0]));
-    // What an inner product passes to the row itself is only its partner, which is finite.
+    // For an inner product, the gradient of the row itself is its partner, which is finite.
     const bool dot = measure.quantity == PairQuantity::kInnerProduct && !measure.normalized;
     CHECK_EQ(std::isnan(propagate_nan.x[3 * 17]), !dot);
   }
@@ -347,7 +348,7 @@ TEST(pair_gradient_null_output_changes_nothing) {
 }
 
 TYPED_TEST(pair_gradient_any_threads_give_same_bits, T) {
-  const int64_t count = 300, depth = 257;  // enough for eight workers
+  const int64_t count = 300, depth = 257;  // enough work for eight threads
   Random random(7);
   const Problem<T> problems[] = {
       Problem<T>(Values::kReals, count, -1, depth, random), Problem<T>(Values::kReals, count, 251, depth, random),
@@ -380,7 +381,7 @@ TYPED_TEST(all_finite_nonfinite_element_is_found, T) {
         x[at] = T(bad);
         CHECK(!cpu::all_finite(x.data(), count, depth, *workers));
       }
-      x[at] = std::numeric_limits<T>::max();  // its square, and so the norm, overflows
+      x[at] = std::numeric_limits<T>::max();  // its square and so the norm overflow
       CHECK(!cpu::all_finite(x.data(), count, depth, *workers));
       x[at] = T(1);
     }

@@ -1,4 +1,4 @@
-// Which blocks a schedule visits, which of them at the same time, and in which order each row meets the others.
+// Which blocks a schedule visits, which of them concurrently, and in which order each row meets the others.
 
 #include "cpu/engine/pair_schedule.h"
 
@@ -18,10 +18,10 @@ using namespace hardmine::test;
 
 namespace {
 
-// Around the block step, even and odd numbers of groups, and past 64 groups, where groups get longer.
+// Around the block step, with even and odd numbers of groups, and beyond 64 groups, where groups get longer.
 constexpr int64_t kSizes[] = {0, 1, 2, 95, 96, 97, 191, 192, 193, 289, 481, 1000, 6143, 6144, 6145, 12289};
 
-// A cell is kBlockStep rows or columns: blocks, and so groups of them, begin and end between cells.
+// A cell is kBlockStep rows or columns. Blocks and groups of blocks begin and end at cell boundaries.
 constexpr int64_t kStep = cpu::kBlockStep;
 int64_t cells(int64_t count) { return (count + kStep - 1) / kStep; }
 
@@ -40,7 +40,7 @@ bool is_sound(const cpu::Block& block, int64_t rows, int64_t columns, bool symme
   };
   return fits(block.row_begin, block.row_end, cpu::kMaxBlockRows, rows) &&
          fits(block.column_begin, block.column_end, cpu::kMaxBlockColumns, columns) &&
-         // Some pair of it has to be neither (i, i) nor one that is also met as (j, i).
+         // At least one pair must be neither (i, i) nor visited as (j, i) elsewhere.
          !(symmetric && block.column_end - 1 <= block.row_begin);
 }
 
@@ -68,14 +68,14 @@ Course run(int64_t rows, int64_t columns, bool symmetric, const cpu::ThreadPool&
       }
     };
     each_cell([&](std::atomic<bool>& busy, std::vector<Corners>& blocks) {
-      // Relaxed: that a visit sees what the ones before wrote must be the schedule's doing, not this test's.
+      // Relaxed, because the schedule itself must make earlier writes visible.
       if (busy.exchange(true, std::memory_order_relaxed)) alone = false;
       blocks.push_back({block.row_begin, block.row_end, block.column_begin, block.column_end});
     });
     for (int64_t r = row; r < row_end; ++r)
       for (int64_t c = column; c < column_end; ++c)
         visits[r * cells(columns) + c].fetch_add(1, std::memory_order_relaxed);
-    if ((row + 3 * column) % 32 == 0) std::this_thread::yield();  // now and then let another worker come in between
+    if ((row + 3 * column) % 32 == 0) std::this_thread::yield();  // sometimes let another thread run
     each_cell([&](std::atomic<bool>& busy, std::vector<Corners>&) { busy.store(false, std::memory_order_relaxed); });
   });
   course.visits.assign(visits.begin(), visits.end());
@@ -91,9 +91,9 @@ void check_cover(const Course& course, int64_t rows, int64_t columns, bool symme
     for (int64_t c = 0; c < cells(columns); ++c) {
       const int visits = course.visits[r * cells(columns) + c];
       if (symmetric && c < r) {
-        CHECK(visits <= 1);  // beside a pair of cells that is wanted: the engine skips those pairs
+        CHECK(visits <= 1);  // next to a wanted pair of cells; the engine skips such pairs
       } else {
-        // A last cell of one row has no pair of its own.
+        // A last cell of a single row has no pair within itself.
         CHECK(visits == 1 || (visits == 0 && symmetric && r == c && r * kStep == rows - 1));
       }
     }
@@ -135,7 +135,7 @@ void check_schedules(bool symmetric) {
 TEST(pair_schedule_rectangular_visits_every_pair_once) { check_schedules(false); }
 TEST(pair_schedule_symmetric_visits_every_pair_once) { check_schedules(true); }
 
-// A tournament: in each round every group plays at most once, and as many pairs play as can.
+// In a tournament each group plays at most once per round, and as many pairs play as possible.
 TEST(pair_schedule_rounds_keep_all_groups_busy) {
   for (const bool symmetric : {false, true}) {
     for (const int64_t rows : {1, 2, 3, 8, 9, 64}) {
@@ -147,7 +147,7 @@ TEST(pair_schedule_rounds_keep_all_groups_busy) {
             .run(SerialWorkers(), 1, [&](int64_t, const cpu::Block& block) {
               pairs.push_back({block.row_begin / kStep, block.column_begin / kStep});
             });
-        // Each group with itself comes first.
+        // The pairs of a group with itself come first.
         for (int64_t g = 0; symmetric && g < rows; ++g) CHECK(pairs[g][0] == g && pairs[g][1] == g);
         const size_t first = symmetric ? rows : 0, round = symmetric ? rows / 2 : std::min(rows, columns);
         for (size_t begin = first; begin < pairs.size(); begin += round) {
@@ -165,7 +165,7 @@ TEST(pair_schedule_rounds_keep_all_groups_busy) {
   }
 }
 
-// Each waits a while for the others within a block, so that on any machine they meet if the schedule lets them.
+// Each visit waits for the others, so that on any machine they meet if the schedule allows it.
 TEST(pair_schedule_disjoint_pairs_run_concurrently) {
   for (const bool symmetric : {false, true}) {
     context = symmetric ? "symmetric" : "rows and columns";
@@ -173,7 +173,7 @@ TEST(pair_schedule_disjoint_pairs_run_concurrently) {
     std::atomic<int64_t> inside{0}, together{0};
     cpu::PairSchedule(count, count, symmetric).run(ThreadWorkers(threads), threads, [&](int64_t, const cpu::Block&) {
       ++inside;
-      // Late in the course some wait for their groups, so only the most that were ever inside counts.
+      // Near the end some threads wait for their groups, so only the maximum number of concurrent visits counts.
       for (int spins = 0; spins < 2000 && inside < threads && together < threads; ++spins) std::this_thread::yield();
       for (int64_t most = together, now = inside; most < now && !together.compare_exchange_weak(most, now);) {
       }

@@ -8,7 +8,7 @@
 using namespace hardmine;
 
 TEST(random_bits_seed_0_is_splitmix64) {
-  // With seed 0, the published sequence of its first numbers.
+  // The published first numbers of the sequence with seed 0.
   CHECK_EQ(random_bits(0, 0), 0xE220A8397B1DCDAFu);
   CHECK_EQ(random_bits(0, 1), 0x6E789E6AA1B965F4u);
   CHECK_EQ(random_bits(0, 2), 0x06C45D188009454Fu);
@@ -25,7 +25,7 @@ TEST(random_bits_every_bit_is_set_half_of_the_time) {
       for (int b = 0; b < 64; ++b) set[b] += bits >> b & 1;
     }
     CHECK_EQ(seen.size(), size_t{kNumbers});
-    // 5 standard deviations.
+    // Five standard deviations.
     for (const int times : set) CHECK_NEAR(times, kNumbers / 2, 5 * 32);
   }
 }

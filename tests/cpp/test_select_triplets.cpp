@@ -1,4 +1,4 @@
-// The whole selection against a double loop over all pairs, at every awkward shape, rule, kind of label and worker.
+// Selections compared with a double loop over all pairs, for many shapes, rules, labels and thread counts.
 
 #include "cpu/engine/select_triplets.h"
 
@@ -18,7 +18,7 @@ template <class T>
 struct Selection {
   std::vector<int64_t> positive_index, negative_index;
   std::vector<T> positive_similarity, negative_similarity;
-  std::vector<double> u_positive, u_negative;  // what random selections are drawn by
+  std::vector<double> u_positive, u_negative;  // the random numbers of random selections
   bool finite;
 
   Selection(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs, const cpu::ThreadPool& workers)
@@ -60,7 +60,7 @@ void check_selection(const SelectionRule& rule, const Batch<T>& anchors, const B
   check_chosen(rule, anchors, refs, s, Selection<T>(rule, anchors, refs, SerialWorkers()), coverage);
 }
 
-// Symmetric selections of one shape: `stride` 1 tries every rule, more of it every so many, from `first` on.
+// Selections without refs for one shape, with every `stride`-th rule from `first` on.
 template <class T>
 void check_symmetric(Similarity similarity, Labels labels, int64_t count, int64_t depth, size_t first, size_t stride) {
   Random random(count * 1000 + depth);
@@ -73,7 +73,7 @@ void check_symmetric(Similarity similarity, Labels labels, int64_t count, int64_
   }
 }
 
-// Enough work for eight workers in either pass, and ties between them.
+// Enough work for eight threads in either pass, with ties across threads.
 template <class T>
 void check_workers(Values values, Labels labels) {
   Random random(5);
@@ -107,7 +107,7 @@ TYPED_TEST(select_triplets_any_count_rule_and_labels_matches_double_loop, T) {
   size_t turn = 0;
   for (const int64_t count : kCounts) {
     for (int64_t labels = 0; labels < kLabelKinds; ++labels) {
-      // Every rule at small sizes; at large ones they take turns.
+      // Small sizes try every rule; large sizes take turns.
       for (const Similarity similarity : kSimilarities)
         check_symmetric<T>(similarity, static_cast<Labels>(labels), count, 5, turn++, count < 40 ? 1 : 19);
     }
@@ -151,7 +151,7 @@ TYPED_TEST(select_triplets_any_ref_count_matches_double_loop, T) {
   CHECK(coverage.semihard > 500 && coverage.no_semihard > 500);
 }
 
-// NaN and infinite rows: the oracle's similarities to them follow from IEEE arithmetic, as the engine's do.
+// The similarities of NaN and infinite rows follow from IEEE arithmetic, in the oracle as in the engine.
 TYPED_TEST(select_triplets_nan_similarities_are_not_candidates, T) {
   const T nan = std::numeric_limits<T>::quiet_NaN(), inf = std::numeric_limits<T>::infinity();
   for (const Similarity similarity : kSimilarities) {
@@ -180,7 +180,7 @@ TYPED_TEST(select_triplets_nan_similarities_are_not_candidates, T) {
   }
 }
 
-// Among equal rows every similarity ties: the lowest admissible index wins, wherever it lies among the tiles.
+// If all rows are equal, every similarity ties. The lowest admissible index wins, in whichever tile it is.
 TYPED_TEST(select_triplets_ties_go_to_lowest_index, T) {
   Random random(3);
   for (const int64_t count : {2, 33, 97, 300}) {
@@ -212,18 +212,19 @@ TYPED_TEST(select_triplets_ties_go_to_lowest_index, T) {
   }
 }
 
-// Real numbers: what is chosen must be as good as the best, up to rounding, and be reported as it is.
+// With real numbers the selected row must be as good as the best one, up to rounding, and its reported similarity must
+// be its own.
 TYPED_TEST(select_triplets_real_numbers_match_within_rounding, T) {
   for (const Similarity similarity : kSimilarities) {
     for (const int64_t depth : {1, 64, 257}) {
       Random random(depth);
       const Batch<T> anchors(Values::kReals, Labels::kRandom, 97, depth, random);
       const std::vector<double> s = similarity_matrix(similarity, anchors, anchors);
-      // |x . y| <= depth; a squared distance is at most 4 depth, and its root loses half the digits near 0.
+      // |x . y| <= depth. A squared distance is at most 4 depth; its square root loses half the digits near 0.
       const double eps = std::numeric_limits<T>::epsilon();
       const double tolerance = similarity == Similarity::kCosine ? 8 * eps : eps * static_cast<double>(depth);
       for (const SelectionRule& rule : all_rules(similarity)) {
-        if (rule.negative == Negative::kSemihard) continue;  // rounding may move a candidate over its bound
+        if (rule.negative == Negative::kSemihard) continue;  // rounding may move a candidate across its bound
         SelectionRule unbounded = rule;
         unbounded.duplicate_threshold = kInfinity;
         context = describe(unbounded, 97, 97, depth, Labels::kRandom);

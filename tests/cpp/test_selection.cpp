@@ -13,7 +13,7 @@ constexpr T kInf = std::numeric_limits<T>::infinity();
 template <class T>
 constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
 
-// What a visitor does with one key: true if it would be taken as the first candidate of its anchor.
+// Whether a kernel would accept this key as the first candidate of its anchor.
 template <class T>
 bool admits(const KeyRange<T>& range, T key) {
   return key <= range.upper && beats(key, 5, range.start_key, range.start_index);
@@ -34,7 +34,7 @@ TYPED_TEST(below_is_next_smaller_number, T) {
   const T tiny = std::numeric_limits<T>::denorm_min();
   CHECK_EQ(below(T(1)), T(1) - eps / 2);
   CHECK_EQ(below(T(-1)), T(-1) - eps);
-  CHECK_EQ(below(T(0)), -smallest);  // subnormal numbers are stepped over
+  CHECK_EQ(below(T(0)), -smallest);  // subnormal numbers are skipped
   CHECK_EQ(below(smallest), T(0));
   CHECK_EQ(below(-tiny), -smallest);
   CHECK_EQ(below(T(-0.0)), -smallest);
@@ -59,7 +59,8 @@ TYPED_TEST(key_order_follows_similarity, T) {
     CHECK_EQ(key_from_similarity(kind, kInf<T>), kInf<T>);
     CHECK(std::isnan(similarity_from_key(kind, kNan<T>)));
   }
-  // -|a - b| = -3 is ordered by -|a - b|^2 = -9; a positive bound, which no distance reaches, stays above all of them.
+  // Distances are compared by their squares: -|a - b| = -3 has key -9. No distance reaches a positive bound, which
+  // stays above all keys.
   CHECK_EQ(key_from_similarity(Similarity::kEuclidean, T(-3)), T(-9));
   CHECK_EQ(key_from_similarity(Similarity::kEuclidean, T(0)), T(0));
   CHECK_EQ(key_from_similarity(Similarity::kEuclidean, T(2)), T(2));
@@ -75,7 +76,7 @@ TEST(unlimited_range_admits_every_finite_key) {
   CHECK(!admits(range, kNan<float>));
 }
 
-// The sums of products of unit rows, as tiles hold them, may lie beyond 1 and -1.
+// In tiles, cosine similarities may slightly exceed 1 or -1 by rounding.
 TYPED_TEST(key_range_around_cosine_1_equals_clamped_bounds, T) {
   std::vector<T> sums, bounds;
   for (const T one : {T(-1), T(1)}) {
@@ -129,12 +130,12 @@ TYPED_TEST(positive_range_excludes_similarities_above_threshold, T) {
 }
 
 TEST(positive_range_threshold_is_rounded_to_type) {
-  // The threshold is rounded to the type it is compared in: a similarity equal to it stays.
+  // The threshold is rounded to the type of the comparison, so a similarity equal to it stays.
   SelectionRule rule;
   rule.duplicate_threshold = 0.9999;
   CHECK(admits(positive_range<float>(rule), 0.9999F));
   CHECK(!admits(positive_range<float>(rule), std::nextafter(0.9999F, 1.0F)));
-  // A NaN threshold bounds nothing, rather than everything.
+  // A NaN threshold excludes nothing.
   rule.duplicate_threshold = kNan<double>;
   CHECK(admits(positive_range<float>(rule), 1.0F));
 }
@@ -155,7 +156,7 @@ TYPED_TEST(semihard_range_lies_between_margin_and_positive, T) {
             CHECK_EQ(admits(range, key_from_similarity(kind, s_an)), want);
           }
         }
-        // Without a positive nothing is semi-hard.
+        // Without a positive no negative is semi-hard.
         const KeyRange<T> none = semihard_range(rule, kNan<T>);
         for (const T s_an : similarities<T>(kind)) CHECK(!admits(none, key_from_similarity(kind, s_an)));
       }

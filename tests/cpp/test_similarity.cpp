@@ -1,4 +1,4 @@
-// What is measured between two rows, and what the losses of all triplets make of it.
+// The measure of each similarity, and the measure and the weight of the batch-all triplet loss.
 
 #include "core/similarity.h"
 

@@ -51,7 +51,7 @@ struct Lists {
   }
 };
 
-// Sample 0 has the list; the classes of all samples are given.
+// Only sample 0 has a list. `label` holds the classes of all samples.
 Lists<double> first_list(std::vector<int64_t> label, std::vector<int64_t> index, std::vector<double> distance) {
   const size_t count = label.size();
   index.resize(count * index.size(), -1);
@@ -79,12 +79,12 @@ TEST(classes_list_their_members) {
 }
 
 TEST(smart_triplets_one_list_matches_hand_worked_values) {
-  // n1 p2 (n3 p4: inside the bound) n5 p6 n7
+  // n: negative, p: positive. n3 and p4 are within the bound.
   const Lists lists = first_list({0, 1, 0, 1, 0, 1, 0, 1}, {1, 2, 3, 4, 5, 6, 7}, {1, 2, 3, 3.5, 4, 5, 6});
   const Mined mined = lists.mine({2.0, 3, 9});
   CHECK_EQ(mined.triplet.size(), size_t{8 * 3 * 3});
   CHECK(std::equal(mined.triplet.begin(), mined.triplet.begin() + 4, std::vector<int64_t>{0, 6, 5, 0}.begin()));
-  CHECK_EQ(mined.triplet[4], 4);  // the only one that is not in pos
+  CHECK_EQ(mined.triplet[4], 4);  // the only positive that is not mined
   CHECK_EQ(mined.triplet[5], 7);
   CHECK(mined.mined[0] && mined.mined_positive[0] && mined.mined[1] && !mined.mined_positive[1] && !mined.mined[2]);
 }
@@ -113,7 +113,7 @@ TEST(smart_triplets_any_threads_give_same_result) {
 }
 
 TEST(smart_triplets_first_invalid_row_is_reported) {
-  // Lists are handed out 64 at a time: row 64 is reached long before row 63, behind many triplets.
+  // Threads take 64 lists at a time, so row 64 is reached long before row 63, which follows many triplets.
   Lists<float> lists;
   for (int64_t i = 0; i < 200; ++i) {
     lists.label.push_back(i % 3);

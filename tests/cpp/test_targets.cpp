@@ -1,4 +1,4 @@
-// Every SIMD level that this CPU has against the scalar one, bit for bit, on numbers that do round.
+// Every SIMD target of this CPU compared with the scalar one, bit for bit, on numbers that round.
 
 #include <stdexcept>
 
@@ -12,7 +12,7 @@ using namespace hardmine::test;
 TEST(targets_tile_sizes_divide_blocks) {
   for (const BuiltLevel& level : built_levels()) {
     std::cout << level.name << (level.available ? ": compared" : ": NOT compared, this CPU lacks it") << std::endl;
-    // The tile engine's block and strip sizes ask for this.
+    // The block sizes of the tile engine require this.
     for (const int64_t micro_tile_rows : {level.for_float.micro_tile_rows, level.for_double.micro_tile_rows}) {
       CHECK_EQ(cpu::kMaxBlockRows % micro_tile_rows, 0);
       CHECK_EQ(24 % micro_tile_rows, 0);
@@ -21,7 +21,7 @@ TEST(targets_tile_sizes_divide_blocks) {
 }
 
 TEST(target_unknown_name_is_an_error_and_default_is_best) {
-  // The level is decided by the first call that succeeds, so the failing one comes first.
+  // The first successful call chooses the target, so the failing call comes first.
   setenv("HARDMINE_SIMD", "mmx", 1);
   CHECK_THROWS(cpu::simd_target_index(), std::runtime_error, "HARDMINE_SIMD must be one of 'scalar'");
   CHECK_THROWS(cpu::simd_target_index(), std::runtime_error, "got 'mmx'");
@@ -95,7 +95,7 @@ TYPED_TEST(pack_any_target_gives_same_bits, T) {
   });
 }
 
-// Levels tile the pairs differently, so whole passes are compared.
+// Targets have tiles of different sizes, so whole passes are compared.
 TYPED_TEST(select_block_any_target_gives_same_bits, T) {
   const T inf = std::numeric_limits<T>::infinity();
   for_each_level<T>([&](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {

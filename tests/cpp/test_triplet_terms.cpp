@@ -37,23 +37,23 @@ void check_term(const TermRule& rule, double positive, double negative, double v
 
 TYPED_TEST(triplet_term_matches_hand_worked_values, T) {
   const Difficulty easy = Difficulty::kEasy, hard = Difficulty::kHard;
-  // ln(1 + e^x), slope 1 / (1 + e^-x), both over tau = 0.1, x = 10 (s_an - s_ap).
+  // ln(1 + e^x) and its slope 1 / (1 + e^-x), both divided by tau = 0.1, for x = 10 (s_an - s_ap).
   const double softplus_m1 = 0.31326168751822286, sigmoid_m1 = 0.2689414213699951;
   const double softplus_3 = 3.0485873515737421, sigmoid_3 = 0.95257412682243322;
   check_term<T>(kNca, 0.75, 0.65, softplus_m1, -10 * sigmoid_m1, 10 * sigmoid_m1, easy);
   check_term<T>(kNca, 0.25, 0.55, softplus_3, -10 * sigmoid_3, 10 * sigmoid_3, easy);
   check_term<T>(kNca, 0.5, 0.5, kLn2, -5, 5, easy);
-  // A temperature of 1 is the soft margin.
+  // The soft margin has temperature 1.
   check_term<T>(kSoftMargin, 2, 1, softplus_m1, -sigmoid_m1, sigmoid_m1, easy);
   check_term<T>(kSoftMargin, -1, 2, softplus_3, -sigmoid_3, sigmoid_3, easy);
-  // The hinge, margin 0.2, and its kink, where the subgradient is 0.
+  // Hinge with margin 0.2. At the kink the subgradient is 0.
   check_term<T>(kHinge, 0.9, 0.8, 0.1, -1, 1, easy);
   check_term<T>(kHinge, 0.9, 0.5, 0, 0, 0, easy);
   TermRule kink = kHinge;
   kink.margin = 0.25;
   check_term<T>(kink, 0.75, 0.5, 0, 0, 0, easy);
-  // The ratio, margin 0.25, of distances d = -s: 1 - 0.5 / (0.75 + 0.25), and its slopes 0.5 / 1 and 1 / 1; then
-  // 1 - 1 / (1.75 + 0.25), slopes 1 / 4 and 1 / 2. At its kink, and behind it, the subgradient is 0.
+  // Ratio with margin 0.25, of distances d = -s. 1 - 0.5 / (0.75 + 0.25) has slopes 0.5 / 1 and 1 / 1; 1 - 1 / (1.75 +
+  // 0.25) has slopes 1 / 4 and 1 / 2. At the kink and beyond it the subgradient is 0.
   TermRule ratio = kRatio;
   ratio.margin = 0.25;
   check_term<T>(ratio, -0.75, -0.5, 0.5, -0.5, 1, easy);
@@ -61,7 +61,7 @@ TYPED_TEST(triplet_term_matches_hand_worked_values, T) {
   check_term<T>(ratio, 0, 0, 1, 0, 4, easy);
   check_term<T>(ratio, -0.75, -1, 0, 0, 0, easy);
   check_term<T>(ratio, -0.25, -1, 0, 0, 0, easy);
-  // SCT of the paper: above the diagonal the value is lam s_an and nothing reaches the positive pair.
+  // SCT as in the paper: above the diagonal the value is lam s_an, and no gradient reaches the positive pair.
   TermRule tenth = kPaper;
   tenth.lam = 0.1;
   check_term<T>(kPaper, 0.25, 0.75, 0.75, 0, 1, hard);
@@ -69,13 +69,13 @@ TYPED_TEST(triplet_term_matches_hand_worked_values, T) {
   check_term<T>(kPaper, -0.5, -0.25, -0.25, 0, 1, hard);
   check_term<T>(kPaper, 0.75, 0.65, softplus_m1, -10 * sigmoid_m1, 10 * sigmoid_m1, easy);
   check_term<T>(kPaper, 0.5, 0.5, kLn2, -5, 5, easy);
-  // The code of 2020: hard only above the cutoff 0.5 as well; every other triplet is easy.
+  // The code of 2020: hard only if s_an also exceeds the cutoff 0.5. Every other triplet is easy.
   check_term<T>(kCode2020, 0.25, 0.75, 0.75, 0, 1, hard);
   check_term<T>(kCode2020, 0.125, 0.425, softplus_3, -10 * sigmoid_3, 10 * sigmoid_3, easy);
   check_term<T>(kCode2020, 0.5, 0.5, kLn2, -5, 5, easy);
   check_term<T>(kCode2020, 0.75, 0.75, kLn2, -5, 5, easy);
   check_term<T>(kCode2020, 0.2, 0.5, softplus_3, -10 * sigmoid_3, 10 * sigmoid_3, easy);  // at the cutoff
-  // The code of 2021: hard above the cutoff 0.8 too; a tie belongs to neither part.
+  // The code of 2021: also hard if s_an exceeds the cutoff 0.8. A tie is neither easy nor hard.
   check_term<T>(kCode2021, 0.25, 0.375, 0.375, 0, 1, hard);
   check_term<T>(kCode2021, 0.95, 0.9, 0.9, 0, 1, hard);
   check_term<T>(kCode2021, 0.75, 0.65, softplus_m1, -10 * sigmoid_m1, 10 * sigmoid_m1, easy);
@@ -91,7 +91,7 @@ TEST(triplet_term_derivatives_match_finite_differences) {
   rules[3].lam = 0.3;
   rules[0].temperature = 0.7;
   for (const TermRule& rule : rules) {
-    // No point of the grid lies within a step of a kink: s_an = s_ap, s_an = cutoff, s_an = s_ap - margin.
+    // No point of the grid is within a step of a kink: s_an = s_ap, s_an = cutoff, s_an = s_ap - margin.
     for (double positive = -0.97; positive < 1; positive += 0.1) {
       for (double negative = -0.93; negative < 1; negative += 0.1) {
         const TripletTerm<double> term = triplet_term(rule, positive, negative);
@@ -142,18 +142,18 @@ TYPED_TEST(triplet_term_extreme_inputs_stay_finite, T) {
       }
     }
   }
-  // Far from the diagonal the softplus is a ramp: all or nothing.
+  // Far from the diagonal, softplus is linear or 0.
   CHECK_NEAR(triplet_term(kNca, T(-1e4), T(1e4)).value, 2e5, 0.1);
   CHECK_NEAR(triplet_term(kNca, T(-1e4), T(1e4)).d_negative, 10, 1e-5);
   CHECK_EQ(triplet_term(kNca, T(1e4), T(-1e4)).value, T(0));
   CHECK_EQ(triplet_term(kNca, T(1e4), T(-1e4)).d_negative, T(0));
-  // And its small values keep their relative precision: e^-40 is far below the rounding error of 1.
+  // Small values keep their relative precision: e^-40 is far below the rounding error of 1.
   CHECK_NEAR(softplus(T(-40)) / std::exp(T(-40)), 1, 1e-6);
   CHECK_NEAR(sigmoid(T(-40)) / std::exp(T(-40)), 1, 1e-6);
 }
 
 TEST(triplet_term_nan_similarities_give_nan) {
-  // Divergence is never hidden, except where a rule leaves the anchor out.
+  // A NaN similarity gives a NaN loss, except where a rule excludes the anchor.
   for (const TermRule& rule : {kNca, kSoftMargin, kPaper, kHinge, kRatio}) {
     CHECK(std::isnan(triplet_term(rule, std::nan(""), 0.5).value));
     CHECK(std::isnan(triplet_term(rule, 0.5, std::nan("")).value));

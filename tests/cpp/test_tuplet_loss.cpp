@@ -1,4 +1,4 @@
-// The tuplet losses and their gradients against plain loops in double, and against finite differences.
+// Tuplet losses and their gradients compared with plain loops in double and with finite differences.
 
 #include "support/check.h"
 #include "support/simd_targets.h"
@@ -12,7 +12,7 @@ namespace {
 
 constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
 constexpr TupletPositive kPositives[] = {TupletPositive::kEasiest, TupletPositive::kHardest, TupletPositive::kAll};
-// Below 0.04508 one shift does not suffice for all anchors.
+// Below 0.04508 one shift is not enough for all anchors.
 constexpr double kTemperatures[] = {0.1, 0.01, 1, 0.045, 0.0451};
 constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
 
@@ -23,7 +23,7 @@ std::vector<T> gradients(int64_t count, Random& random) {
   return g;
 }
 
-// Whatever changes from one case to the next, so that few cases go through all of it.
+// What varies from case to case, so that few cases cover all values.
 struct Choice {
   Similarity similarity;
   TupletPositive positive;
@@ -47,7 +47,7 @@ struct Choice {
     rule.similarity = similarity;
     rule.positive = positive;
     rule.temperature = temperature;
-    // Numbers that similarities of the exact samples take.
+    // Thresholds that similarities of the exact samples reach.
     if (bounded)
       rule.duplicate_threshold = similarity == Similarity::kCosine ? 0.5 : similarity == Similarity::kDot ? 2 : -1;
     return rule;
@@ -85,7 +85,7 @@ bool same_run(const TupletRun<T>& a, const TupletRun<T>& b) {
          a.positive_count == b.positive_count && same_bits(a.grad_x, b.grad_x) && same_bits(a.grad_refs, b.grad_refs);
 }
 
-// Enough work for two workers or more in every pass.
+// Enough work for two threads or more in every pass.
 template <class T>
 void check_workers(Similarity similarity, TupletPositive positive, double temperature, int64_t ref_count) {
   Random random(5);
@@ -143,7 +143,7 @@ TYPED_TEST(tuplet_loss_any_ref_count_matches_double_loop, T) {
   CHECK(coverage.many_positives > coverage.anchors / 8);
 }
 
-// From 6145 rows on, blocks are two steps wide.
+// From 6,145 rows on, blocks are two steps wide.
 TEST(tuplet_loss_wide_blocks_match_double_loop) {
   TupletCoverage coverage;
   for (int64_t turn = 0; turn < 9; turn += 4) {
@@ -170,7 +170,7 @@ TEST(tuplet_loss_large_depths_match_double_loop) {
   CHECK(coverage.valid > 100);
 }
 
-// Worked by hand: s_ap = 1 and two negatives with s_an = 0.
+// s_ap = 1 and two negatives with s_an = 0.
 TEST(tuplet_loss_one_anchor_matches_hand_worked_values) {
   Random random(1);
   Batch<double> batch(Values::kIntegers, Labels::kOneClass, 4, 3, random);
@@ -187,7 +187,7 @@ TEST(tuplet_loss_one_anchor_matches_hand_worked_values) {
     CHECK_NEAR(run.slope[0], ratio / (1 + ratio), 1e-15);
     CHECK_EQ(run.positive_count[0], 1);
     CHECK_EQ(run.positive_count[2], 0);
-    // d / d s_an = slope / (2 t) for both negatives; of the positive, which is parallel to the anchor, nothing is left.
+    // d / d s_an = slope / (2 t) for both negatives. The positive is parallel to the anchor, so its term vanishes.
     const double to_negative = ratio / (1 + ratio);
     const std::vector<double> want = {0, to_negative, to_negative,     0, 0, 0, to_negative / 3,
                                       0, 0,           to_negative / 4, 0, 0};
@@ -231,7 +231,8 @@ TEST(tuplet_loss_gradient_matches_finite_differences) {
   }
 }
 
-// Similarities the exponentials of which no type holds; where they are exact, so is all but the last digits.
+// Similarities whose exponentials overflow in every type. Where the similarities are exact, so are all but the last
+// digits of the loss.
 TEST(tuplet_loss_large_similarities_keep_digits) {
   for (const TupletPositive positive : kPositives) {
     for (const bool with_refs : {false, true}) {
@@ -260,7 +261,7 @@ TEST(tuplet_loss_large_similarities_keep_digits) {
   }
 }
 
-// Rows below the smallest norm are divided by that: they are no unit rows, and their gradients are 0.
+// Rows below the minimum norm are divided by the minimum. They are not unit rows, and their gradients are 0.
 TEST(tuplet_loss_rows_below_minimum_norm_match_double_loop) {
   for (const TupletPositive positive : kPositives) {
     for (const bool with_refs : {false, true}) {
@@ -281,7 +282,7 @@ TEST(tuplet_loss_rows_below_minimum_norm_match_double_loop) {
   }
 }
 
-// Neither distances nor gradients depend on the origin, to the bit: the offset is exact.
+// Distances and gradients do not depend on the origin, bit for bit, because the offset is exact.
 TEST(tuplet_loss_rows_far_from_origin_give_same_bits) {
   for (const bool with_refs : {false, true}) {
     Random random(9);
@@ -317,7 +318,7 @@ TEST(tuplet_loss_nonfinite_rows_are_reported) {
       p.rule.positive = positive;
       const TupletRun<double> run(p, SerialWorkers());
       CHECK(!run.finite);
-      for (const double grad : run.grad_x) CHECK(std::isnan(grad));  // as they came
+      for (const double grad : run.grad_x) CHECK(std::isnan(grad));  // left as they were
       if (!in_refs) continue;
       p.refs = nullptr;
       CHECK(TupletRun<double>(p, SerialWorkers()).finite);

@@ -1,4 +1,4 @@
-// The tuplet losses of one anchor, and from [B] terms to the loss and back.
+// The tuplet loss of one anchor, and reductions of [B] terms with their gradients.
 
 #include "core/losses/tuplet_terms.h"
 
@@ -12,7 +12,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-// -log(exp(s_ap / t) / (exp(s_ap / t) + sum of exp(s_an / t))), as the paper writes it.
+// -log(exp(s_ap / t) / (exp(s_ap / t) + sum of exp(s_an / t))), as in the paper.
 TEST(tuplet_term_matches_paper) {
   for (const double t : {0.1, 1.0, 3.0}) {
     for (const double s_ap : {-0.9, 0.0, 0.7}) {
@@ -23,7 +23,7 @@ TEST(tuplet_term_matches_paper) {
       const TupletTerm term = tuplet_term(0.5, log_of_sum(shifted), s_ap, t);
       CHECK_NEAR(term.value, -std::log(positive / (positive + negatives)), 1e-13);
       CHECK_NEAR(term.slope, negatives / (positive + negatives), 1e-13);
-      const double step = 1e-6;  // the slope is the derivative with respect to the level
+      const double step = 1e-6;  // the slope is the derivative with respect to the logsumexp
       const double up = tuplet_term(0.5, log_of_sum(shifted) + step, s_ap, t).value;
       const double down = tuplet_term(0.5, log_of_sum(shifted) - step, s_ap, t).value;
       CHECK_NEAR(term.slope, (up - down) / (2 * step), 1e-8);
@@ -32,7 +32,7 @@ TEST(tuplet_term_matches_paper) {
 }
 
 TEST(tuplet_term_large_similarities_keep_digits) {
-  // Shift and positive differ by one unit of temperature, where s / t itself has no digit left of it.
+  // Shift and positive differ by one temperature. s / t alone could not represent this difference.
   const TupletTerm term = tuplet_term(1e9 + 0.5, 0, 1e9, 0.5);
   CHECK_NEAR(term.value, std::log1p(std::exp(1.0)), 1e-12);
   CHECK_EQ(tuplet_term(1e9, 0, -1e9, 1e-3).value, 2e12);

@@ -1,5 +1,5 @@
-// exp2, log1p, softplus and sigmoid of the scalar level against the standard library, and of the other levels against
-// the scalar one.
+// exp2, log1p, softplus and sigmoid of the scalar target compared with the standard library, and those of the other
+// targets compared with the scalar ones.
 
 #include <cmath>
 
@@ -42,8 +42,8 @@ std::vector<T> values_of(typename VecMath<T>::Map map, std::vector<T> x) {
   return out;
 }
 
-// Arguments of exp2: integers and the halves between them, where rounding to an integer jumps, both with their
-// neighbors; any numbers; and tiny ones.
+// Arguments of exp2: integers and the halves between them, where rounding to an integer jumps; their neighbors; random
+// numbers; tiny numbers.
 template <class T>
 std::vector<T> powers() {
   Random random(1);
@@ -57,7 +57,7 @@ std::vector<T> powers() {
   return x;
 }
 
-// Of log1p: [0, 1], down to the smallest numbers that no CPU flushes to zero.
+// Arguments of log1p: [0, 1], down to the smallest number that no CPU flushes to zero.
 template <class T>
 std::vector<T> ratios() {
   Random random(2);
@@ -67,7 +67,7 @@ std::vector<T> ratios() {
   return x;
 }
 
-// Of the others: up to where exp(-|x|) ends, 125 log(2) = 86.6.
+// Arguments of the others: up to 125 log(2) = 86.6, where exp(-|x|) becomes 0.
 template <class T>
 std::vector<T> any_numbers() {
   Random random(3);
@@ -79,12 +79,12 @@ std::vector<T> any_numbers() {
   return x;
 }
 
-// `bound` is in units of epsilon, relative to the exact value.
+// `bound` is in units of epsilon times the exact value.
 template <class T, class Exact, class Bound>
 void check_errors(const char* name, typename VecMath<T>::Map map, const std::vector<T>& x, const Exact& exact,
                   const Bound& bound) {
   const std::vector<T> got = values_of<T>(map, x);
-  double worst = 0;  // relative to the bound: shows that the bound is not idle
+  double worst = 0;  // largest error relative to the bound: shows that the bound is tight
   for (size_t i = 0; i < x.size(); ++i) {
     context = std::string(name) + " of " + std::to_string(x[i]);
     const long double want = exact(static_cast<long double>(x[i]));
@@ -105,8 +105,8 @@ TYPED_TEST(vec_math_errors_are_a_few_ulps, T) {
   const auto few = [](double units) { return [units](double) { return units; }; };
   check_errors<T>("exp2", math.exp2, powers<T>(), [](L x) { return std::exp2(x); }, few(1));
   check_errors<T>("log1p", math.log1p, ratios<T>(), [](L x) { return std::log1p(x); }, few(2.5));
-  // exp(x) = 2^(x log2(e)): the product, and log2(e) itself, are off by half an epsilon each, which in an exponent of x
-  // is an error of |x| epsilon of the result.
+  // exp(x) = 2^(x log2(e)). The product and log2(e) are each off by half an epsilon. In the exponent this is an error
+  // of |x| epsilon of the result.
   const std::vector<T> x = any_numbers<T>();
   const auto of_exponent = [](double v) { return 1 + std::fabs(v); };
   const auto below_zero = [](double v) { return 2.5 + std::fmax(-v, 0); };

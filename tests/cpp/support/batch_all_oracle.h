@@ -1,4 +1,4 @@
-// Batches for the batch-all triplet loss, and the triple loop that says what it must be.
+// Batches for the batch-all triplet loss, and the triple loop that defines it.
 #pragma once
 
 #include <numeric>
@@ -15,13 +15,13 @@ struct BatchAllProblem {
   BatchAllRule rule;
   Batch<T> batch;
   std::vector<T> margins;     // [rows, rows]; empty: rule.margin for all
-  std::vector<int64_t> rows;  // of every sample's class
+  std::vector<int64_t> rows;  // row of the table per sample
   int64_t table_rows = 0;
 
   double margin(int64_t anchor, int64_t negative) const {
     return margins.empty() ? rule.margin : double(margins[rows[anchor] * table_rows + rows[negative]]);
   }
-  // A margin for every pair of classes, k / 4 for integers k from -2 to 5, and rows that no class has.
+  // A margin for every pair of classes, k / 4 with integers k from -2 to 5, and table rows that no class uses.
   void make_table(Random& random) {
     std::vector<int64_t> classes = batch.label;
     std::sort(classes.begin(), classes.end());
@@ -38,24 +38,24 @@ struct BatchAllProblem {
   }
 };
 
-// What the loss was found to be.
+// The result of an engine.
 template <class T>
 struct BatchAllFound {
   T loss;
   int64_t active, total;
-  const std::vector<T>& grad;  // empty: not asked for
+  const std::vector<T>& grad;  // empty: not requested
 };
 
 struct Coverage {
   int64_t active = 0, total = 0, ties = 0;
 };
 
-// `exact`: every triplet's value is, so that the loss and the counts must be as well.
-// `rounding`: of a weight in the gradient.
+// `exact`: every triplet term is exact, so the loss and the counts must be exact. `rounding`: relative error of a
+// weight in the gradient.
 template <class T>
 void check_batch_all(const BatchAllProblem<T>& p, const BatchAllFound<T>& found, bool exact, Coverage& coverage,
                      double rounding = 0) {
-  // 1/2 (|a - p|^2 - |a - n|^2 + margin) or with distances, from the rows themselves.
+  // 1/2 (|a - p|^2 - |a - n|^2 + margin), or the same with distances, computed from the rows.
   const bool normalized = p.rule.similarity == Similarity::kCosine;
   const PairMeasure measure{p.rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance,
                             normalized};
@@ -65,7 +65,7 @@ void check_batch_all(const BatchAllProblem<T>& p, const BatchAllFound<T>& found,
   const double epsilon = std::numeric_limits<T>::epsilon();
   double largest = 1;
   for (const double number : s) largest = std::fmax(largest, std::fabs(number));
-  const double slack = exact ? 0 : 8 * epsilon * largest;  // of a triplet's value
+  const double slack = exact ? 0 : 8 * epsilon * largest;  // error of a triplet term
 
   std::vector<double> weight(count * count, 0.0), error(count * count, 0.0);
   long double triplets = 0;
@@ -123,7 +123,7 @@ inline std::string text_of(const BatchAllRule& rule, int64_t count, int64_t dept
          (table ? "table" : std::to_string(rule.margin));
 }
 
-// A batch of unit rows takes squared distances from inner products, one with zero rows does not.
+// Unit rows take squared distances from inner products. Zero rows prevent this.
 template <class T>
 void fill_zero_rows(Batch<T>& batch) {
   for (int64_t i = 0; i < batch.count; ++i)

@@ -1,5 +1,5 @@
-// Passes of many kinds as two SIMD levels pack them, and their blocks, to compare what the levels make of these. Arrays
-// are exactly as long as the kernels may read: what they read along columns, in whole vectors, is padded, and no more.
+// Many kinds of passes, packed by two SIMD targets, and their blocks. Arrays are exactly as long as kernels may read:
+// columns are padded to whole vectors.
 #pragma once
 
 #include <algorithm>
@@ -12,9 +12,9 @@
 
 namespace hardmine::test {
 
-inline constexpr int64_t kLine = 32;  // lines of a filled block are whole multiples of this
+inline constexpr int64_t kLine = 32;  // rows of a filled block are padded to multiples of this
 
-// A pass as a level packs it: inner products of unit rows, or squared distances of rows as they are.
+// A pass as a target packs it: inner products of unit rows, or squared distances of unscaled rows.
 template <class T>
 struct LevelPass {
   PackedBatch<T> rows, columns;
@@ -33,7 +33,7 @@ struct LevelPass {
   }
 };
 
-// What one comparison is about.
+// The input of one comparison.
 template <class T>
 struct Case {
   const Kernels<T>&scalar, &simd;
@@ -47,7 +47,7 @@ struct Case {
   }
   int64_t rows() const { return scalar_pass.rows.count; }
   int64_t columns() const { return scalar_pass.columns.count; }
-  // One number a column, and what fills up a vector or line.
+  // One number per column, padded to whole vectors or block rows.
   std::vector<T> numbers(int64_t count, int64_t step, double low, double high) {
     std::vector<T> out(round_up_to(count, step));
     for (T& value : out) value = T(low + (high - low) * random.unit());
@@ -87,7 +87,7 @@ void for_each_case(const std::function<void(Case<T>&)>& body) {
   });
 }
 
-// A filled block: lines are kMaxBlockColumns apart, and the buffer ends with the last one.
+// A filled block: rows are kMaxBlockColumns apart, and the buffer ends with the last row.
 template <class T>
 std::vector<T> filled(const Case<T>& c, const Kernels<T>& kernel, cpu::PairKind kind, const cpu::Block& block) {
   std::vector<T> numbers((block.rows() - 1) * cpu::kMaxBlockColumns + round_up_to(block.columns(), kLine), T(7));
@@ -95,7 +95,7 @@ std::vector<T> filled(const Case<T>& c, const Kernels<T>& kernel, cpu::PairKind 
   return numbers;
 }
 
-// As the scalar level fills it, with room for the weights that `kernel` makes of it, in whole groups of rows.
+// The block as the scalar target fills it, with room for the weights of `kernel` in whole groups of rows.
 template <class T>
 std::vector<T> filled_for_weights(const Case<T>& c, const Kernels<T>& kernel, cpu::PairKind kind,
                                   const cpu::Block& block) {

@@ -1,4 +1,4 @@
-// A selection against the oracle, anchor by anchor.
+// Compares a selection with the oracle, anchor by anchor.
 #pragma once
 
 #include <string>
@@ -17,7 +17,7 @@ inline std::string describe(const SelectionRule& rule) {
          std::to_string(rule.duplicate_threshold);
 }
 
-// How often the branches of the rules were taken, so that a sweep cannot pass by testing nothing.
+// How often each branch of the rules was taken, so that a sweep that tests nothing fails.
 struct SelectionCoverage {
   int64_t anchors = 0, positives = 0, negatives = 0, semihard = 0, no_semihard = 0;
 
@@ -40,7 +40,7 @@ void check_equal(const Chosen& want, int64_t index, T similarity) {
   }
 }
 
-// `s`: the similarity matrix that the oracle reads. Returns what each anchor should get.
+// `s`: the similarity matrix for the oracle. Returns what each anchor should get.
 template <class T, class Selection>
 std::vector<ChosenPair> check_chosen(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs,
                                      const std::vector<double>& s, const Selection& got, SelectionCoverage& coverage) {

@@ -1,5 +1,5 @@
-// The gradient of a function of all pairs' measures, from its derivatives with respect to these, as plain sums in
-// double.
+// The gradient of a function of all pairs' measures, from the derivatives with respect to the measures, in plain double
+// sums.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace hardmine::test {
 
-// Rows as a measure takes them, in double.
+// Rows as a measure uses them, in double.
 template <class T>
 struct MeasuredSide {
   int64_t count, depth;
@@ -53,13 +53,13 @@ std::vector<double> measure_matrix(const PairMeasure& measure, const MeasuredSid
   return s;
 }
 
-// A gradient, and a bound of how far off rounding may take a computed one.
+// A gradient, and a bound on the rounding error of a computed one.
 struct Bounded {
   std::vector<double> value, bound;  // [count, depth]
 };
 
-// weight [rows, columns]: the derivative with respect to the measure of (row i, column j). `error`: how far off the
-// weight itself may be. Where `columns` is null they are the rows, and every weight goes to both its ends.
+// weight [rows, columns]: the derivative with respect to the measure of (row i, column j). `error`: a bound on the
+// error of the weight. If `columns` is null, the columns are the rows, and each weight reaches both rows of its pair.
 template <class T>
 class DenseGradient {
  public:
@@ -84,7 +84,7 @@ class DenseGradient {
           double to_a = b[k], to_b = a[k];
           if (measure.quantity == PairQuantity::kNegativeDistance) to_b = -(to_a = difference / d);
           if (measure.quantity == PairQuantity::kNegativeSquaredDistance) to_b = -(to_a = 2 * difference);
-          // Unit rows are rounded, which differences of them magnify; those of other rows are exact, or nearly.
+          // Unit rows are rounded, and their differences magnify the error. Other rows are exact, or nearly.
           double size = std::fabs(a[k]) + std::fabs(b[k]);
           if (measure.quantity != PairQuantity::kInnerProduct && !rows.normalized) size = std::fabs(difference);
           if (measure.quantity == PairQuantity::kNegativeDistance) size /= d;

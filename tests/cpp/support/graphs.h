@@ -1,4 +1,4 @@
-// What the tests of the graph index share: sets of points, the plain definitions that they are held to, comparisons.
+// Shared by the tests of the graph index: sets of points, plain versions of the definitions, comparisons.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +36,7 @@ struct Cloud {
   const float* row(int64_t i) const { return x.data() + i * depth; }
 };
 
-// Points whose squared distances are exact in float, in the stored form too, and tie everywhere. Some are copies.
+// Points whose squared distances are exact in float, also in the stored form, and tie often. Some are duplicates.
 inline Cloud exact_cloud(Metric metric, int64_t count, int64_t depth, Random& random) {
   const Values values = metric == Metric::kCosine ? Values::kExactNorms : Values::kIntegers;
   return {count, depth, metric, make_rows<float>(values, count, depth, random)};
@@ -52,12 +52,12 @@ inline fanng::Index built(const Cloud& cloud, const fanng::BuildOptions& options
   return {cloud.x.data(), cloud.count, cloud.depth, cloud.metric, options, seeding, warm, workers, kNobodyAsks};
 }
 
-// Every edge that the naive build makes, so that every walk arrives.
+// An index with all edges that occlusion keeps, so that every walk arrives.
 inline fanng::Index naive_index(const Cloud& cloud) {
   return built(cloud, {.success_rate = 0, .max_degree = 65535}, fanng::Seeding::kAllEdges);
 }
 
-// Squared distance of stored rows, as exact as double is.
+// Squared distance of stored rows in double.
 inline double exact_sq_dist(const PointSet& points, Vertex a, Vertex b) {
   double sum = 0;
   for (int64_t k = 0; k < points.stride(); ++k) {
@@ -73,7 +73,7 @@ inline PackedNeighbor edge_between(const PointSet& points, Vertex from, Vertex t
 using Edges = std::vector<PackedNeighbor>;
 inline Edges edges_of(const DraftGraph& graph, Vertex v) { return {graph.begin(v), graph.end(v)}; }
 
-// The definition: r, an edge of p, hides q from it.
+// The definition: r, a neighbor of p, occludes q.
 inline bool hides(const PointSet& points, Vertex p, Vertex r, Vertex q) {
   const double far = exact_sq_dist(points, p, q), near = exact_sq_dist(points, p, r);
   return near > 0 && near < far && exact_sq_dist(points, r, q) < far;
@@ -83,7 +83,7 @@ inline bool hidden(const PointSet& points, Vertex p, const Edges& edges, PackedN
                      [&](PackedNeighbor r) { return hides(points, p, vertex_of(r), vertex_of(q)); });
 }
 
-// The candidates, nearest first, each kept unless one that was kept hides it; at most `room`.
+// The candidates, nearest first, without those that a kept one occludes; at most `room`.
 inline Edges pruned(const PointSet& points, Vertex p, Edges candidates, int64_t room) {
   std::sort(candidates.begin(), candidates.end());
   candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
@@ -99,7 +99,7 @@ inline std::vector<Edges> all_edges(const DraftGraph& graph) {
   return edges;
 }
 
-// Downhill search, as the paper has it: to the neighbor nearest the target while that is nearer.
+// Downhill search as in the paper: to the neighbor nearest to the target, as long as it is nearer.
 template <class NeighborsOf>
 Vertex walk_downhill(const PointSet& points, Vertex start, Vertex target, const NeighborsOf& neighbors_of) {
   for (Vertex here = start;;) {
@@ -114,7 +114,7 @@ inline std::vector<Vertex> targets_of(const Graph& graph, Vertex v) { return {gr
 
 inline bool same_graph(const Graph& a, const Graph& b) { return a.first_edge == b.first_edge && a.target == b.target; }
 
-// Results of searches, and the plain way to them.
+// Results of searches.
 struct Found {
   int64_t k;
   std::vector<float> distance;

@@ -1,4 +1,4 @@
-// Packed rows and block loops for tests that call one level's kernels directly.
+// Packed rows and loops over blocks, for tests that call the kernels of one SIMD target.
 #pragma once
 
 #include <algorithm>
@@ -40,7 +40,7 @@ struct PackedBatch {
   cpu::PackedMatrix<T> view() const { return {groups.data(), panels.data(), label.data(), id.data(), count}; }
 };
 
-// The best candidate of every row after a whole pass; `start` and `upper` are the same for all rows.
+// The best candidate per row after a whole pass. `start` and `upper` are the same for all rows.
 template <class T>
 struct PassResult {
   std::vector<T> key;

@@ -1,4 +1,4 @@
-// Inputs of the engine tests: embeddings whose similarities are exact in every type, and labels of every shape.
+// Inputs for the tests: embeddings whose similarities are exact in every type, and labels of many kinds.
 #pragma once
 
 #include <algorithm>
@@ -16,12 +16,13 @@
 
 namespace hardmine::test {
 
-// Row and column counts around the sizes of micro-tiles, panels and blocks of every SIMD level, and depths likewise.
+// Row and column counts around the sizes of micro-tiles, panels and blocks of every SIMD target, and depths around
+// theirs.
 inline const std::vector<int64_t> kCounts = {0,  1,  2,  3,  5,  6,  7,  11,  12,  13, 16,
                                              17, 31, 32, 33, 95, 96, 97, 255, 256, 257};
 inline const std::vector<int64_t> kDepths = {1, 2, 15, 16, 17, 255, 256, 257, 513};
 
-// SplitMix64: the same numbers on every platform, which the standard distributions do not promise.
+// SplitMix64. Unlike the standard distributions, it gives the same numbers on every platform.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
@@ -50,7 +51,7 @@ std::array<std::array<bool, N>, size_t{1} << N> all_flags() {
     for (size_t n = 0; n < N; ++n) all[code][n] = code >> n & 1;
   return all;
 }
-// ", symmetric, bounded": the names of the flags that are set, to end a context with.
+// The names of the set flags, such as ", symmetric, bounded", to append to a context.
 inline std::string text_of(std::initializer_list<std::pair<const char*, bool>> flags) {
   std::string text;
   for (const auto& [name, is_set] : flags)
@@ -59,7 +60,7 @@ inline std::string text_of(std::initializer_list<std::pair<const char*, bool>> f
 }
 
 enum class Values {
-  kIntegers,    // -2 .. 2: inner products and squared distances are exact, and ties are everywhere
+  kIntegers,    // -2 .. 2: inner products and squared distances are exact and tie often
   kExactNorms,  // rows whose norm is a power of two or zero, so that cosine similarities are exact as well
   kReals,       // (-1, 1)
 };
@@ -78,7 +79,7 @@ std::vector<T> make_rows(Values values, int64_t count, int64_t depth, Random& ra
     const int64_t entries = int64_t{1} << (2 * random.below(choices));
     const T scale = T(int64_t{1} << random.below(3));
     for (int64_t placed = 0; placed < entries;) {
-      // Mostly among few places, or rows of a large depth would all be orthogonal.
+      // Most entries are in a few columns, or all rows of a large depth would be orthogonal.
       T& value = x[i * depth + random.below(random.below(4) ? std::min<int64_t>(depth, entries + 3) : depth)];
       if (value != T(0)) continue;
       value = random.below(2) ? scale : -scale;
@@ -88,7 +89,7 @@ std::vector<T> make_rows(Values values, int64_t count, int64_t depth, Random& ra
   return x;
 }
 
-// Reals over many magnitudes, with some zeros and, if asked for, a few numbers that are not finite or overflow.
+// Reals of many magnitudes, with some zeros. `special` adds a few NaNs, infinities and numbers whose squares overflow.
 template <class T>
 std::vector<T> rough_rows(int64_t count, int64_t depth, bool special, Random& random) {
   std::vector<T> x = make_rows<T>(Values::kReals, count, depth, random);

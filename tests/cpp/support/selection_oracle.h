@@ -1,4 +1,4 @@
-// Selection as a double loop over all pairs, straight from the rules' definitions: what the engine must agree with.
+// Selection as a double loop over all pairs, straight from the definitions of the rules.
 #pragma once
 
 #include <cmath>
@@ -13,7 +13,7 @@ namespace hardmine::test {
 inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 inline constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-// Samples of which similarities are exact.
+// Samples whose similarities are exact.
 inline Values exact_values(Similarity similarity) {
   return similarity == Similarity::kCosine ? Values::kExactNorms : Values::kIntegers;
 }
@@ -56,8 +56,8 @@ struct ChosenPair {
   Chosen positive, negative;
 };
 
-// The most (or least) similar of the columns that `admits`; the lowest index wins a tie. As in masked arg-max, a NaN
-// is no candidate, and neither is the infinity that every other number beats.
+// The most (or least) similar column that `admits` accepts; ties go to the lowest index. NaN is never selected, nor is
+// -inf as a maximum or +inf as a minimum.
 template <class Admits>
 Chosen choose(const double* s, int64_t columns, bool least, const Admits& admits) {
   Chosen best;
@@ -68,7 +68,7 @@ Chosen choose(const double* s, int64_t columns, bool least, const Admits& admits
   return best;
 }
 
-// The floor(u count)-th of the columns that `admits`. A NaN is no candidate.
+// The floor(u count)-th of the columns that `admits` accepts. NaN is never selected.
 template <class Admits>
 Chosen draw(const double* s, int64_t columns, double u, const Admits& admits) {
   std::vector<int64_t> candidates;
@@ -79,7 +79,7 @@ Chosen draw(const double* s, int64_t columns, double u, const Admits& admits) {
   return {j, s[j]};
 }
 
-// `u_positive` and `u_negative`, in [0, 1): what random selections are drawn by.
+// `u_positive` and `u_negative`, in [0, 1), are the random numbers of random selections.
 inline ChosenPair choose_pair(const SelectionRule& rule, const double* s, int64_t columns, int64_t own_column,
                               int64_t own_label, const std::vector<int64_t>& label, double u_positive,
                               double u_negative) {
@@ -109,7 +109,7 @@ inline ChosenPair choose_pair(const SelectionRule& rule, const double* s, int64_
   return chosen;
 }
 
-// Every combination of rules. The thresholds are numbers that similarities of the exact samples take.
+// Every combination of rules. Similarities of the exact samples reach the thresholds.
 inline std::vector<SelectionRule> all_rules(Similarity similarity) {
   const double margin = similarity == Similarity::kCosine ? 0.5 : 2;
   const double threshold = similarity == Similarity::kCosine ? 0.5 : similarity == Similarity::kDot ? 2 : -1;

@@ -1,4 +1,4 @@
-// The SIMD levels of this build, whether or not this CPU has them.
+// The SIMD targets of this build, including those that this CPU lacks.
 #pragma once
 
 #include <cstdlib>
@@ -80,7 +80,7 @@ inline std::vector<BuiltLevel> built_levels() {
   };
 }
 
-// Calls body(level, scalar kernels, the level's kernels) for each level above scalar that this CPU has.
+// Calls body(target, scalar kernels, kernels of the target) for each target above scalar that this CPU has.
 template <class T, class Body>
 void for_each_level(const Body& body) {
   const std::vector<BuiltLevel> levels = built_levels();
@@ -88,8 +88,8 @@ void for_each_level(const Body& body) {
     if (level.available && level.name != "scalar") body(level, levels[0].table<T>(), level.table<T>());
 }
 
-// The first test of every file that is run once a level: skips the file where the CPU lacks the level, and otherwise
-// checks that HARDMINE_SIMD is obeyed.
+// The first test in every file that runs once per target. Skips the file if the CPU lacks the target. Otherwise checks
+// that HARDMINE_SIMD is obeyed.
 inline void check_forced_level() {
   const char* forced = std::getenv("HARDMINE_SIMD");
   if (!forced) return;

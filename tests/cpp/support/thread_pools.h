@@ -1,4 +1,4 @@
-// ThreadPool of every temper, for tests that a result depends on none of them.
+// Thread pools of several kinds, for tests that results do not depend on the pool.
 #pragma once
 
 #include <atomic>
@@ -19,7 +19,7 @@ class SerialWorkers final : public cpu::ThreadPool {
   }
 };
 
-// Claims many workers and runs them one after the other, the last one first.
+// Claims many threads and runs them one after the other, the last one first.
 class ReverseWorkers final : public cpu::ThreadPool {
  public:
   int64_t count() const override { return 64; }
@@ -28,7 +28,7 @@ class ReverseWorkers final : public cpu::ThreadPool {
   }
 };
 
-// Real threads, which all start at once, so that even short tasks are spread over them.
+// Real threads that all start at once, so that even short tasks are spread over them.
 class ThreadWorkers final : public cpu::ThreadPool {
  public:
   explicit ThreadWorkers(int64_t count) : count_(count) {}
@@ -49,7 +49,7 @@ class ThreadWorkers final : public cpu::ThreadPool {
   int64_t count_;
 };
 
-// Runs as another pool does, until it was asked so many times whether the work is cancelled.
+// Runs as another pool until it has been polled a given number of times, then is cancelled.
 class CancelledWorkers final : public cpu::ThreadPool {
  public:
   CancelledWorkers(const cpu::ThreadPool& pool, int64_t questions) : pool_(pool), questions_(questions) {}
@@ -64,7 +64,7 @@ class CancelledWorkers final : public cpu::ThreadPool {
   mutable std::atomic<int64_t> asked_{0};
 };
 
-// All but the serial one.
+// All pools except the serial one.
 inline std::vector<std::unique_ptr<cpu::ThreadPool>> parallel_pools() {
   std::vector<std::unique_ptr<cpu::ThreadPool>> pools;
   for (const int64_t threads : {2, 3, 8}) pools.push_back(std::make_unique<ThreadWorkers>(threads));

@@ -1,4 +1,4 @@
-// The tuplet losses as double loops over all pairs, straight from their definition.
+// Tuplet losses as double loops over all pairs, straight from their definition.
 #pragma once
 
 #include <vector>
@@ -18,12 +18,12 @@ struct TupletProblem {
   TupletRule rule;
   Batch<T> anchors;
   const Batch<T>* refs;     // null: the anchors themselves
-  std::vector<T> gradient;  // that arrives at each anchor's term
+  std::vector<T> gradient;  // with respect to each anchor's term
 
   const Batch<T>& others() const { return refs ? *refs : anchors; }
 };
 
-// What the engine made of a problem. Everything holds garbage at first: all of it must be written.
+// The result of the engine. Outputs start as garbage, because everything must be written.
 template <class T>
 struct TupletRun {
   bool finite;
@@ -46,7 +46,7 @@ struct TupletRun {
     if (want_refs && p.refs) grad_refs.assign(p.refs->x.size(), T(kNaN));
     const cpu::TupletSaved<T> saved{p.gradient.data(), shift.data(),          sum.data(),
                                     slope.data(),      positive_index.data(), positive_count.data()};
-    // Also with no elements, a gradient that is wanted is not null.
+    // A wanted gradient without elements is not null either.
     T nothing[1];
     const auto data = [&](std::vector<T>& grad, bool wanted) {
       return !wanted ? nullptr : grad.empty() ? nothing : grad.data();
@@ -62,9 +62,9 @@ struct TupletCoverage {
   int64_t anchors = 0, valid = 0, many_positives = 0, dropped = 0;
 };
 
-// Checks a run, of whatever engine, against the definition. `exact`: similarities are, so that the selected positives
-// must be as well. The derivatives by similarities may be off by `weight_rounding` of themselves, and by
-// `least_weight`.
+// Compares a result of any engine with the definition. `exact`: similarities are exact, so the selected positives must
+// be too. `weight_rounding` and `least_weight` bound the relative and the absolute error of the derivatives with
+// respect to similarities.
 template <class T, class Run>
 void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, TupletCoverage& coverage,
                    double weight_rounding = 0, double least_weight = 0) {
@@ -74,7 +74,7 @@ void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, Tuplet
   const int64_t count = rows.count, others = columns.count;
   const double t = p.rule.temperature, epsilon = std::numeric_limits<T>::epsilon();
 
-  // How far off a similarity may be: |a| |b| bounds an inner product and its partial sums.
+  // The error of a similarity. |a| |b| bounds an inner product and its partial sums.
   double largest = 1;
   const auto norm = [](const MeasuredSide<T>& side, int64_t i) {
     double squares = 0;
@@ -86,7 +86,7 @@ void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, Tuplet
   for (int64_t j = 0; j < others; ++j) column_most = std::fmax(column_most, norm(columns, j));
   largest =
       std::fmax(largest, p.rule.similarity == Similarity::kEuclidean ? row_most + column_most : row_most * column_most);
-  const bool no_error = exact && p.rule.similarity != Similarity::kEuclidean;  // roots are rounded
+  const bool no_error = exact && p.rule.similarity != Similarity::kEuclidean;  // square roots round
   const double s_error = no_error ? 0 : 4 * epsilon * largest;
 
   std::vector<double> weight(count * others, 0.0), weight_error(count * others, 0.0);

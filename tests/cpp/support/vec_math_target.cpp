@@ -1,6 +1,5 @@
-// The functions of csrc/cpu/simd/vec_math.h at one SIMD level, over arrays; compiled once a level, as
-// csrc/cpu/simd/kernels.cpp is, and under its rule: nothing of the standard library that could leave an out-of-line
-// copy.
+// The functions of csrc/cpu/simd/vec_math.h over arrays, compiled once per SIMD target like csrc/cpu/simd/kernels.cpp.
+// The same rule holds: no function of the standard library that could leave an out-of-line copy.
 
 #include HARDMINE_VEC_HEADER
 

@@ -1,11 +1,11 @@
-// The elementary functions of every SIMD level of this build, as functions of arrays.
+// The elementary functions of every SIMD target of this build, as functions of arrays.
 #pragma once
 
 #include <cstdint>
 
 namespace hardmine::test {
 
-// out[i] = f(x[i]); `count` is a multiple of 16, the most lanes of a level.
+// out[i] = f(x[i]). `count` is a multiple of 16, the largest number of lanes.
 template <class T>
 struct VecMath {
   using Map = void (*)(const T* x, int64_t count, T* out);
