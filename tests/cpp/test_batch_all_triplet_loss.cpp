@@ -19,11 +19,11 @@ struct Run {
   cpu::BatchAllResult<T> result;
   std::vector<T> grad;
 
-  Run(const BatchAllProblem<T>& p, const cpu::ThreadPool& workers, bool want_gradient = true) {
+  Run(const BatchAllProblem<T>& p, const cpu::ThreadPool& pool, bool want_gradient = true) {
     if (want_gradient) grad.assign(p.batch.x.size(), T(kNaN));  // NaN shows an element that is not written
     T nothing[1];
     const MarginTable<T> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
-    result = cpu::batch_all<T>(p.rule, p.batch.view(), p.batch.depth, table, workers,
+    result = cpu::batch_all<T>(p.rule, p.batch.view(), p.batch.depth, table, pool,
                                !want_gradient ? nullptr
                                : grad.empty() ? nothing
                                               : grad.data());
@@ -58,7 +58,7 @@ void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Cover
   if (turn % 7 < 3 && count > 0) p.make_table(random);
   context = text_of(rule, count, depth, !p.margins.empty()) + ", labels " + std::to_string(static_cast<int>(labels)) +
             (exact ? ", exact" : "");
-  check_run(p, Run<T>(p, SerialWorkers()), exact, coverage);
+  check_run(p, Run<T>(p, SerialPool()), exact, coverage);
 }
 
 // Classes of chosen sizes: around the length from which positives are sorted, and so large that the positives of all
@@ -87,10 +87,10 @@ void check_classes(const std::vector<int64_t>& sizes, int64_t depth, int64_t tur
     context = "classes of " + std::to_string(sizes[0]) + ", ..., " + text_of(p.rule, count, depth, !p.margins.empty()) +
               (exact ? ", exact" : "");
     Coverage coverage;
-    const Run<T> run(p, SerialWorkers());
+    const Run<T> run(p, SerialPool());
     check_run(p, run, exact, coverage);
     CHECK(coverage.active > coverage.total / 50);
-    const Run<T> loss_alone(p, SerialWorkers(), false);
+    const Run<T> loss_alone(p, SerialPool(), false);
     CHECK_EQ(loss_alone.result.loss, run.result.loss);
     CHECK_EQ(loss_alone.result.active, run.result.active);
   }
@@ -110,19 +110,19 @@ void check_workers(const std::vector<int64_t>& sizes, int64_t depth, const Batch
       rule, Batch<T>(Values::kReals, Labels::kOneClass, static_cast<int64_t>(label.size()), depth, random), {}, {}};
   p.batch.label = label;
   if (depth % 2) p.make_table(random);
-  const Run<T> serial(p, SerialWorkers());
+  const Run<T> serial(p, SerialPool());
   const std::string what = text_of(rule, p.batch.count, depth, depth % 2);
   for (const int64_t threads : {2, 7}) {
-    context = what + ", " + std::to_string(threads) + " workers";
-    CHECK(same_run(Run<T>(p, ThreadWorkers(threads)), serial));
+    context = what + ", " + std::to_string(threads) + " threads";
+    CHECK(same_run(Run<T>(p, ThreadedPool(threads)), serial));
   }
-  context = what + ", reverse workers";
-  CHECK(same_run(Run<T>(p, ReverseWorkers()), serial));
+  context = what + ", reverse order";
+  CHECK(same_run(Run<T>(p, ReversePool()), serial));
 }
 
 }  // namespace
 
-TEST(batch_all_with_forced_target_runs_on_it) { check_forced_level(); }
+TEST(batch_all_with_forced_target_runs_on_it) { check_forced_target(); }
 
 // Points 0, 1 and 3 on a line; the last one has another class. 1/2 (|a - p|^2 - |a - n|^2 + margin) is (margin - 8) / 2
 // for anchor 0 and (margin - 3) / 2 for anchor 1.
@@ -135,13 +135,13 @@ TEST(batch_all_three_points_matches_hand_worked_values) {
                               {}};
     p.batch.x = {0, 1, 3};
     p.batch.label = sorted ? std::vector<int64_t>{0, 0, 1} : std::vector<int64_t>{1, 1, 0};
-    const Run<double> none(p, SerialWorkers());
+    const Run<double> none(p, SerialPool());
     CHECK_EQ(none.result.loss, 0);
     CHECK_EQ(none.result.active, 0);
     CHECK_EQ(none.result.total, 2);
     for (const double grad : none.grad) CHECK_EQ(grad, 0);
     p.rule.margin = 9;
-    const Run<double> both(p, SerialWorkers());
+    const Run<double> both(p, SerialPool());
     CHECK_EQ(both.result.loss, 3.5);
     CHECK_EQ(both.result.active, 2);
     // The gradient of 1/2 |a - p|^2 is x_0 - x_1 = -1, twice. That of -1/2 |a - n|^2 is x_n - x_a.
@@ -149,7 +149,7 @@ TEST(batch_all_three_points_matches_hand_worked_values) {
     for (int64_t e = 0; e < 3; ++e) CHECK_NEAR(both.grad[e], want[e], 1e-15);
     p.rule.reduction = BatchAllReduction::kMeanActive;
     p.rule.margin = 8;  // 1/2 (1 - 9 + 8) = 0 is not active
-    const Run<double> one(p, SerialWorkers());
+    const Run<double> one(p, SerialPool());
     CHECK_EQ(one.result.loss, 2.5);
     CHECK_EQ(one.result.active, 1);
   }
@@ -163,7 +163,7 @@ TEST(batch_all_zero_rows_have_length_zero) {
   p.rule.reduction = BatchAllReduction::kSum;
   p.batch.x = {1, 0, 0, 0, 1, 0};
   p.batch.label = {0, 0, 1};
-  CHECK_NEAR(Run<float>(p, SerialWorkers()).result.loss, 0.7, 1e-6);
+  CHECK_NEAR(Run<float>(p, SerialPool()).result.loss, 0.7, 1e-6);
 }
 
 // The gradient of a row below the minimum norm is 0, and 1 - s does not replace its squared distances.
@@ -175,7 +175,7 @@ TEST(batch_all_rows_below_minimum_norm_match_triple_loop) {
     for (int64_t k = 0; k < 9; ++k) p.batch.row(3)[k] *= 1e-13;
     context = text_of(p.rule, 20, 9, false);
     Coverage coverage;
-    check_run(p, Run<double>(p, SerialWorkers()), false, coverage);
+    check_run(p, Run<double>(p, SerialPool()), false, coverage);
     CHECK(coverage.active > 100);
   }
 }
@@ -218,14 +218,14 @@ TEST(batch_all_gradient_matches_finite_differences) {
                                   {}};
         if (squared) p.make_table(random);
         context = text_of(p.rule, 13, 5, squared);
-        const Run<double> run(p, SerialWorkers());
+        const Run<double> run(p, SerialPool());
         double size = 0;
         for (size_t e = 0; e < run.grad.size(); ++e) {
           const double at = p.batch.x[e], step = 1e-6;
           p.batch.x[e] = at + step;
-          const double up = Run<double>(p, SerialWorkers(), false).result.loss;
+          const double up = Run<double>(p, SerialPool(), false).result.loss;
           p.batch.x[e] = at - step;
-          const double down = Run<double>(p, SerialWorkers(), false).result.loss;
+          const double down = Run<double>(p, SerialPool(), false).result.loss;
           p.batch.x[e] = at;
           CHECK_NEAR(run.grad[e], (up - down) / (2 * step), 1e-7);
           size = std::fmax(size, std::fabs(run.grad[e]));
@@ -239,10 +239,10 @@ TEST(batch_all_gradient_matches_finite_differences) {
 TEST(batch_all_nonfinite_rows_are_reported) {
   Random random(3);
   BatchAllProblem<float> p{BatchAllRule{}, Batch<float>(Values::kReals, Labels::kRandom, 33, 17, random), {}, {}};
-  CHECK(Run<float>(p, SerialWorkers()).result.finite);
+  CHECK(Run<float>(p, SerialPool()).result.finite);
   for (const double bad : {kNaN, kInfinity, 1e30}) {
     p.batch.row(20)[16] = static_cast<float>(bad);
-    CHECK(!Run<float>(p, SerialWorkers()).result.finite);
+    CHECK(!Run<float>(p, SerialPool()).result.finite);
   }
 }
 

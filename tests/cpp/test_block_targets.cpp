@@ -41,13 +41,13 @@ template <class T>
 struct AnyBatchAll {
   std::vector<int64_t> first, class_begin;
   std::vector<int32_t> size, active, table_row;
-  std::vector<T> positive, least, ascending, margin_table;
+  std::vector<T> positive, min_positive, ascending, margin_table;
   std::vector<double> sum_before, value;
   cpu::BatchAllState<T> state{};
 
   // `counted`: as after the negatives.
   AnyBatchAll(const cpu::PairwiseParams<T>& pass, bool squared, bool table, bool counted, uint64_t seed)
-      : first(pass.rows.count), class_begin(pass.rows.count), size(pass.rows.count), least(pass.rows.count) {
+      : first(pass.rows.count), class_begin(pass.rows.count), size(pass.rows.count), min_positive(pass.rows.count) {
     Random random(seed);
     const int64_t count = pass.rows.count;
     const int64_t* label = pass.rows.label;
@@ -56,13 +56,13 @@ struct AnyBatchAll {
       int64_t end = i;
       while (end < count && label[end] == label[i]) ++end;
       first[i] = static_cast<int64_t>(positive.size());
-      least[i] = std::numeric_limits<T>::infinity();
+      min_positive[i] = std::numeric_limits<T>::infinity();
       if (end - class_begin[i] < 2 || random.below(5) == 0) continue;  // an anchor of another chunk
       size[i] = static_cast<int32_t>(end - class_begin[i]);
       for (int64_t j = class_begin[i]; j < end; ++j) {
         const T v = T(pass.euclidean ? -random.unit() : 2 * random.unit() - 1);
         positive.push_back(j == i ? std::numeric_limits<T>::infinity() : v);
-        least[i] = std::min(least[i], positive.back());
+        min_positive[i] = std::min(min_positive[i], positive.back());
         active.push_back(counted ? static_cast<int32_t>(random.below(4)) : 0);
       }
       ascending = positive;
@@ -90,7 +90,7 @@ struct AnyBatchAll {
     state.size = size.data();
     state.class_begin = class_begin.data();
     state.positive = positive.data();
-    state.min_positive = least.data();
+    state.min_positive = min_positive.data();
     state.ascending = ascending.data();
     state.sum_before = sum_before.data();
     state.active = active.data();
@@ -284,12 +284,12 @@ TYPED_TEST(batch_all_positives_any_target_gives_same_bits, T) { check_batch_all<
 
 // Weights times the rows of the other side, from packing to the sums. Also compared with a plain loop.
 TYPED_TEST(gradient_gemm_any_target_gives_same_bits, T) {
-  for_each_level<T>([](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
+  for_each_target<T>([](const BuiltTarget& target, const Kernels<T>& scalar, const Kernels<T>& simd) {
     for (const int64_t depth : {1, 7, 16, 33, 65}) {
       for (const cpu::Block& block : {cpu::Block{0, 1, 0, 1}, cpu::Block{0, 96, 0, 192}, cpu::Block{96, 127, 192, 289},
                                       cpu::Block{0, 95, 96, 97}}) {
         for (const auto& [transposed, scaled, differences] : all_flags<3>()) {
-          context = level.name + ", depth " + std::to_string(depth) + ", rows to " + std::to_string(block.row_end) +
+          context = target.name + ", depth " + std::to_string(depth) + ", rows to " + std::to_string(block.row_end) +
                     ", columns to " + std::to_string(block.column_end) +
                     text_of({{"transposed", transposed}, {"scaled", scaled}, {"differences", differences}});
           Random random(depth + transposed + 2 * scaled + 4 * differences);

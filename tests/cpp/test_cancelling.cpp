@@ -42,14 +42,14 @@ void append(Numbers& numbers, const std::vector<T>& more) {
 
 // `work` returns everything that it computes.
 void check_cancelling(const std::string& name, const std::function<Numbers(const cpu::ThreadPool&)>& work) {
-  const Numbers want = work(SerialWorkers());
+  const Numbers want = work(SerialPool());
   std::vector<std::unique_ptr<cpu::ThreadPool>> pools = parallel_pools();
-  pools.push_back(std::make_unique<SerialWorkers>());
+  pools.push_back(std::make_unique<SerialPool>());
   for (const auto& pool : pools) {
-    context = name + ", " + std::to_string(pool->count()) + " workers";
+    context = name + ", " + std::to_string(pool->count()) + " threads";
     int64_t cancelled = 0;
     for (int64_t questions = 0; questions < 1'000'000; questions += 1 + questions / 8) {
-      const CancelledWorkers workers(*pool, questions);
+      const CancelledPool workers(*pool, questions);
       try {
         CHECK(work(workers) == want);
         CHECK(workers.asked() <= questions);

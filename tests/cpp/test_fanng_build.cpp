@@ -35,8 +35,8 @@ Cloud moved(const Cloud& cloud, float distance, Random& random) {
   return out;
 }
 
-// No edge to itself, no duplicates, ascending by (distance, vertex), none occluded by a shorter edge, at most `most`.
-void check_edges(const Index& index, int64_t most) {
+// No edge to itself, no duplicates, ascending by (distance, vertex), none occluded by a shorter edge, at most `limit`.
+void check_edges(const Index& index, int64_t limit) {
   const PointSet& points = index.points();
   CHECK_EQ(index.graph().vertices(), points.vertices());
   for (Vertex p = 0; p < points.vertices(); ++p) {
@@ -46,7 +46,7 @@ void check_edges(const Index& index, int64_t most) {
       CHECK(q < points.vertices() && q != p);
       edges.push_back(pack_neighbor(distances.between(p, q), q));
     }
-    CHECK(static_cast<int64_t>(edges.size()) <= most);
+    CHECK(static_cast<int64_t>(edges.size()) <= limit);
     for (size_t e = 0; e < edges.size(); ++e) {
       CHECK(e == 0 || edges[e - 1] < edges[e]);
       for (size_t s = 0; s < e; ++s) {
@@ -85,9 +85,9 @@ TEST(build_any_threads_give_same_graph) {
               .max_degree = 9, .seed = 5, .max_traversals = 6000, .refinements = exact ? 2 : 0};
           const Index serial = built(cloud, options, seeding, warm);
           check_edges(serial, 9);
-          for (const auto& workers : parallel_pools()) {
-            context = name_of(metric) + ", " + std::to_string(workers->count()) + " workers";
-            CHECK(same(built(cloud, options, seeding, warm, *workers), serial));
+          for (const auto& pool : parallel_pools()) {
+            context = name_of(metric) + ", " + std::to_string(pool->count()) + " threads";
+            CHECK(same(built(cloud, options, seeding, warm, *pool), serial));
           }
           for (const int64_t threads : {1, 4, 5, 6, 7})
             CHECK(same(built(cloud, options, seeding, warm, fanng::Threads(threads, never)), serial));
@@ -119,11 +119,11 @@ TEST(build_any_success_rate_is_reached) {
 TEST(build_max_traversals_is_not_exceeded) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kCosine, 800, 20, random);
-  for (const int64_t most : {1, 63, 64, 65, 100, 999, 1001, 2500}) {
-    const Index index = built(cloud, {.success_rate = 1, .max_traversals = most});
-    context = "at most " + std::to_string(most);
-    CHECK_EQ(index.stats().traversals, most);
-    CHECK(static_cast<int64_t>(index.graph().target.size()) <= 2 * most);  // one edge and its reverse per traversal
+  for (const int64_t limit : {1, 63, 64, 65, 100, 999, 1001, 2500}) {
+    const Index index = built(cloud, {.success_rate = 1, .max_traversals = limit});
+    context = "at most " + std::to_string(limit);
+    CHECK_EQ(index.stats().traversals, limit);
+    CHECK(static_cast<int64_t>(index.graph().target.size()) <= 2 * limit);  // one edge and its reverse per traversal
     CHECK(!index.graph().target.empty());
   }
   // The default is 50 per vertex.
@@ -213,12 +213,12 @@ TEST(build_max_degree_keeps_shortest_edges) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kEuclidean, 200, 8, random);
   const Index whole = naive_index(cloud);
-  for (const int64_t most : {1, 3, 6}) {
-    const Index cut = built(cloud, {.success_rate = 0, .max_degree = most}, Seeding::kAllEdges);
-    check_edges(cut, most);
+  for (const int64_t limit : {1, 3, 6}) {
+    const Index cut = built(cloud, {.success_rate = 0, .max_degree = limit}, Seeding::kAllEdges);
+    check_edges(cut, limit);
     for (Vertex v = 0; v < 200; ++v) {
       std::vector<Vertex> want = targets_of(whole.graph(), v);
-      want.resize(std::min<size_t>(want.size(), most));
+      want.resize(std::min<size_t>(want.size(), limit));
       CHECK(targets_of(cut.graph(), v) == want);
     }
   }
@@ -287,16 +287,16 @@ TEST(progress_that_throws_stops_build) {
 TEST(poll_that_throws_stops_work) {
   for (const int64_t threads : {1, 4}) {
     std::atomic<int64_t> pieces{0};
-    const fanng::Threads workers(threads, [] { throw Stop("stopped"); });
+    const fanng::Threads pool(threads, [] { throw Stop("stopped"); });
     const auto work = [&] {
-      fanng::parallel_chunks(workers, 100'000, 10, [&](int64_t, int64_t, int64_t) {
+      fanng::parallel_chunks(pool, 100'000, 10, [&](int64_t, int64_t, int64_t) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
         ++pieces;
       });
     };
     context = std::to_string(threads) + " threads";
     CHECK_THROWS(work(), Stop, "stopped");
-    CHECK(workers.cancelled());
+    CHECK(pool.cancelled());
     CHECK(pieces < 9000);  // of 10,000: all of them would take seconds
   }
 }
@@ -304,20 +304,20 @@ TEST(poll_that_throws_stops_work) {
 TEST(poll_between_short_calls_is_called) {
   for (const int64_t threads : {1, 3}) {
     int64_t polls = 0;
-    const fanng::Threads workers(threads, [&] { ++polls; });
+    const fanng::Threads pool(threads, [&] { ++polls; });
     const auto begin = std::chrono::steady_clock::now();
     while (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(550))
       fanng::parallel_chunks(
-          workers, 6, 1, [](int64_t, int64_t, int64_t) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); });
+          pool, 6, 1, [](int64_t, int64_t, int64_t) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); });
     CHECK(polls >= 1 && polls <= 6);
   }
 }
 
 TEST(thread_that_throws_stops_work) {
   std::atomic<int64_t> pieces{0};
-  const fanng::Threads workers(3, never);
+  const fanng::Threads pool(3, never);
   const auto work = [&] {
-    fanng::parallel_chunks(workers, 100'000, 1, [&](int64_t, int64_t begin, int64_t) {
+    fanng::parallel_chunks(pool, 100'000, 1, [&](int64_t, int64_t begin, int64_t) {
       if (begin == 50) throw std::bad_alloc();
       ++pieces;
       std::this_thread::sleep_for(std::chrono::microseconds(50));
@@ -337,13 +337,13 @@ TEST(poll_that_throws_stops_every_kind_of_build) {
       for (const Index* warm : {static_cast<const Index*>(nullptr), &before}) {
         if (warm && seeding != Seeding::kNothing) continue;
         int64_t polls = 0, traversals = 0;
-        const fanng::Threads workers(threads, [&] {
+        const fanng::Threads pool(threads, [&] {
           ++polls;
           throw Stop("stopped");
         });
         const auto build = [&] {
           Index(cloud.x.data(), cloud.count, cloud.depth, cloud.metric,
-                {.success_rate = 1, .max_traversals = int64_t{1} << 60}, seeding, warm, workers,
+                {.success_rate = 1, .max_traversals = int64_t{1} << 60}, seeding, warm, pool,
                 [&](double, int64_t count) { traversals = count; });
         };
         context = std::to_string(threads) + " threads, seeding " + std::to_string(static_cast<int>(seeding));

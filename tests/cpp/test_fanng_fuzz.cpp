@@ -86,8 +86,8 @@ std::string error_of(const Call& call) {
 void check_searches(const Index& index, Random& random) {
   const int64_t rows = index.points().rows();
   const Cloud queries = exact_cloud(index.points().metric(), 3, index.points().depth(), random);
-  const int64_t k = 1 + random.below(9), most = 1 + random.below(60);
-  for (const Found& found : {listed(index, k, most), searched(index, queries.x, k, most)}) {
+  const int64_t k = 1 + random.below(9), limit = 1 + random.below(60);
+  for (const Found& found : {listed(index, k, limit), searched(index, queries.x, k, limit)}) {
     for (size_t i = 0; i < found.index.size(); ++i) {
       CHECK(found.index[i] >= -1 && found.index[i] < rows);
       CHECK_EQ(std::isnan(found.distance[i]), found.index[i] < 0);

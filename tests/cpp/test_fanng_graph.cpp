@@ -55,10 +55,10 @@ std::vector<Edges> naive_edges(const PointSet& points) {
   return edges;
 }
 
-DraftGraph naive_draft(const PointSet& points, const cpu::ThreadPool& workers = SerialWorkers()) {
+DraftGraph naive_draft(const PointSet& points, const cpu::ThreadPool& pool = SerialPool()) {
   DraftGraph graph(points.vertices(), std::max<int64_t>(points.vertices(), 1));
   BuildStats stats;
-  add_all_edges(points, workers, graph, stats);
+  add_all_edges(points, pool, graph, stats);
   return graph;
 }
 
@@ -172,15 +172,15 @@ TEST(truncated_graph_keeps_shortest_edges) {
   const PointSet points = cloud.points();
   const DraftGraph draft = naive_draft(points);
   int64_t cut = 0;
-  for (const int64_t most : {1, 2, 4, 100}) {
-    const Graph graph = draft.truncated(most);
+  for (const int64_t limit : {1, 2, 4, 100}) {
+    const Graph graph = draft.truncated(limit);
     CHECK_EQ(graph.vertices(), points.vertices());
     CHECK_EQ(graph.first_edge.back(), static_cast<int64_t>(graph.target.size()));
     for (Vertex v = 0; v < points.vertices(); ++v) {
       const Edges edges = edges_of(draft, v);
       std::vector<Vertex> want;
       for (const PackedNeighbor edge : edges)
-        if (static_cast<int64_t>(want.size()) < most) want.push_back(vertex_of(edge));
+        if (static_cast<int64_t>(want.size()) < limit) want.push_back(vertex_of(edge));
       CHECK(targets_of(graph, v) == want);
       cut += want.size() < edges.size();
     }
@@ -194,7 +194,7 @@ TEST(add_all_edges_applies_occlusion_to_all_pairs) {
     const PointSet points = cloud.points();
     const std::vector<Edges> want = naive_edges(points);
     CHECK(all_edges(naive_draft(points)) == want);
-    for (const auto& workers : parallel_pools()) CHECK(all_edges(naive_draft(points, *workers)) == want);
+    for (const auto& pool : parallel_pools()) CHECK(all_edges(naive_draft(points, *pool)) == want);
   });
 }
 
@@ -215,7 +215,7 @@ TEST(traverse_add_on_complete_graph_adds_nothing) {
     DraftGraph graph = naive_draft(points);
     const std::vector<Edges> before = all_edges(graph);
     BuildStats stats;
-    traverse_add(points, {.success_rate = 1}, SerialWorkers(), kNobodyAsks, graph, stats);
+    traverse_add(points, {.success_rate = 1}, SerialPool(), kNobodyAsks, graph, stats);
     CHECK_EQ(stats.build_success_rate, 1.0);
     CHECK(all_edges(graph) == before);
   });
@@ -241,7 +241,7 @@ TEST(add_edges_to_nearest_adds_both_directions) {
         for (Vertex p = 0; p < count; ++p) both[p] = pruned(points, p, both[p], room);
         DraftGraph graph(count, room);
         BuildStats stats;
-        add_edges_to_nearest(points, k, SerialWorkers(), graph, stats);
+        add_edges_to_nearest(points, k, SerialPool(), graph, stats);
         CHECK(all_edges(graph) == both);
         CHECK(count < 2 || stats.distance_computations > 0);
       }
@@ -279,10 +279,10 @@ TEST(add_edges_of_moved_points_measures_and_prunes_again) {
     for (const int64_t room : {3, 100}) {
       std::vector<Edges> kept;
       for (Vertex p = 0; p < after.vertices(); ++p) kept.push_back(pruned(after, p, want[p], room));
-      for (const auto& workers : parallel_pools()) {
+      for (const auto& pool : parallel_pools()) {
         DraftGraph graph(after.vertices(), room);
         BuildStats stats;
-        add_edges_of(old, before, after, *workers, graph, stats);
+        add_edges_of(old, before, after, *pool, graph, stats);
         CHECK(all_edges(graph) == kept);
       }
     }
@@ -297,7 +297,7 @@ TEST(add_edges_of_same_points_copies_graph) {
     const DraftGraph naive = naive_draft(points);
     DraftGraph graph(points.vertices(), points.vertices());
     BuildStats stats;
-    add_edges_of(naive.truncated(points.vertices()), points, points, SerialWorkers(), graph, stats);
+    add_edges_of(naive.truncated(points.vertices()), points, points, SerialPool(), graph, stats);
     CHECK(all_edges(graph) == all_edges(naive));
   });
 }
@@ -328,10 +328,10 @@ TEST(add_edges_to_found_adds_both_directions) {
         for (Vertex p = 0; p < count; ++p)
           for (const PackedNeighbor q : want[p]) both[vertex_of(q)].push_back(pack_neighbor(sq_dist_of(q), p));
         for (Vertex p = 0; p < count; ++p) both[p] = pruned(points, p, both[p], 3);
-        for (const auto& workers : parallel_pools()) {
+        for (const auto& pool : parallel_pools()) {
           DraftGraph graph = sparse;
           BuildStats stats;
-          add_edges_to_found(points, k, effort, *workers, graph, stats);
+          add_edges_to_found(points, k, effort, *pool, graph, stats);
           CHECK(all_edges(graph) == both);
           CHECK(stats.distance_computations >= count);
           changed += all_edges(graph) != all_edges(sparse);

@@ -54,14 +54,14 @@ void check_exact(const Index& index, const Found& found, int64_t query, const fl
 
 // Algorithm 3 of the paper, except that all edges of the nearest vertex are taken at once. Returns the vertices that
 // the search measures, by distance.
-Edges measured_plainly(const Index& index, const float* query, Vertex start, int64_t most) {
+Edges measured_plainly(const Index& index, const float* query, Vertex start, int64_t limit) {
   const PointSet& points = index.points();
   const fanng::Distances distances(points);
   std::priority_queue<PackedNeighbor, Edges, std::greater<>> queue;
   std::vector<bool> visited(points.vertices(), false);
   Edges measured;
   const auto visit = [&](Vertex v) {
-    if (visited[v] || static_cast<int64_t>(measured.size()) == most) return;
+    if (visited[v] || static_cast<int64_t>(measured.size()) == limit) return;
     visited[v] = true;
     measured.push_back(pack_neighbor(distances.to(query, v), v));
     queue.push(measured.back());
@@ -175,16 +175,16 @@ TEST(search_effort_limits_measured_vertices) {
     const Index index = naive_index(cloud);
     CHECK_EQ(index.points().vertices(), int64_t{300});
     const Cloud queries = real_cloud(metric, 5, 6, random);
-    for (const int64_t most : {1, 2, 10, 150, 299, 300, 301, 5000}) {
-      context = name_of(metric) + ", effort " + std::to_string(most);
+    for (const int64_t limit : {1, 2, 10, 150, 299, 300, 301, 5000}) {
+      context = name_of(metric) + ", effort " + std::to_string(limit);
       // Every measured vertex is reported, because k is large enough.
-      for (const Found& found : {searched(index, queries.x, 400, most), listed(index, 400, most)}) {
+      for (const Found& found : {searched(index, queries.x, 400, limit), listed(index, 400, limit)}) {
         const int64_t queried = static_cast<int64_t>(found.index.size()) / 400;
         for (int64_t i = 0; i < queried; ++i) {
           const std::vector<int64_t> row = found.row(i);
           const int64_t reported = std::count_if(row.begin(), row.end(), [](int64_t j) { return j >= 0; });
           // The own row is measured but not reported.
-          CHECK_EQ(reported, std::min<int64_t>(most, 300) - (queried == 300));
+          CHECK_EQ(reported, std::min<int64_t>(limit, 300) - (queried == 300));
         }
       }
     }
@@ -201,16 +201,16 @@ TEST(search_any_effort_measures_as_paper_does) {
       const PointSet& points = index.points();
       // Ties are ordered by vertex.
       const Cloud queries = exact ? exact_cloud(metric, 12, 3, random) : real_cloud(metric, 12, 9, random);
-      for (const int64_t most : {1, 2, 7, 30, 90, 1000}) {
+      for (const int64_t limit : {1, 2, 7, 30, 90, 1000}) {
         std::vector<int64_t> start;
         for (int64_t i = 0; i < 12; ++i) start.push_back(random.below(200));
-        const Found found = searched(index, queries.x, 250, most, &start);
+        const Found found = searched(index, queries.x, 250, limit, &start);
         for (int64_t i = 0; i < 12; ++i) {
-          context = name_of(metric) + ", effort " + std::to_string(most) + ", query " + std::to_string(i);
+          context = name_of(metric) + ", effort " + std::to_string(limit) + ", query " + std::to_string(i);
           const std::vector<float> form = stored_form(points, queries.row(i));
           const bool zero = std::all_of(form.begin(), form.end(), [](float value) { return value == 0; });
           const float offset = zero && metric == Metric::kCosine ? 1.0F : 0.0F;  // of a query without direction
-          const Edges want = measured_plainly(index, form.data(), points.vertex_of(start[i]), most);
+          const Edges want = measured_plainly(index, form.data(), points.vertex_of(start[i]), limit);
           std::vector<std::pair<float, int64_t>> rows, got;
           for (const PackedNeighbor vertex : want)
             for (const int64_t* row = points.copies_begin(vertex_of(vertex));
@@ -324,9 +324,9 @@ TEST(search_any_threads_give_same_result) {
     const Cloud cloud = real_cloud(metric, 700, 5, random);
     const Index index = built(cloud);
     const Found lists = listed(index, 9, 60), found = searched(index, cloud.x, 9, 60);
-    for (const auto& workers : parallel_pools()) {
-      CHECK(listed(index, 9, 60, *workers).same(lists));
-      CHECK(searched(index, cloud.x, 9, 60, nullptr, *workers).same(found));
+    for (const auto& pool : parallel_pools()) {
+      CHECK(listed(index, 9, 60, *pool).same(lists));
+      CHECK(searched(index, cloud.x, 9, 60, nullptr, *pool).same(found));
     }
   }
 }
@@ -353,7 +353,7 @@ TEST(neighbors_row_range_equals_part_of_all) {
   const Index index = built(real_cloud(Metric::kCosine, 100, 5, random));
   const Found all = listed(index, 4, 60);
   Found part(30, 4);
-  index.neighbors(50, 80, 60, SerialWorkers(), part.view());
+  index.neighbors(50, 80, 60, SerialPool(), part.view());
   CHECK(std::equal(part.index.begin(), part.index.end(), all.index.begin() + 50 * 4));
   CHECK(std::equal(part.distance.begin(), part.distance.end(), all.distance.begin() + 50 * 4));
 }

@@ -60,11 +60,11 @@ std::map<std::string, uint64_t> build_hashes() {
 }
 
 // The hashes that this executable prints for another target.
-std::map<std::string, uint64_t> hashes_at(const std::string& level) {
+std::map<std::string, uint64_t> hashes_at(const std::string& target) {
   // popen runs a shell, for which /proc/self is the shell.
 
   const std::string command =
-      "HARDMINE_SIMD=" + level + " HARDMINE_PRINT_HASHES=1 /proc/" + std::to_string(getpid()) + "/exe";
+      "HARDMINE_SIMD=" + target + " HARDMINE_PRINT_HASHES=1 /proc/" + std::to_string(getpid()) + "/exe";
   FILE* const output = popen(command.c_str(), "r");
   CHECK(output != nullptr);
   std::map<std::string, uint64_t> hashes;
@@ -84,8 +84,8 @@ TEST(hashes_if_requested_are_printed) {
 }
 
 TEST(squared_distances_any_target_equal_single_distances) {
-  for (const BuiltLevel& level : built_levels()) {
-    if (!level.available) continue;
+  for (const BuiltTarget& target : built_targets()) {
+    if (!target.available) continue;
     for (const int64_t stride : {16, 32, 48, 128, 144, 1024}) {
       Random random(static_cast<uint64_t>(stride));
       const std::vector<float> x = rough_rows<float>(40, stride, false, random);
@@ -94,10 +94,10 @@ TEST(squared_distances_any_target_equal_single_distances) {
         std::vector<Vertex> rows(count);
         for (Vertex& row : rows) row = static_cast<Vertex>(random.below(40));
         std::vector<float> got(count + 1, 7.0F), want(count + 1, 7.0F);
-        level.for_float.squared_distances(query.data(), x.data(), stride, rows.data(), count, got.data());
+        target.for_float.squared_distances(query.data(), x.data(), stride, rows.data(), count, got.data());
         for (int64_t i = 0; i < count; ++i)
           want[i] = scalar_kernels<float>().squared_distance(query.data(), x.data() + rows[i] * stride, stride);
-        context = level.name + ", stride " + std::to_string(stride) + ", " + std::to_string(count) + " rows";
+        context = target.name + ", stride " + std::to_string(stride) + ", " + std::to_string(count) + " rows";
         CHECK(same_bits(got, want));
       }
     }
@@ -108,14 +108,14 @@ TEST(build_any_target_gives_same_graph) {
   const std::map<std::string, uint64_t> scalar = hashes_at("scalar");
   CHECK_EQ(scalar.size(), size_t{64});
   int64_t compared = 0;
-  for (const BuiltLevel& level : built_levels()) {
-    if (!level.available || level.name == "scalar") continue;
-    const std::map<std::string, uint64_t> hashes = hashes_at(level.name);
+  for (const BuiltTarget& target : built_targets()) {
+    if (!target.available || target.name == "scalar") continue;
+    const std::map<std::string, uint64_t> hashes = hashes_at(target.name);
     for (const auto& [name, hash] : scalar) {
-      context = level.name + ", " + name;
+      context = target.name + ", " + name;
       CHECK(hashes.contains(name) && hashes.at(name) == hash);
     }
     ++compared;
   }
-  std::printf("compared with scalar: %d levels\n", static_cast<int>(compared));
+  std::printf("compared with scalar: %d targets\n", static_cast<int>(compared));
 }

@@ -34,11 +34,11 @@ struct Measures {
 
 template <class T>
 Measures<T> engine(const PairMeasure& measure, const std::vector<T>& x, int64_t depth,
-                   const std::vector<int64_t>& triplets, const cpu::ThreadPool& workers = SerialWorkers()) {
+                   const std::vector<int64_t>& triplets, const cpu::ThreadPool& pool = SerialPool()) {
   const int64_t count = static_cast<int64_t>(triplets.size()) / 3;
   Measures<T> out{std::vector<T>(count, T(7)), std::vector<T>(count, T(7)), false};
   out.finite = cpu::measure_triplets<T>(measure, x.data(), static_cast<int64_t>(x.size()) / depth, depth,
-                                        {triplets.data(), count}, workers, out.positive.data(), out.negative.data());
+                                        {triplets.data(), count}, pool, out.positive.data(), out.negative.data());
   return out;
 }
 
@@ -64,16 +64,16 @@ std::string error(std::vector<int64_t> triplets, int64_t rows) {
 
 }  // namespace
 
-TEST(given_triplets_with_forced_target_runs_on_it) { check_forced_level(); }
+TEST(given_triplets_with_forced_target_runs_on_it) { check_forced_target(); }
 
 TEST(given_triplets_invalid_index_is_named_with_its_position) {
   CHECK_EQ(error({}, 0), std::string());
   CHECK_EQ(error({0, 1, 2, 9, 4, 0}, 10), std::string());
   CHECK_EQ(error({0, 1, 2, 3, 10, 2}, 10), std::string("triplets must lie in [0, B) = [0, 10), got 10 at [1, 1]"));
   CHECK_EQ(error({0, 1, -1}, 10), std::string("triplets must lie in [0, B) = [0, 10), got -1 at [0, 2]"));
-  const int64_t least = std::numeric_limits<int64_t>::min(), most = std::numeric_limits<int64_t>::max();
-  CHECK(error({least, 1, 2}, 10).ends_with("got -9223372036854775808 at [0, 0]"));
-  CHECK(error({0, 1, most}, 10).ends_with("got 9223372036854775807 at [0, 2]"));
+  const int64_t smallest = std::numeric_limits<int64_t>::min(), largest = std::numeric_limits<int64_t>::max();
+  CHECK(error({smallest, 1, 2}, 10).ends_with("got -9223372036854775808 at [0, 0]"));
+  CHECK(error({0, 1, largest}, 10).ends_with("got 9223372036854775807 at [0, 2]"));
   CHECK_EQ(error({0, 1, 2}, 0), std::string("triplets must lie in [0, B) = [0, 0), got 0 at [0, 0]"));
   for (const std::vector<int64_t>& same : {std::vector<int64_t>{4, 4, 2}, {4, 2, 4}, {2, 4, 4}, {4, 4, 4}}) {
     std::string want = "triplets must be of three different rows each, got [";
@@ -119,7 +119,7 @@ TYPED_TEST(given_triplets_any_threads_give_same_bits, T) {
     for (const PairQuantity quantity : kQuantities) {
       const Measures<T> serial = engine({quantity, normalized}, x, depth, triplets);
       for (const auto& pool : parallel_pools()) {
-        context = std::to_string(pool->count()) + " workers";
+        context = std::to_string(pool->count()) + " threads";
         const Measures<T> parallel = engine({quantity, normalized}, x, depth, triplets, *pool);
         CHECK(same_bits(parallel.positive, serial.positive));
         CHECK(same_bits(parallel.negative, serial.negative));

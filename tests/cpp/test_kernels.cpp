@@ -93,7 +93,7 @@ void check_pass(PassCoverage& coverage, const Batch<T>& row_batch, const Batch<T
 // Compares pair_score with the scores in tiles, bit for bit, on rows whose products round. If j is the only same-class
 // column, the score of (i, j) is the best key of row i.
 template <class T>
-void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
+void check_pair_score(int64_t depth, bool euclidean, bool scaled) {
   const Kernels<T>& kernel = active_kernels<T>();
   context = "depth " + std::to_string(depth) + text_of({{"euclidean", euclidean}, {"scaled", scaled}});
   Random random(depth);
@@ -109,18 +109,18 @@ void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
     const cpu::PairwiseParams<T> pass{rows.view(), columns.view(), depth, false, euclidean};
     const PassResult<T> tile = run_pass(kernel, pass, true, true, unlimited_range<T>(), false, 24, 1);
     for (int64_t i = 0; i < row_batch.count; ++i) {
-      const T number = kernel.pair_score(row_batch.x.data() + i * depth, column_batch.x.data() + j * depth,
-                                         scaled ? row_norm.data() + i : nullptr,
-                                         scaled ? column_norm.data() + j : nullptr, depth, euclidean);
+      const T score = kernel.pair_score(row_batch.x.data() + i * depth, column_batch.x.data() + j * depth,
+                                        scaled ? row_norm.data() + i : nullptr,
+                                        scaled ? column_norm.data() + j : nullptr, depth, euclidean);
       CHECK_EQ(tile.index[i], j);
-      CHECK_EQ(number, tile.key[i]);
+      CHECK_EQ(score, tile.key[i]);
     }
   }
 }
 
 }  // namespace
 
-TEST(kernels_with_forced_target_are_used) { check_forced_level(); }
+TEST(kernels_with_forced_target_are_used) { check_forced_target(); }
 
 // Sums of integers are exact, so a kernel must equal a plain loop bit for bit.
 TYPED_TEST(row_kernels_integers_are_exact, T) {
@@ -216,7 +216,7 @@ TYPED_TEST(select_block_any_shape_matches_double_loop, T) {
   CHECK(coverage.without > 5000);
 }
 
-TYPED_TEST(tile_score_equals_score_of_tile, T) {
+TYPED_TEST(pair_score_equals_score_of_tile, T) {
   for (const int64_t depth : {1, 2, 15, 16, 17, 31, 255, 256, 257, 272, 513, 600})
-    for (const auto& [euclidean, scaled] : all_flags<2>()) check_tile_number<T>(depth, euclidean, scaled);
+    for (const auto& [euclidean, scaled] : all_flags<2>()) check_pair_score<T>(depth, euclidean, scaled);
 }

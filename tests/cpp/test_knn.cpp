@@ -27,11 +27,11 @@ struct Neighbors {
   std::vector<int64_t> index;
 
   Neighbors(Similarity kind, const Batch<T>& queries, const Batch<T>* refs, int64_t k, Self self,
-            const cpu::ThreadPool& workers)
+            const cpu::ThreadPool& pool)
       : similarity(queries.count * k, T(5)), index(queries.count * k, 77) {
     const Matrix<T> points{queries.x.data(), queries.count};
     const Matrix<T> others{refs ? refs->x.data() : nullptr, refs ? refs->count : 0};
-    cpu::knn<T>(kind, points, refs ? &others : nullptr, queries.depth, k, self == Self::kExcluded, workers,
+    cpu::knn<T>(kind, points, refs ? &others : nullptr, queries.depth, k, self == Self::kExcluded, pool,
                 similarity.data(), index.data());
   }
   bool same(const Neighbors& other) const { return index == other.index && same_bits(similarity, other.similarity); }
@@ -53,8 +53,8 @@ void check_neighbors(const Neighbors<T>& got, const std::vector<double>& s, int6
   const std::string outer = context;
   for (int64_t i = 0; i < rows; ++i) {
     context = outer + ", row " + std::to_string(i);
-    const double* line = s.data() + i * columns;
-    const std::vector<int64_t> want = ordered(line, columns, exclude_self ? i : -1);
+    const double* s_row = s.data() + i * columns;
+    const std::vector<int64_t> want = ordered(s_row, columns, exclude_self ? i : -1);
     const T* similarity = got.similarity.data() + i * k;
     const int64_t* index = got.index.data() + i * k;
     const int64_t found = std::min(k, static_cast<int64_t>(want.size()));
@@ -62,13 +62,13 @@ void check_neighbors(const Neighbors<T>& got, const std::vector<double>& s, int6
     std::vector<bool> seen(columns, false);
     for (int64_t n = 0; n < found; ++n) {
       if (tolerance == 0) {
-        right &= index[n] == want[n] && similarity[n] == T(line[want[n]]) &&
+        right &= index[n] == want[n] && similarity[n] == T(s_row[want[n]]) &&
                  !(similarity[n] == T(0) && std::signbit(similarity[n]));  // zeros are positive
         continue;
       }
       right &= index[n] >= 0 && index[n] < columns && !(exclude_self && index[n] == i) && !seen[index[n]] &&
-               std::fabs(similarity[n] - line[index[n]]) <= tolerance &&
-               std::fabs(similarity[n] - line[want[n]]) <= tolerance && (n == 0 || similarity[n - 1] >= similarity[n]);
+               std::fabs(similarity[n] - s_row[index[n]]) <= tolerance &&
+               std::fabs(similarity[n] - s_row[want[n]]) <= tolerance && (n == 0 || similarity[n - 1] >= similarity[n]);
       if (!right) break;
       seen[index[n]] = true;
     }
@@ -88,7 +88,7 @@ void check_case(Similarity kind, int64_t rows, int64_t refs, int64_t depth, int6
             ", k " + std::to_string(k) + ", similarity " + std::to_string(static_cast<int>(kind)) +
             (self == Self::kExcluded ? "" : ", itself too");
   const Batch<T>& columns = refs < 0 ? queries : others;
-  const Neighbors<T> got(kind, queries, refs < 0 ? nullptr : &others, k, self, SerialWorkers());
+  const Neighbors<T> got(kind, queries, refs < 0 ? nullptr : &others, k, self, SerialPool());
   check_neighbors(got, similarity_matrix(kind, queries, columns), rows, columns.count, k, self == Self::kExcluded, 0);
 }
 
@@ -99,22 +99,22 @@ void check_workers(Similarity kind, int64_t rows, int64_t refs, int64_t depth, i
   const Batch<T> queries(exact_values(kind), Labels::kOneClass, rows, depth, random);
   const Batch<T> others(exact_values(kind), Labels::kOneClass, std::max<int64_t>(refs, 0), depth, random);
   const Batch<T>* columns = refs < 0 ? nullptr : &others;
-  const Neighbors<T> serial(kind, queries, columns, k, self, SerialWorkers());
+  const Neighbors<T> serial(kind, queries, columns, k, self, SerialPool());
   const std::string what = std::to_string(rows) + " queries, " + std::to_string(refs) + " refs, k " + std::to_string(k);
   context = what;
   check_neighbors(serial, similarity_matrix(kind, queries, columns ? others : queries), rows, columns ? refs : rows, k,
                   self == Self::kExcluded, 0);
   for (const int64_t threads : {2, 7}) {
-    context = what + ", " + std::to_string(threads) + " workers";
-    CHECK(serial.same(Neighbors<T>(kind, queries, columns, k, self, ThreadWorkers(threads))));
+    context = what + ", " + std::to_string(threads) + " threads";
+    CHECK(serial.same(Neighbors<T>(kind, queries, columns, k, self, ThreadedPool(threads))));
   }
-  context = what + ", reverse workers";
-  CHECK(serial.same(Neighbors<T>(kind, queries, columns, k, self, ReverseWorkers())));
+  context = what + ", reverse order";
+  CHECK(serial.same(Neighbors<T>(kind, queries, columns, k, self, ReversePool())));
 }
 
 }  // namespace
 
-TEST(knn_with_forced_target_runs_on_it) { check_forced_level(); }
+TEST(knn_with_forced_target_runs_on_it) { check_forced_target(); }
 
 TYPED_TEST(knn_any_count_and_k_matches_sort, T) {
   int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
@@ -148,7 +148,7 @@ TYPED_TEST(knn_real_numbers_match_within_rounding, T) {
         const double epsilon = std::numeric_limits<T>::epsilon();
         context = "reals, depth " + std::to_string(depth) + ", similarity " + std::to_string(static_cast<int>(kind));
         const Neighbors<T> got(kind, queries, with_refs ? &refs : nullptr, 9,
-                               with_refs ? Self::kAllowed : Self::kExcluded, SerialWorkers());
+                               with_refs ? Self::kAllowed : Self::kExcluded, SerialPool());
         check_neighbors(got, similarity_matrix(kind, queries, columns), 97, columns.count, 9, !with_refs,
                         kind == Similarity::kCosine ? 8 * epsilon : epsilon * static_cast<double>(depth));
       }
@@ -167,16 +167,16 @@ TYPED_TEST(knn_nan_and_minus_infinity_are_not_candidates, T) {
     queries.row(20)[16] = inf;
     queries.row(40)[5] = -inf;
     context = "non-finite, similarity " + std::to_string(static_cast<int>(kind));
-    const SerialWorkers workers;
+    const SerialPool pool;
     const Batch<T> refs = queries;
-    check_neighbors(Neighbors<T>(kind, queries, nullptr, 41, Self::kExcluded, workers),
+    check_neighbors(Neighbors<T>(kind, queries, nullptr, 41, Self::kExcluded, pool),
                     similarity_matrix(kind, queries, queries), 41, 41, 41, true, 0);
-    check_neighbors(Neighbors<T>(kind, queries, nullptr, 41, Self::kAllowed, workers),
+    check_neighbors(Neighbors<T>(kind, queries, nullptr, 41, Self::kAllowed, pool),
                     similarity_matrix(kind, queries, queries), 41, 41, 41, false, 0);
-    check_neighbors(Neighbors<T>(kind, clean, &refs, 41, Self::kAllowed, workers), similarity_matrix(kind, clean, refs),
+    check_neighbors(Neighbors<T>(kind, clean, &refs, 41, Self::kAllowed, pool), similarity_matrix(kind, clean, refs),
                     45, 41, 41, false, 0);
-    check_neighbors(Neighbors<T>(kind, refs, &clean, 5, Self::kAllowed, workers), similarity_matrix(kind, refs, clean),
-                    41, 45, 5, false, 0);
+    check_neighbors(Neighbors<T>(kind, refs, &clean, 5, Self::kAllowed, pool), similarity_matrix(kind, refs, clean), 41,
+                    45, 5, false, 0);
   }
 }
 
@@ -192,10 +192,10 @@ TYPED_TEST(knn_any_order_of_arrival_matches_sort, T) {
       for (int64_t j = 0; j < refs.count; ++j) refs.x[j] = T(slope * j);
       for (const Similarity kind : {Similarity::kDot, Similarity::kEuclidean}) {
         context = "arrivals, slope " + std::to_string(slope) + ", k " + std::to_string(k);
-        check_neighbors(Neighbors<T>(kind, queries, &refs, k, Self::kAllowed, SerialWorkers()),
+        check_neighbors(Neighbors<T>(kind, queries, &refs, k, Self::kAllowed, SerialPool()),
                         similarity_matrix(kind, queries, refs), 3, 700, k, false, 0);
         refs.count = 200;
-        check_neighbors(Neighbors<T>(kind, refs, nullptr, k, Self::kExcluded, SerialWorkers()),
+        check_neighbors(Neighbors<T>(kind, refs, nullptr, k, Self::kExcluded, SerialPool()),
                         similarity_matrix(kind, refs, refs), 200, 200, k, true, 0);
         refs.count = 700;
       }

@@ -78,7 +78,7 @@ struct Gradients {
 };
 
 template <class T>
-Gradients<T> engine(const PairMeasure& measure, const Problem<T>& p, const cpu::ThreadPool& workers, bool want_x = true,
+Gradients<T> engine(const PairMeasure& measure, const Problem<T>& p, const cpu::ThreadPool& pool, bool want_x = true,
                     bool want_refs = true) {
   // Outputs start as NaN, which shows elements that are not written.
   Gradients<T> grad{std::vector<T>(want_x ? p.x.size() : 0, T(kNaN)),
@@ -90,7 +90,7 @@ Gradients<T> engine(const PairMeasure& measure, const Problem<T>& p, const cpu::
   const int64_t nobody[1] = {};
   const int64_t* first = p.every_row ? nullptr : p.first.empty() ? nobody : p.first.data();
   cpu::pair_gradient<T>(measure, {p.x.data(), p.count, refs, p.has_refs() ? p.ref_count : 0, p.depth},
-                        {first, p.second.data(), p.gradient.data(), entries, p.partners}, workers,
+                        {first, p.second.data(), p.gradient.data(), entries, p.partners}, pool,
                         want_x ? grad.x.data() : nullptr, want_refs && p.has_refs() ? grad.refs.data() : nullptr);
   return grad;
 }
@@ -160,7 +160,7 @@ void check_against_scatter(const PairMeasure& measure, const Problem<T>& p) {
       (p.has_refs() ? refs_size : x_size)[j * p.depth + k] += std::fabs(g) * size * b_scale;
     }
   }
-  const Gradients<T> got = engine(measure, p, SerialWorkers());
+  const Gradients<T> got = engine(measure, p, SerialPool());
   const double eps = 16 * std::numeric_limits<T>::epsilon();
   for (size_t e = 0; e < x.size(); ++e) CHECK_NEAR(got.x[e], x[e], eps * x_size[e]);
   for (size_t e = 0; e < refs.size(); ++e) CHECK_NEAR(got.refs[e], refs[e], eps * refs_size[e]);
@@ -180,7 +180,7 @@ Problem<T> hub(int64_t count, int64_t depth, Values values) {
 
 }  // namespace
 
-TEST(pair_gradient_with_forced_target_runs_on_it) { check_forced_level(); }
+TEST(pair_gradient_with_forced_target_runs_on_it) { check_forced_target(); }
 
 TYPED_TEST(pair_gradient_any_shape_matches_dense_scatter, T) {
   for (const int64_t count : {0, 1, 2, 3, 17, 97, 257}) {
@@ -237,7 +237,7 @@ TEST(pair_gradient_integer_inner_products_are_exact) {
       refs[j * p.depth + k] += p.gradient[pair] * p.x[i * p.depth + k];
     }
   }
-  const Gradients<float> got = engine(kDot, p, SerialWorkers());
+  const Gradients<float> got = engine(kDot, p, SerialPool());
   for (size_t e = 0; e < x.size(); ++e) CHECK_EQ(got.x[e], x[e]);
   for (size_t e = 0; e < refs.size(); ++e) CHECK_EQ(got.refs[e], refs[e]);
 }
@@ -268,7 +268,7 @@ TEST(pair_gradient_matches_finite_differences) {
     }
     for (const PairMeasure& measure : kMeasures) {
       context = "refs " + std::to_string(ref_count) + ", " + text_of(measure);
-      const Gradients<double> got = engine(measure, p, SerialWorkers());
+      const Gradients<double> got = engine(measure, p, SerialPool());
       const auto check = [&](std::vector<double>& input, const std::vector<double>& grad) {
         for (size_t e = 0; e < input.size(); ++e) {
           const double at = input[e], step = 1e-6;
@@ -321,12 +321,12 @@ TYPED_TEST(pair_gradient_unused_nonfinite_row_stays_zero, T) {
   p.gradient = {1, 1, 1, 1, 0, 1, 0, T(kNaN), T(kNaN), 1};
   for (const PairMeasure& measure : kMeasures) {
     context = "unused, " + text_of(measure);
-    const Gradients<T> got = engine(measure, p, SerialWorkers());
+    const Gradients<T> got = engine(measure, p, SerialPool());
     for (int64_t i = 0; i < 5; ++i)
       for (int64_t k = 0; k < 17; ++k) CHECK(i == 3 ? got.x[i * 17 + k] == T(0) : std::isfinite(got.x[i * 17 + k]));
     Problem<T> used = p;
     used.gradient[2 * 2] = T(1);
-    const Gradients<T> propagate_nan = engine(measure, used, SerialWorkers());
+    const Gradients<T> propagate_nan = engine(measure, used, SerialPool());
     CHECK(std::isnan(propagate_nan.x[2 * 17]) && std::isfinite(propagate_nan.x[0]));
     // For an inner product, the gradient of the row itself is its partner, which is finite.
     const bool dot = measure.quantity == PairQuantity::kInnerProduct && !measure.normalized;
@@ -339,11 +339,11 @@ TEST(pair_gradient_null_output_changes_nothing) {
   const Problem<float> p(Values::kReals, 33, 20, 17, random), without_refs(Values::kReals, 33, -1, 17, random);
   for (const PairMeasure& measure : kMeasures) {
     context = text_of(measure);
-    const Gradients<float> both = engine(measure, p, SerialWorkers());
-    CHECK(same_bits(engine(measure, p, SerialWorkers(), true, false).x, both.x));
-    CHECK(same_bits(engine(measure, p, SerialWorkers(), false, true).refs, both.refs));
-    engine(measure, p, SerialWorkers(), false, false);
-    engine(measure, without_refs, SerialWorkers(), false, false);
+    const Gradients<float> both = engine(measure, p, SerialPool());
+    CHECK(same_bits(engine(measure, p, SerialPool(), true, false).x, both.x));
+    CHECK(same_bits(engine(measure, p, SerialPool(), false, true).refs, both.refs));
+    engine(measure, p, SerialPool(), false, false);
+    engine(measure, without_refs, SerialPool(), false, false);
   }
 }
 
@@ -356,9 +356,9 @@ TYPED_TEST(pair_gradient_any_threads_give_same_bits, T) {
       Problem<T>(Values::kReals, count, 251, depth, random, Listing{true, 0, 9}), hub<T>(count, depth, Values::kReals)};
   for (const Problem<T>& p : problems) {
     for (const PairMeasure& measure : kMeasures) {
-      const Gradients<T> serial = engine(measure, p, SerialWorkers());
+      const Gradients<T> serial = engine(measure, p, SerialPool());
       for (const auto& pool : parallel_pools()) {
-        context = std::to_string(pool->count()) + " workers, refs " + std::to_string(p.ref_count);
+        context = std::to_string(pool->count()) + " threads, refs " + std::to_string(p.ref_count);
         const Gradients<T> parallel = engine(measure, p, *pool);
         CHECK(same_bits(parallel.x, serial.x));
         CHECK(same_bits(parallel.refs, serial.refs));
@@ -369,20 +369,20 @@ TYPED_TEST(pair_gradient_any_threads_give_same_bits, T) {
 }
 
 TYPED_TEST(all_finite_nonfinite_element_is_found, T) {
-  const SerialWorkers serial;
-  const ThreadWorkers threads(3);
+  const SerialPool serial;
+  const ThreadedPool threads(3);
   const int64_t count = 200, depth = 257;
   std::vector<T> x(count * depth, T(1));
   for (const int64_t at : {int64_t{0}, int64_t{256}, int64_t{257 * 99 + 16}, count * depth - 1}) {
-    for (const cpu::ThreadPool* workers :
+    for (const cpu::ThreadPool* pool :
          {static_cast<const cpu::ThreadPool*>(&serial), static_cast<const cpu::ThreadPool*>(&threads)}) {
       context = "element " + std::to_string(at);
       for (const double bad : {kNaN, double(INFINITY), -double(INFINITY)}) {
         x[at] = T(bad);
-        CHECK(!cpu::all_finite(x.data(), count, depth, *workers));
+        CHECK(!cpu::all_finite(x.data(), count, depth, *pool));
       }
       x[at] = std::numeric_limits<T>::max();  // its square and so the norm overflow
-      CHECK(!cpu::all_finite(x.data(), count, depth, *workers));
+      CHECK(!cpu::all_finite(x.data(), count, depth, *pool));
       x[at] = T(1);
     }
   }

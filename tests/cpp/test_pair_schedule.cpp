@@ -30,12 +30,12 @@ using Corners = std::array<int64_t, 4>;  // of a block
 struct Course {
   std::vector<int> visits;                        // of every pair of cells
   std::vector<std::vector<Corners>> row, column;  // the blocks that each cell was in, in order; symmetric: row alone
-  bool sound = true, alone = true, known = true;  // blocks are as promised; nobody else was there; workers exist
+  bool sound = true, alone = true, known = true;  // blocks are as promised; nobody else was there; pool exist
 };
 
 bool is_sound(const cpu::Block& block, int64_t rows, int64_t columns, bool symmetric) {
-  const auto fits = [](int64_t begin, int64_t end, int64_t most, int64_t count) {
-    return begin >= 0 && begin < end && end <= count && end - begin <= most && begin % kStep == 0 &&
+  const auto fits = [](int64_t begin, int64_t end, int64_t limit, int64_t count) {
+    return begin >= 0 && begin < end && end <= count && end - begin <= limit && begin % kStep == 0 &&
            (end % kStep == 0 || end == count);
   };
   return fits(block.row_begin, block.row_end, cpu::kMaxBlockRows, rows) &&
@@ -44,7 +44,7 @@ bool is_sound(const cpu::Block& block, int64_t rows, int64_t columns, bool symme
          !(symmetric && block.column_end - 1 <= block.row_begin);
 }
 
-Course run(int64_t rows, int64_t columns, bool symmetric, const cpu::ThreadPool& workers, int64_t threads) {
+Course run(int64_t rows, int64_t columns, bool symmetric, const cpu::ThreadPool& pool, int64_t threads) {
   const cpu::PairSchedule schedule(rows, columns, symmetric);
   std::vector<std::atomic<int>> visits(cells(rows) * cells(columns));
   Course course{{},
@@ -52,7 +52,7 @@ Course run(int64_t rows, int64_t columns, bool symmetric, const cpu::ThreadPool&
                 std::vector<std::vector<Corners>>(symmetric ? 0 : cells(columns))};
   std::vector<std::atomic<bool>> row_busy(cells(rows)), column_busy(symmetric ? 0 : cells(columns));
   std::atomic<bool> sound{true}, alone{true}, known{true};
-  schedule.run(workers, threads, [&](int64_t worker, const cpu::Block& block) {
+  schedule.run(pool, threads, [&](int64_t worker, const cpu::Block& block) {
     if (worker < 0 || worker >= threads) known = false;
     if (!is_sound(block, rows, columns, symmetric)) {
       sound = false;
@@ -110,13 +110,13 @@ void check_schedules(bool symmetric) {
                   std::to_string(threads) + " threads";
       };
       say(1);
-      const Course serial = run(rows, columns, symmetric, SerialWorkers(), 1);
+      const Course serial = run(rows, columns, symmetric, SerialPool(), 1);
       check_cover(serial, rows, columns, symmetric);
       const bool small = cells(rows) * cells(columns) < 4000;
       for (const int64_t threads : {2, 7}) {
         if (!small && !symmetric && threads == 2) continue;
         say(threads);
-        const Course parallel = run(rows, columns, symmetric, ThreadWorkers(threads), threads);
+        const Course parallel = run(rows, columns, symmetric, ThreadedPool(threads), threads);
         CHECK(parallel.alone);
         CHECK(parallel.known);
         CHECK(parallel.visits == serial.visits);
@@ -124,7 +124,7 @@ void check_schedules(bool symmetric) {
         CHECK(parallel.column == serial.column);
       }
       say(64);
-      const Course reverse = run(rows, columns, symmetric, ReverseWorkers(), 64);
+      const Course reverse = run(rows, columns, symmetric, ReversePool(), 64);
       CHECK(reverse.row == serial.row && reverse.column == serial.column);
     }
   }
@@ -144,7 +144,7 @@ TEST(pair_schedule_rounds_keep_all_groups_busy) {
         context = std::to_string(rows) + " x " + std::to_string(columns) + (symmetric ? " symmetric" : "");
         std::vector<std::array<int64_t, 2>> pairs;
         cpu::PairSchedule(rows * kStep, columns * kStep, symmetric)
-            .run(SerialWorkers(), 1, [&](int64_t, const cpu::Block& block) {
+            .run(SerialPool(), 1, [&](int64_t, const cpu::Block& block) {
               pairs.push_back({block.row_begin / kStep, block.column_begin / kStep});
             });
         // The pairs of a group with itself come first.
@@ -171,11 +171,11 @@ TEST(pair_schedule_disjoint_pairs_run_concurrently) {
     context = symmetric ? "symmetric" : "rows and columns";
     const int64_t threads = 4, count = 8 * kStep;
     std::atomic<int64_t> inside{0}, together{0};
-    cpu::PairSchedule(count, count, symmetric).run(ThreadWorkers(threads), threads, [&](int64_t, const cpu::Block&) {
+    cpu::PairSchedule(count, count, symmetric).run(ThreadedPool(threads), threads, [&](int64_t, const cpu::Block&) {
       ++inside;
       // Near the end some threads wait for their groups, so only the maximum number of concurrent visits counts.
       for (int spins = 0; spins < 2000 && inside < threads && together < threads; ++spins) std::this_thread::yield();
-      for (int64_t most = together, now = inside; most < now && !together.compare_exchange_weak(most, now);) {
+      for (int64_t limit = together, now = inside; limit < now && !together.compare_exchange_weak(limit, now);) {
       }
       --inside;
     });
@@ -187,7 +187,7 @@ TEST(pair_schedule_disjoint_pairs_run_concurrently) {
 TEST(an_exception_of_a_visit_ends_the_schedule_and_reaches_the_caller) {
   for (const bool symmetric : {false, true}) {
     for (const auto& pool : parallel_pools()) {
-      context = (symmetric ? "symmetric, " : "rows and columns, ") + std::to_string(pool->count()) + " workers";
+      context = (symmetric ? "symmetric, " : "rows and columns, ") + std::to_string(pool->count()) + " threads";
       std::string message = "nothing was thrown";
       try {
         cpu::PairSchedule(8 * kStep, 8 * kStep, symmetric)

@@ -37,15 +37,15 @@ TEST(random_bits_adjacent_seeds_are_independent) {
 }
 
 TEST(random_unit_is_uniform_below_1) {
-  double sum = 0, least = 1, most = 0;
+  double sum = 0, smallest = 1, largest = 0;
   for (uint64_t i = 0; i < 10000; ++i) {
     const double u = random_unit(3, i);
     sum += u;
-    least = std::min(least, u);
-    most = std::max(most, u);
+    smallest = std::min(smallest, u);
+    largest = std::max(largest, u);
     CHECK_EQ(u * 0x1p53, static_cast<double>(random_bits(3, i) >> 11));
   }
   CHECK_NEAR(sum / 10000, 0.5, 5 * 0.29 / 100);
-  CHECK(least >= 0 && least < 0.001);
-  CHECK(most < 1 && most > 0.999);
+  CHECK(smallest >= 0 && smallest < 0.001);
+  CHECK(largest < 1 && largest > 0.999);
 }

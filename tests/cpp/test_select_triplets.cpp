@@ -21,7 +21,7 @@ struct Selection {
   std::vector<double> u_positive, u_negative;  // the random numbers of random selections
   bool finite;
 
-  Selection(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs, const cpu::ThreadPool& workers)
+  Selection(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs, const cpu::ThreadPool& pool)
       : positive_index(anchors.count, -7),
         negative_index(anchors.count, -7),
         positive_similarity(anchors.count),
@@ -35,8 +35,7 @@ struct Selection {
     }
     const LabeledMatrix<T> ref_view = refs ? refs->view() : LabeledMatrix<T>{};
     finite = cpu::select_triplets<T>(
-        rule, anchors.view(), refs ? &ref_view : nullptr, anchors.depth, {u_positive.data(), u_negative.data()},
-        workers,
+        rule, anchors.view(), refs ? &ref_view : nullptr, anchors.depth, {u_positive.data(), u_negative.data()}, pool,
         {positive_index.data(), negative_index.data(), positive_similarity.data(), negative_similarity.data()});
   }
   bool same(const Selection& other) const {
@@ -57,7 +56,7 @@ std::string describe(const SelectionRule& rule, int64_t rows, int64_t columns, i
 template <class T>
 void check_selection(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs,
                      const std::vector<double>& s) {
-  check_chosen(rule, anchors, refs, s, Selection<T>(rule, anchors, refs, SerialWorkers()), coverage);
+  check_chosen(rule, anchors, refs, s, Selection<T>(rule, anchors, refs, SerialPool()), coverage);
 }
 
 // Selections without refs for one shape, with every `stride`-th rule from `first` on.
@@ -88,9 +87,9 @@ void check_workers(Values values, Labels labels) {
     for (SelectionRule rule : {easy_hard, hard_semihard, all_random, random_among_marked}) {
       rule.similarity = similarity;
       for (const Batch<T>* others : {static_cast<const Batch<T>*>(nullptr), &refs}) {
-        const Selection<T> serial(rule, anchors, others, SerialWorkers());
+        const Selection<T> serial(rule, anchors, others, SerialPool());
         for (const auto& pool : parallel_pools()) {
-          context = std::to_string(pool->count()) + " workers, " + describe(rule, count, count, depth, labels);
+          context = std::to_string(pool->count()) + " threads, " + describe(rule, count, count, depth, labels);
           CHECK(serial.same(Selection<T>(rule, anchors, others, *pool)));
         }
       }
@@ -100,7 +99,7 @@ void check_workers(Values values, Labels labels) {
 
 }  // namespace
 
-TEST(select_triplets_with_forced_target_runs_on_it) { check_forced_level(); }
+TEST(select_triplets_with_forced_target_runs_on_it) { check_forced_target(); }
 
 TYPED_TEST(select_triplets_any_count_rule_and_labels_matches_double_loop, T) {
   coverage = {};
@@ -172,10 +171,10 @@ TYPED_TEST(select_triplets_nan_similarities_are_not_candidates, T) {
       check_selection<T>(rule, anchors, nullptr, s);
       check_selection(rule, clean, &refs, clean_s);
       check_selection(rule, refs, &clean, other_s);
-      CHECK(!Selection<T>(rule, anchors, nullptr, SerialWorkers()).finite);
-      CHECK(!Selection<T>(rule, clean, &refs, SerialWorkers()).finite);
-      CHECK(!Selection<T>(rule, refs, &clean, SerialWorkers()).finite);
-      CHECK(Selection<T>(rule, clean, nullptr, SerialWorkers()).finite);
+      CHECK(!Selection<T>(rule, anchors, nullptr, SerialPool()).finite);
+      CHECK(!Selection<T>(rule, clean, &refs, SerialPool()).finite);
+      CHECK(!Selection<T>(rule, refs, &clean, SerialPool()).finite);
+      CHECK(Selection<T>(rule, clean, nullptr, SerialPool()).finite);
     }
   }
 }
@@ -195,7 +194,7 @@ TYPED_TEST(select_triplets_ties_go_to_lowest_index, T) {
           rule.negative = negative;
           rule.semihard_keeps_ties = true;
           context = describe(rule, count, count, 4, Labels::kRandom);
-          const Selection<T> got(rule, anchors, nullptr, SerialWorkers());
+          const Selection<T> got(rule, anchors, nullptr, SerialPool());
           for (int64_t i = 0; i < count; ++i) {
             int64_t first_positive = -1, first_negative = -1;
             for (int64_t j = count; j-- > 0;) {
@@ -228,17 +227,17 @@ TYPED_TEST(select_triplets_real_numbers_match_within_rounding, T) {
         SelectionRule unbounded = rule;
         unbounded.duplicate_threshold = kInfinity;
         context = describe(unbounded, 97, 97, depth, Labels::kRandom);
-        const Selection<T> got(unbounded, anchors, nullptr, SerialWorkers());
+        const Selection<T> got(unbounded, anchors, nullptr, SerialPool());
         for (int64_t i = 0; i < 97; ++i) {
-          const double* line = s.data() + i * 97;
-          const ChosenPair want = choose_pair(unbounded, line, 97, i, anchors.label[i], anchors.label,
+          const double* s_row = s.data() + i * 97;
+          const ChosenPair want = choose_pair(unbounded, s_row, 97, i, anchors.label[i], anchors.label,
                                               got.u_positive[i], got.u_negative[i]);
           CHECK_EQ(got.positive_index[i] >= 0, want.positive.index >= 0);
           if (want.positive.index >= 0) {
-            CHECK_NEAR(got.positive_similarity[i], line[got.positive_index[i]], tolerance);
+            CHECK_NEAR(got.positive_similarity[i], s_row[got.positive_index[i]], tolerance);
             CHECK_NEAR(got.positive_similarity[i], want.positive.similarity, tolerance);
           }
-          CHECK_NEAR(got.negative_similarity[i], line[got.negative_index[i]], tolerance);
+          CHECK_NEAR(got.negative_similarity[i], s_row[got.negative_index[i]], tolerance);
           CHECK_NEAR(got.negative_similarity[i], want.negative.similarity, tolerance);
         }
       }

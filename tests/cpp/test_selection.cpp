@@ -22,8 +22,9 @@ bool admits(const KeyRange<T>& range, T key) {
 template <class T>
 std::vector<T> similarities(Similarity kind) {
   std::vector<T> s;
-  const T most = kind == Similarity::kCosine ? T(1) : kind == Similarity::kDot ? T(4) : T(0);
-  for (T value = kind == Similarity::kEuclidean ? T(-9) : -most; value <= most; value += T(0.25)) s.push_back(value);
+  const T largest = kind == Similarity::kCosine ? T(1) : kind == Similarity::kDot ? T(4) : T(0);
+  for (T value = kind == Similarity::kEuclidean ? T(-9) : -largest; value <= largest; value += T(0.25))
+    s.push_back(value);
   return s;
 }
 

@@ -10,7 +10,7 @@
 
 using namespace hardmine;
 using namespace hardmine::fanng;
-using hardmine::test::SerialWorkers;
+using hardmine::test::SerialPool;
 
 namespace {
 
@@ -27,23 +27,23 @@ struct Lists {
   std::vector<int64_t> label, index;
   std::vector<T> distance;
 
-  Mined mine(const MiningOptions& options, const cpu::ThreadPool& workers = SerialWorkers()) const {
+  Mined mine(const MiningOptions& options, const cpu::ThreadPool& pool = SerialPool()) const {
     const auto count = static_cast<int64_t>(label.size());
     const int64_t length = count ? static_cast<int64_t>(index.size()) / count : 0;
     const Classes classes(label.data(), count);
     const int64_t triplets = classes.anchors() * options.per_anchor;
     Mined out{std::vector<int64_t>(3 * triplets), std::vector<char>(triplets), std::vector<char>(triplets)};
     const auto mined = std::make_unique<bool[]>(triplets), mined_positive = std::make_unique<bool[]>(triplets);
-    smart_triplets(NeighborLists<T>{index.data(), distance.data(), count, length}, classes, options, workers,
+    smart_triplets(NeighborLists<T>{index.data(), distance.data(), count, length}, classes, options, pool,
                    {out.triplet.data(), mined.get(), mined_positive.get()});
     std::copy_n(mined.get(), triplets, out.mined.begin());
     std::copy_n(mined_positive.get(), triplets, out.mined_positive.begin());
     return out;
   }
 
-  std::string error(const cpu::ThreadPool& workers = SerialWorkers(), int64_t per_anchor = 1) const {
+  std::string error(const cpu::ThreadPool& pool = SerialPool(), int64_t per_anchor = 1) const {
     try {
-      mine({1.0, per_anchor, 0}, workers);
+      mine({1.0, per_anchor, 0}, pool);
     } catch (const std::invalid_argument& error) {
       return error.what();
     }

@@ -10,10 +10,10 @@ using namespace hardmine;
 using namespace hardmine::test;
 
 TEST(targets_tile_sizes_divide_blocks) {
-  for (const BuiltLevel& level : built_levels()) {
-    std::cout << level.name << (level.available ? ": compared" : ": NOT compared, this CPU lacks it") << std::endl;
+  for (const BuiltTarget& target : built_targets()) {
+    std::cout << target.name << (target.available ? ": compared" : ": NOT compared, this CPU lacks it") << std::endl;
     // The block sizes of the tile engine require this.
-    for (const int64_t micro_tile_rows : {level.for_float.micro_tile_rows, level.for_double.micro_tile_rows}) {
+    for (const int64_t micro_tile_rows : {target.for_float.micro_tile_rows, target.for_double.micro_tile_rows}) {
       CHECK_EQ(cpu::kMaxBlockRows % micro_tile_rows, 0);
       CHECK_EQ(24 % micro_tile_rows, 0);
     }
@@ -27,20 +27,20 @@ TEST(target_unknown_name_is_an_error_and_default_is_best) {
   CHECK_THROWS(cpu::simd_target_index(), std::runtime_error, "got 'mmx'");
   unsetenv("HARDMINE_SIMD");
   std::string best;
-  for (const BuiltLevel& level : built_levels())
-    if (level.available) best = level.name;
+  for (const BuiltTarget& target : built_targets())
+    if (target.available) best = target.name;
   CHECK_EQ(std::string(cpu::simd_target_name()), best);
-  for (const BuiltLevel& level : built_levels()) {
-    CHECK_EQ(cpu::kernels<cpu::RowKernels<float>>().dot == level.for_float.dot, level.name == best);
-    CHECK_EQ(cpu::kernels<cpu::RowKernels<double>>().dot == level.for_double.dot, level.name == best);
+  for (const BuiltTarget& target : built_targets()) {
+    CHECK_EQ(cpu::kernels<cpu::RowKernels<float>>().dot == target.for_float.dot, target.name == best);
+    CHECK_EQ(cpu::kernels<cpu::RowKernels<double>>().dot == target.for_double.dot, target.name == best);
   }
 }
 
 TYPED_TEST(row_kernels_any_target_gives_same_bits, T) {
-  for_each_level<T>([](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
+  for_each_target<T>([](const BuiltTarget& target, const Kernels<T>& scalar, const Kernels<T>& simd) {
     for (const int64_t depth : kDepths) {
       for (const bool special : {false, true}) {
-        context = level.name + ", depth " + std::to_string(depth) + (special ? ", specials" : "");
+        context = target.name + ", depth " + std::to_string(depth) + (special ? ", specials" : "");
         Random random(depth);
         const std::vector<T> x = rough_rows<T>(5, depth, special, random), y = rough_rows<T>(5, depth, special, random);
         std::vector<T> scalar_norm(5), simd_norm(5);
@@ -71,7 +71,7 @@ TYPED_TEST(row_kernels_any_target_gives_same_bits, T) {
 }
 
 TYPED_TEST(pack_any_target_gives_same_bits, T) {
-  for_each_level<T>([](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
+  for_each_target<T>([](const BuiltTarget& target, const Kernels<T>& scalar, const Kernels<T>& simd) {
     for (const int64_t depth : kDepths) {
       for (const int64_t count : {1, 13, 33}) {
         Random random(depth + count);
@@ -83,7 +83,7 @@ TYPED_TEST(pack_any_target_gives_same_bits, T) {
         random.shuffle(order);
         for (const int64_t group : {scalar.micro_tile_rows, simd.micro_tile_rows, simd.panel_columns}) {
           for (const T* scale : {static_cast<const T*>(nullptr), static_cast<const T*>(norm.data())}) {
-            context = level.name + ", depth " + std::to_string(depth) + ", count " + std::to_string(count);
+            context = target.name + ", depth " + std::to_string(depth) + ", count " + std::to_string(count);
             std::vector<T> a(round_up_to(count, group) * depth, T(7)), b = a;
             simd.pack(x.data(), depth, order.data(), scale, count, 0, count, group, a.data());
             scalar.pack(x.data(), depth, order.data(), scale, count, 0, count, group, b.data());
@@ -98,7 +98,7 @@ TYPED_TEST(pack_any_target_gives_same_bits, T) {
 // Targets have tiles of different sizes, so whole passes are compared.
 TYPED_TEST(select_block_any_target_gives_same_bits, T) {
   const T inf = std::numeric_limits<T>::infinity();
-  for_each_level<T>([&](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
+  for_each_target<T>([&](const BuiltTarget& target, const Kernels<T>& scalar, const Kernels<T>& simd) {
     int64_t selected = 0;
     for (const int64_t depth : kDepths) {
       for (const int64_t count : {7, 50}) {
@@ -109,7 +109,7 @@ TYPED_TEST(select_block_any_target_gives_same_bits, T) {
         const PackedBatch<T> scalar_rows(scalar, rows), simd_rows(simd, rows);
         const PackedBatch<T> scalar_columns(scalar, columns), simd_columns(simd, columns);
         for (const auto& [symmetric, same_class, euclidean, largest_wins, bounded] : all_flags<5>()) {
-          context = level.name + ", depth " + std::to_string(depth) + ", count " + std::to_string(count) +
+          context = target.name + ", depth " + std::to_string(depth) + ", count " + std::to_string(count) +
                     text_of({{"symmetric", symmetric},
                              {"same class", same_class},
                              {"euclidean", euclidean},

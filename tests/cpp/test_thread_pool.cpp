@@ -13,7 +13,7 @@ using namespace hardmine::test;
 
 TEST(parallel_range_covers_every_number_once) {
   std::vector<std::unique_ptr<cpu::ThreadPool>> pools = parallel_pools();
-  pools.push_back(std::make_unique<SerialWorkers>());
+  pools.push_back(std::make_unique<SerialPool>());
   for (const auto& pool : pools) {
     for (const int64_t count : {0, 1, 5, 6, 7, 12, 97, 1000}) {
       for (const int64_t step : {1, 6, 16}) {
@@ -47,7 +47,7 @@ TEST(parallel_tasks_runs_every_task_once) {
 }
 
 TEST(thread_count_follows_work_and_pool) {
-  const ThreadWorkers eight(8);
+  const ThreadedPool eight(8);
   CHECK_EQ(cpu::thread_count_for(eight, 0, 100), 1);
   CHECK_EQ(cpu::thread_count_for(eight, 199, 100), 1);
   CHECK_EQ(cpu::thread_count_for(eight, 300, 100), 3);
@@ -56,12 +56,12 @@ TEST(thread_count_follows_work_and_pool) {
 
 TEST(parallel_work_cancelled_throws) {
   std::vector<std::unique_ptr<cpu::ThreadPool>> pools = parallel_pools();
-  pools.push_back(std::make_unique<SerialWorkers>());
+  pools.push_back(std::make_unique<SerialPool>());
   for (const auto& pool : pools) {
     for (const int64_t questions : {0, 1, 20}) {
-      const CancelledWorkers in_tasks(*pool, questions), in_range(*pool, questions);
+      const CancelledPool in_tasks(*pool, questions), in_range(*pool, questions);
       std::atomic<int64_t> tasks{0}, rows{0};
-      context = std::to_string(pool->count()) + " workers, " + std::to_string(questions) + " questions";
+      context = std::to_string(pool->count()) + " threads, " + std::to_string(questions) + " questions";
       const auto run_tasks = [&] {
         cpu::parallel_tasks(in_tasks, in_tasks.count(), 100'000, [&](int64_t, int64_t) { ++tasks; });
       };
@@ -79,7 +79,7 @@ TEST(parallel_work_cancelled_throws) {
 
 TEST(an_exception_of_a_body_ends_the_loop_and_reaches_the_caller) {
   std::vector<std::unique_ptr<cpu::ThreadPool>> pools = parallel_pools();
-  pools.push_back(std::make_unique<SerialWorkers>());
+  pools.push_back(std::make_unique<SerialPool>());
   const auto message_of = [](const auto& loop) {
     try {
       loop();
@@ -89,7 +89,7 @@ TEST(an_exception_of_a_body_ends_the_loop_and_reaches_the_caller) {
     return std::string("nothing was thrown");
   };
   for (const auto& pool : pools) {
-    context = std::to_string(pool->count()) + " workers";
+    context = std::to_string(pool->count()) + " threads";
     CHECK_EQ(message_of([&] {
                cpu::parallel_tasks(*pool, pool->count(), 100, [](int64_t, int64_t task) {
                  if (task % 10 == 7) throw std::runtime_error("task");

@@ -72,7 +72,7 @@ void check_case(const Choice& choice, int64_t rows, int64_t refs, TupletCoverage
   const TupletProblem<T> p{choice.rule(), anchors, refs < 0 ? nullptr : &others, gradients<T>(rows, random)};
   context = text_of(p.rule, rows, refs, choice.depth) + ", labels " + std::to_string(static_cast<int>(choice.labels)) +
             (choice.exact ? ", exact" : "");
-  const TupletRun<T> run(p, SerialWorkers());
+  const TupletRun<T> run(p, SerialPool());
   CHECK(run.finite);
   check_tuplets(p, run, choice.exact, coverage);
 }
@@ -97,13 +97,13 @@ void check_workers(Similarity similarity, TupletPositive positive, double temper
   rule.positive = positive;
   rule.temperature = temperature;
   const TupletProblem<T> p{rule, anchors, ref_count < 0 ? nullptr : &refs, gradients<T>(count, random)};
-  const TupletRun<T> serial(p, SerialWorkers());
+  const TupletRun<T> serial(p, SerialPool());
   for (const int64_t threads : {2, 7}) {
-    context = std::to_string(threads) + " workers, " + text_of(rule, count, ref_count, depth);
-    CHECK(same_run(TupletRun<T>(p, ThreadWorkers(threads)), serial));
+    context = std::to_string(threads) + " threads, " + text_of(rule, count, ref_count, depth);
+    CHECK(same_run(TupletRun<T>(p, ThreadedPool(threads)), serial));
   }
-  context = "reverse workers, " + text_of(rule, count, ref_count, depth);
-  CHECK(same_run(TupletRun<T>(p, ReverseWorkers()), serial));
+  context = "reverse order, " + text_of(rule, count, ref_count, depth);
+  CHECK(same_run(TupletRun<T>(p, ReversePool()), serial));
 }
 
 double loss_of(const TupletProblem<double>& p) {
@@ -111,7 +111,7 @@ double loss_of(const TupletProblem<double>& p) {
   std::vector<int64_t> index(p.anchors.count), counts(p.anchors.count);
   for (std::vector<double>& numbers : other) numbers.resize(p.anchors.count);
   const LabeledMatrix<double> refs = p.others().view();
-  cpu::tuplet_forward<double>(p.rule, p.anchors.view(), p.refs ? &refs : nullptr, p.anchors.depth, SerialWorkers(),
+  cpu::tuplet_forward<double>(p.rule, p.anchors.view(), p.refs ? &refs : nullptr, p.anchors.depth, SerialPool(),
                               {value.data(), other[0].data(), other[1].data(), other[2].data(), other[3].data(),
                                other[4].data(), index.data(), counts.data()});
   double sum = 0;
@@ -121,7 +121,7 @@ double loss_of(const TupletProblem<double>& p) {
 
 }  // namespace
 
-TEST(tuplet_loss_with_forced_target_runs_on_it) { check_forced_level(); }
+TEST(tuplet_loss_with_forced_target_runs_on_it) { check_forced_target(); }
 
 TYPED_TEST(tuplet_loss_any_count_matches_double_loop, T) {
   TupletCoverage coverage;
@@ -180,7 +180,7 @@ TEST(tuplet_loss_one_anchor_matches_hand_worked_values) {
     TupletProblem<double> p{TupletRule{}, batch, nullptr, {1, 0, 0, 0}};
     p.rule.positive = positive;
     p.rule.temperature = 0.5;
-    const TupletRun<double> run(p, SerialWorkers());
+    const TupletRun<double> run(p, SerialPool());
     const double ratio = 2 * std::exp(-2.0);  // sum of exp(s_an / t) over exp(s_ap / t)
     CHECK_NEAR(run.logsumexp[0], std::log(2.0), 1e-15);
     CHECK_NEAR(run.value[0], std::log(1 + ratio), 1e-15);
@@ -208,7 +208,7 @@ TEST(tuplet_loss_gradient_matches_finite_differences) {
           p.rule.positive = positive;
           p.rule.temperature = temperature;
           context = text_of(p.rule, 9, with_refs ? 8 : -1, 5);
-          const TupletRun<double> run(p, SerialWorkers());
+          const TupletRun<double> run(p, SerialPool());
           double size = 0;
           const auto check = [&](std::vector<double>& input, const std::vector<double>& grad) {
             for (size_t e = 0; e < grad.size(); ++e) {
@@ -249,10 +249,10 @@ TEST(tuplet_loss_large_similarities_keep_digits) {
           p.rule.temperature = exact ? 1e-4 : 0.1;
           context = text_of(p.rule, 97, with_refs ? 97 : -1, 5) + (exact ? ", exact" : "");
           TupletCoverage coverage;
-          check_tuplets(p, TupletRun<float>(p, SerialWorkers()), exact, coverage);
+          check_tuplets(p, TupletRun<float>(p, SerialPool()), exact, coverage);
           CHECK(coverage.valid > 90);
           p.rule.temperature = 1e-6;
-          const TupletRun<float> extreme(p, SerialWorkers());
+          const TupletRun<float> extreme(p, SerialPool());
           for (const float value : extreme.value) CHECK(std::isfinite(value));
           for (const float grad : extreme.grad_x) CHECK(std::isfinite(grad));
         }
@@ -276,7 +276,7 @@ TEST(tuplet_loss_rows_below_minimum_norm_match_double_loop) {
       p.rule.positive = positive;
       context = text_of(p.rule, 20, with_refs ? 20 : -1, 9);
       TupletCoverage coverage;
-      check_tuplets(p, TupletRun<double>(p, SerialWorkers()), false, coverage);
+      check_tuplets(p, TupletRun<double>(p, SerialPool()), false, coverage);
       CHECK(coverage.valid > 15);
     }
   }
@@ -300,8 +300,8 @@ TEST(tuplet_loss_rows_far_from_origin_give_same_bits) {
     rule.similarity = Similarity::kEuclidean;
     rule.positive = TupletPositive::kAll;
     const std::vector<float> g = gradients<float>(50, random);
-    const TupletRun<float> a(TupletProblem<float>{rule, near, with_refs ? &near_refs : nullptr, g}, SerialWorkers());
-    const TupletRun<float> b(TupletProblem<float>{rule, far, with_refs ? &far_refs : nullptr, g}, SerialWorkers());
+    const TupletRun<float> a(TupletProblem<float>{rule, near, with_refs ? &near_refs : nullptr, g}, SerialPool());
+    const TupletRun<float> b(TupletProblem<float>{rule, far, with_refs ? &far_refs : nullptr, g}, SerialPool());
     CHECK(a.value == b.value);
     CHECK(same_bits(a.grad_x, b.grad_x));
     CHECK(same_bits(a.grad_refs, b.grad_refs));
@@ -316,12 +316,12 @@ TEST(tuplet_loss_nonfinite_rows_are_reported) {
     for (const TupletPositive positive : kPositives) {
       TupletProblem<double> p{TupletRule{}, anchors, &refs, gradients<double>(33, random)};
       p.rule.positive = positive;
-      const TupletRun<double> run(p, SerialWorkers());
+      const TupletRun<double> run(p, SerialPool());
       CHECK(!run.finite);
       for (const double grad : run.grad_x) CHECK(std::isnan(grad));  // left as they were
       if (!in_refs) continue;
       p.refs = nullptr;
-      CHECK(TupletRun<double>(p, SerialWorkers()).finite);
+      CHECK(TupletRun<double>(p, SerialPool()).finite);
     }
   }
 }
@@ -333,10 +333,10 @@ TEST(tuplet_loss_null_output_changes_nothing) {
   for (const Similarity similarity : kSimilarities) {
     TupletProblem<float> p{TupletRule{}, anchors, &refs, gradients<float>(97, random)};
     p.rule.similarity = similarity;
-    const TupletRun<float> both(p, SerialWorkers());
-    CHECK(same_bits(TupletRun<float>(p, SerialWorkers(), true, false).grad_x, both.grad_x));
-    CHECK(same_bits(TupletRun<float>(p, SerialWorkers(), false, true).grad_refs, both.grad_refs));
-    TupletRun<float>(p, SerialWorkers(), false, false);
+    const TupletRun<float> both(p, SerialPool());
+    CHECK(same_bits(TupletRun<float>(p, SerialPool(), true, false).grad_x, both.grad_x));
+    CHECK(same_bits(TupletRun<float>(p, SerialPool(), false, true).grad_refs, both.grad_refs));
+    TupletRun<float>(p, SerialPool(), false, false);
   }
 }
 

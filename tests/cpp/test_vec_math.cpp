@@ -14,7 +14,7 @@ using namespace hardmine::test;
 namespace {
 
 template <class T>
-const VecMath<T>& math_of(const std::string& level) {
+const VecMath<T>& math_of(const std::string& target) {
   const auto choose = [](const VecMath<float>& for_float, const VecMath<double>& for_double) -> const VecMath<T>& {
     if constexpr (sizeof(T) == sizeof(float)) {
       return (void)for_double, for_float;
@@ -23,12 +23,12 @@ const VecMath<T>& math_of(const std::string& level) {
     }
   };
 #if defined(__x86_64__)
-  if (level == "avx2") return choose(kFloatMath_avx2, kDoubleMath_avx2);
-  if (level == "avx512") return choose(kFloatMath_avx512, kDoubleMath_avx512);
+  if (target == "avx2") return choose(kFloatMath_avx2, kDoubleMath_avx2);
+  if (target == "avx512") return choose(kFloatMath_avx512, kDoubleMath_avx512);
 #elif defined(__aarch64__)
-  if (level == "neon") return choose(kFloatMath_neon, kDoubleMath_neon);
+  if (target == "neon") return choose(kFloatMath_neon, kDoubleMath_neon);
 #endif
-  CHECK_EQ(level, "scalar");
+  CHECK_EQ(target, "scalar");
   return choose(kFloatMath_scalar, kDoubleMath_scalar);
 }
 
@@ -150,13 +150,13 @@ TYPED_TEST(vec_math_any_target_gives_same_bits, T) {
   for (const T value : any_numbers<T>()) x.push_back(value);
   for (const T value : {T(87), T(-87), T(-126), T(-1e30), -infinity, std::numeric_limits<T>::quiet_NaN()})
     x.push_back(value);
-  for (const BuiltLevel& level : built_levels()) {
-    if (!level.available || level.name == "scalar") continue;
-    const VecMath<T>& math = math_of<T>(level.name);
+  for (const BuiltTarget& target : built_targets()) {
+    if (!target.available || target.name == "scalar") continue;
+    const VecMath<T>& math = math_of<T>(target.name);
     const auto check = [&](const char* name, typename VecMath<T>::Map VecMath<T>::* map, const std::vector<T>& at) {
       const std::vector<T> got = values_of<T>(math.*map, at), want = values_of<T>(scalar.*map, at);
       for (size_t i = 0; i < at.size(); ++i) {
-        context = level.name + ", " + name + " of " + std::to_string(at[i]);
+        context = target.name + ", " + name + " of " + std::to_string(at[i]);
         CHECK(same_bits(got[i], want[i]));
       }
     };

@@ -71,14 +71,14 @@ void check_batch_all(const BatchAllProblem<T>& p, const BatchAllFound<T>& found,
   long double triplets = 0;
   int64_t active = 0, total = 0, unsure = 0;
   for (int64_t a = 0; a < count; ++a) {
-    const double* line = s.data() + a * count;
+    const double* s_row = s.data() + a * count;
     for (int64_t b = 0; b < count; ++b) {
       if (b == a || p.batch.label[b] != p.batch.label[a]) continue;
       int64_t of_positive = 0;
       for (int64_t n = 0; n < count; ++n) {
         if (p.batch.label[n] == p.batch.label[a]) continue;
         ++total;
-        const double value = 0.5 * (line[n] - line[b] + p.margin(a, n));
+        const double value = 0.5 * (s_row[n] - s_row[b] + p.margin(a, n));
         coverage.ties += value == 0;
         if (std::fabs(value) <= slack && !exact) {
           ++unsure;

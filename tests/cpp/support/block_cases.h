@@ -57,7 +57,7 @@ struct Case {
 
 template <class T>
 void for_each_case(const std::function<void(Case<T>&)>& body) {
-  for_each_level<T>([&](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
+  for_each_target<T>([&](const BuiltTarget& target, const Kernels<T>& scalar, const Kernels<T>& simd) {
     int64_t turn = 0;
     for (const int64_t depth : {3, 257}) {
       for (const int64_t count : {1, 31, 97, 193}) {
@@ -65,7 +65,7 @@ void for_each_case(const std::function<void(Case<T>&)>& body) {
           for (const auto& [symmetric, euclidean] : all_flags<2>()) {
             if (depth > 200 && (count != 97 || labels != Labels::kRandom)) continue;
             if (count > 100 && labels == (symmetric ? Labels::kAllDistinct : Labels::kOneClass)) continue;
-            context = level.name + ", count " + std::to_string(count) + ", depth " + std::to_string(depth) +
+            context = target.name + ", count " + std::to_string(count) + ", depth " + std::to_string(depth) +
                       ", labels " + std::to_string(static_cast<int>(labels)) +
                       text_of({{"symmetric", symmetric}, {"euclidean", euclidean}});
             Random random(depth + count);

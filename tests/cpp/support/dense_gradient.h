@@ -140,8 +140,8 @@ class DenseGradient {
 
   static void check_one(const std::vector<T>& got, const Bounded& want) {
     CHECK_EQ(got.size(), want.value.size());
-    const double least = std::numeric_limits<T>::min();
-    for (size_t e = 0; e < got.size(); ++e) CHECK_NEAR(got[e], want.value[e], want.bound[e] + least);
+    const double smallest = std::numeric_limits<T>::min();
+    for (size_t e = 0; e < got.size(); ++e) CHECK_NEAR(got[e], want.value[e], want.bound[e] + smallest);
   }
 
   Bounded rows_, columns_;

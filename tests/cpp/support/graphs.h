@@ -48,8 +48,8 @@ inline Cloud real_cloud(Metric metric, int64_t count, int64_t depth, Random& ran
 
 inline fanng::Index built(const Cloud& cloud, const fanng::BuildOptions& options = {},
                           fanng::Seeding seeding = fanng::Seeding::kNothing, const fanng::Index* warm = nullptr,
-                          const cpu::ThreadPool& workers = SerialWorkers()) {
-  return {cloud.x.data(), cloud.count, cloud.depth, cloud.metric, options, seeding, warm, workers, kNobodyAsks};
+                          const cpu::ThreadPool& pool = SerialPool()) {
+  return {cloud.x.data(), cloud.count, cloud.depth, cloud.metric, options, seeding, warm, pool, kNobodyAsks};
 }
 
 // An index with all edges that occlusion keeps, so that every walk arrives.
@@ -126,17 +126,16 @@ struct Found {
   bool same(const Found& other) const { return index == other.index && same_bits(distance, other.distance); }
 };
 
-inline Found searched(const fanng::Index& index, const std::vector<float>& queries, int64_t k, int64_t most,
-                      const std::vector<int64_t>* start = nullptr, const cpu::ThreadPool& workers = SerialWorkers()) {
+inline Found searched(const fanng::Index& index, const std::vector<float>& queries, int64_t k, int64_t limit,
+                      const std::vector<int64_t>* start = nullptr, const cpu::ThreadPool& pool = SerialPool()) {
   const auto count = static_cast<int64_t>(queries.size()) / index.points().depth();
   Found found(count, k);
-  index.search(queries.data(), count, start ? start->data() : nullptr, most, workers, found.view());
+  index.search(queries.data(), count, start ? start->data() : nullptr, limit, pool, found.view());
   return found;
 }
-inline Found listed(const fanng::Index& index, int64_t k, int64_t most,
-                    const cpu::ThreadPool& workers = SerialWorkers()) {
+inline Found listed(const fanng::Index& index, int64_t k, int64_t limit, const cpu::ThreadPool& pool = SerialPool()) {
   Found found(index.points().rows(), k);
-  index.neighbors(0, index.points().rows(), most, workers, found.view());
+  index.neighbors(0, index.points().rows(), limit, pool, found.view());
   return found;
 }
 

@@ -59,11 +59,11 @@ struct ChosenPair {
 // The most (or least) similar column that `admits` accepts; ties go to the lowest index. NaN is never selected, nor is
 // -inf as a maximum or +inf as a minimum.
 template <class Admits>
-Chosen choose(const double* s, int64_t columns, bool least, const Admits& admits) {
+Chosen choose(const double* s, int64_t columns, bool smallest_wins, const Admits& admits) {
   Chosen best;
   for (int64_t j = 0; j < columns; ++j) {
-    if (std::isnan(s[j]) || s[j] == (least ? kInfinity : -kInfinity) || !admits(j)) continue;
-    if (best.index < 0 || (least ? s[j] < best.similarity : s[j] > best.similarity)) best = {j, s[j]};
+    if (std::isnan(s[j]) || s[j] == (smallest_wins ? kInfinity : -kInfinity) || !admits(j)) continue;
+    if (best.index < 0 || (smallest_wins ? s[j] < best.similarity : s[j] > best.similarity)) best = {j, s[j]};
   }
   return best;
 }

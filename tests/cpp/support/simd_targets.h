@@ -50,7 +50,7 @@ HARDMINE_FOR_EACH_TARGET(HARDMINE_TARGET_KERNELS)
 #undef HARDMINE_TARGET_KERNELS
 #undef HARDMINE_ALL_KERNELS
 
-struct BuiltLevel {
+struct BuiltTarget {
   std::string name;
   bool available;  // on this CPU
   const Kernels<float>& for_float;
@@ -67,7 +67,7 @@ struct BuiltLevel {
 };
 
 // Ascending, scalar first.
-inline std::vector<BuiltLevel> built_levels() {
+inline std::vector<BuiltTarget> built_targets() {
   return {
       {"scalar", true, scalar_kernels<float>(), scalar_kernels<double>()},
 #if defined(__x86_64__)
@@ -82,19 +82,19 @@ inline std::vector<BuiltLevel> built_levels() {
 
 // Calls body(target, scalar kernels, kernels of the target) for each target above scalar that this CPU has.
 template <class T, class Body>
-void for_each_level(const Body& body) {
-  const std::vector<BuiltLevel> levels = built_levels();
-  for (const BuiltLevel& level : levels)
-    if (level.available && level.name != "scalar") body(level, levels[0].table<T>(), level.table<T>());
+void for_each_target(const Body& body) {
+  const std::vector<BuiltTarget> targets = built_targets();
+  for (const BuiltTarget& target : targets)
+    if (target.available && target.name != "scalar") body(target, targets[0].table<T>(), target.table<T>());
 }
 
 // The first test in every file that runs once per target. Skips the file if the CPU lacks the target. Otherwise checks
 // that HARDMINE_SIMD is obeyed.
-inline void check_forced_level() {
+inline void check_forced_target() {
   const char* forced = std::getenv("HARDMINE_SIMD");
   if (!forced) return;
-  for (const BuiltLevel& level : built_levels())
-    if (level.name == forced && !level.available) throw Skip{"this CPU lacks " + level.name};
+  for (const BuiltTarget& target : built_targets())
+    if (target.name == forced && !target.available) throw Skip{"this CPU lacks " + target.name};
   CHECK_EQ(std::string(cpu::simd_target_name()), std::string(forced));
 }
 

@@ -11,7 +11,7 @@
 
 namespace hardmine::test {
 
-class SerialWorkers final : public cpu::ThreadPool {
+class SerialPool final : public cpu::ThreadPool {
  public:
   int64_t count() const override { return 1; }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
@@ -20,7 +20,7 @@ class SerialWorkers final : public cpu::ThreadPool {
 };
 
 // Claims many threads and runs them one after the other, the last one first.
-class ReverseWorkers final : public cpu::ThreadPool {
+class ReversePool final : public cpu::ThreadPool {
  public:
   int64_t count() const override { return 64; }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
@@ -29,9 +29,9 @@ class ReverseWorkers final : public cpu::ThreadPool {
 };
 
 // Real threads that all start at once, so that even short tasks are spread over them.
-class ThreadWorkers final : public cpu::ThreadPool {
+class ThreadedPool final : public cpu::ThreadPool {
  public:
-  explicit ThreadWorkers(int64_t count) : count_(count) {}
+  explicit ThreadedPool(int64_t count) : count_(count) {}
   int64_t count() const override { return count_; }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
     std::barrier start(workers);
@@ -50,9 +50,9 @@ class ThreadWorkers final : public cpu::ThreadPool {
 };
 
 // Runs as another pool until it has been polled a given number of times, then is cancelled.
-class CancelledWorkers final : public cpu::ThreadPool {
+class CancelledPool final : public cpu::ThreadPool {
  public:
-  CancelledWorkers(const cpu::ThreadPool& pool, int64_t questions) : pool_(pool), questions_(questions) {}
+  CancelledPool(const cpu::ThreadPool& pool, int64_t questions) : pool_(pool), questions_(questions) {}
   int64_t count() const override { return pool_.count(); }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override { pool_.run(workers, body); }
   bool cancelled() const override { return asked_.fetch_add(1) >= questions_; }
@@ -67,8 +67,8 @@ class CancelledWorkers final : public cpu::ThreadPool {
 // All pools except the serial one.
 inline std::vector<std::unique_ptr<cpu::ThreadPool>> parallel_pools() {
   std::vector<std::unique_ptr<cpu::ThreadPool>> pools;
-  for (const int64_t threads : {2, 3, 8}) pools.push_back(std::make_unique<ThreadWorkers>(threads));
-  pools.push_back(std::make_unique<ReverseWorkers>());
+  for (const int64_t threads : {2, 3, 8}) pools.push_back(std::make_unique<ThreadedPool>(threads));
+  pools.push_back(std::make_unique<ReversePool>());
   return pools;
 }
 

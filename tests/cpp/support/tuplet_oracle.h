@@ -31,7 +31,7 @@ struct TupletRun {
   std::vector<int64_t> positive_index, positive_count;
   std::vector<T> grad_x, grad_refs;
 
-  TupletRun(const TupletProblem<T>& p, const cpu::ThreadPool& workers, bool want_x = true, bool want_refs = true) {
+  TupletRun(const TupletProblem<T>& p, const cpu::ThreadPool& pool, bool want_x = true, bool want_refs = true) {
     const size_t count = p.anchors.count;
     for (std::vector<T>* numbers : {&value, &logsumexp, &shift, &sum, &slope, &positive_similarity})
       numbers->assign(count, T(kNaN));
@@ -39,7 +39,7 @@ struct TupletRun {
     positive_count.assign(count, 77);
     const LabeledMatrix<T> refs = p.others().view();
     const LabeledMatrix<T>* others = p.refs ? &refs : nullptr;
-    finite = cpu::tuplet_forward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, workers,
+    finite = cpu::tuplet_forward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, pool,
                                     {value.data(), logsumexp.data(), shift.data(), sum.data(), slope.data(),
                                      positive_similarity.data(), positive_index.data(), positive_count.data()});
     if (want_x) grad_x.assign(p.anchors.x.size(), T(kNaN));
@@ -51,9 +51,8 @@ struct TupletRun {
     const auto data = [&](std::vector<T>& grad, bool wanted) {
       return !wanted ? nullptr : grad.empty() ? nothing : grad.data();
     };
-    const bool backward_finite =
-        cpu::tuplet_backward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, saved, workers, data(grad_x, want_x),
-                                data(grad_refs, want_refs && p.refs));
+    const bool backward_finite = cpu::tuplet_backward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, saved, pool,
+                                                         data(grad_x, want_x), data(grad_refs, want_refs && p.refs));
     CHECK_EQ(backward_finite, finite);
   }
 };
@@ -63,11 +62,11 @@ struct TupletCoverage {
 };
 
 // Compares a result of any engine with the definition. `exact`: similarities are exact, so the selected positives must
-// be too. `weight_rounding` and `least_weight` bound the relative and the absolute error of the derivatives with
+// be too. `weight_rounding` and `min_weight` bound the relative and the absolute error of the derivatives with
 // respect to similarities.
 template <class T, class Run>
 void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, TupletCoverage& coverage,
-                   double weight_rounding = 0, double least_weight = 0) {
+                   double weight_rounding = 0, double min_weight = 0) {
   const PairMeasure measure = measure_of(p.rule.similarity);
   const MeasuredSide<T> rows(measure, p.anchors), columns(measure, p.others());
   const std::vector<double> s = measure_matrix(measure, rows, columns);
@@ -81,31 +80,31 @@ void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, Tuplet
     for (int64_t k = 0; k < side.depth; ++k) squares += side.row(i)[k] * side.row(i)[k];
     return std::sqrt(squares);
   };
-  double row_most = 0, column_most = 0;
-  for (int64_t i = 0; i < count; ++i) row_most = std::fmax(row_most, norm(rows, i));
-  for (int64_t j = 0; j < others; ++j) column_most = std::fmax(column_most, norm(columns, j));
-  largest =
-      std::fmax(largest, p.rule.similarity == Similarity::kEuclidean ? row_most + column_most : row_most * column_most);
+  double max_row_norm = 0, max_column_norm = 0;
+  for (int64_t i = 0; i < count; ++i) max_row_norm = std::fmax(max_row_norm, norm(rows, i));
+  for (int64_t j = 0; j < others; ++j) max_column_norm = std::fmax(max_column_norm, norm(columns, j));
+  largest = std::fmax(largest, p.rule.similarity == Similarity::kEuclidean ? max_row_norm + max_column_norm
+                                                                           : max_row_norm * max_column_norm);
   const bool no_error = exact && p.rule.similarity != Similarity::kEuclidean;  // square roots round
   const double s_error = no_error ? 0 : 4 * epsilon * largest;
 
   std::vector<double> weight(count * others, 0.0), weight_error(count * others, 0.0);
   for (int64_t i = 0; i < count; ++i) {
-    const double* line = s.data() + i * others;
+    const double* s_row = s.data() + i * others;
     const auto is_positive = [&](int64_t j) {
-      return p.others().label[j] == p.anchors.label[i] && (p.refs || j != i) && line[j] <= p.rule.duplicate_threshold;
+      return p.others().label[j] == p.anchors.label[i] && (p.refs || j != i) && s_row[j] <= p.rule.duplicate_threshold;
     };
     const auto is_negative = [&](int64_t j) { return p.others().label[j] != p.anchors.label[i]; };
-    double most = -kInfinity, sum = 0;
+    double max_negative = -kInfinity, sum = 0;
     std::vector<int64_t> positives;
     for (int64_t j = 0; j < others; ++j) {
-      if (is_negative(j)) most = std::fmax(most, line[j]);
+      if (is_negative(j)) max_negative = std::fmax(max_negative, s_row[j]);
       if (is_positive(j)) positives.push_back(j);
-      coverage.dropped += line[j] > p.rule.duplicate_threshold;
+      coverage.dropped += s_row[j] > p.rule.duplicate_threshold;
     }
     for (int64_t j = 0; j < others; ++j)
-      if (is_negative(j)) sum += std::exp((line[j] - most) / t);
-    const double logsumexp = sum > 0 ? most / t + std::log(sum) : -kInfinity;
+      if (is_negative(j)) sum += std::exp((s_row[j] - max_negative) / t);
+    const double logsumexp = sum > 0 ? max_negative / t + std::log(sum) : -kInfinity;
     // Of logsumexp - s / t: what similarities are off by, and roundings of differences up to 90, where exponentials
     // end.
     const double x_error = 4 * (s_error / t + 90 * epsilon);
@@ -120,7 +119,7 @@ void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, Tuplet
 
     const bool all = p.rule.positive == TupletPositive::kAll;
     const Chosen chosen =
-        choose(line, others, p.rule.positive == TupletPositive::kHardest, [&](int64_t j) { return is_positive(j); });
+        choose(s_row, others, p.rule.positive == TupletPositive::kHardest, [&](int64_t j) { return is_positive(j); });
     if (all || chosen.index < 0) {
       CHECK_EQ(run.positive_index[i], -1);
       CHECK_EQ(run.positive_similarity[i], T(0));
@@ -131,8 +130,8 @@ void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, Tuplet
       const int64_t index = run.positive_index[i];
       CHECK(index >= 0 && index < others && is_positive(index));
       if (!(index >= 0 && index < others)) continue;
-      CHECK_NEAR(line[index], chosen.similarity, s_error);
-      CHECK_NEAR(run.positive_similarity[i], line[index], s_error);
+      CHECK_NEAR(s_row[index], chosen.similarity, s_error);
+      CHECK_NEAR(run.positive_similarity[i], s_row[index], s_error);
     }
 
     ++coverage.anchors;
@@ -150,21 +149,21 @@ void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, Tuplet
     const double share = 1 / static_cast<double>(positives.size()), g = p.gradient[i];
     double value = 0, slope = 0;
     for (const int64_t j : positives) {
-      const double x = (most - line[j]) / t + std::log(sum), e = std::exp(-std::fabs(x)),
+      const double x = (max_negative - s_row[j]) / t + std::log(sum), e = std::exp(-std::fabs(x)),
                    sigmoid = (x < 0 ? e : 1) / (1 + e);
       value += share * (std::fmax(x, 0) + std::log1p(e));
       slope += share * sigmoid;
       weight[i * others + j] -= g * share * sigmoid / t;
     }
     // A float's exponentials end at 2^-125.
-    const double least = 1e-36;
-    CHECK_NEAR(run.value[i], value, value * epsilon + std::fmin(2 * x_error, 1) * (value + 2 * x_error) + least);
-    CHECK_NEAR(run.slope[i], slope, slope * 2 * x_error + least);
+    const double min_value = 1e-36;
+    CHECK_NEAR(run.value[i], value, value * epsilon + std::fmin(2 * x_error, 1) * (value + 2 * x_error) + min_value);
+    CHECK_NEAR(run.slope[i], slope, slope * 2 * x_error + min_value);
     for (int64_t j = 0; j < others; ++j)
-      if (is_negative(j)) weight[i * others + j] += g * slope * std::exp((line[j] - most) / t) / (sum * t);
+      if (is_negative(j)) weight[i * others + j] += g * slope * std::exp((s_row[j] - max_negative) / t) / (sum * t);
     for (int64_t j = 0; j < others; ++j)
-      weight_error[i * others + j] =
-          std::fabs(weight[i * others + j]) * (4 * x_error + weight_rounding) + least * std::fabs(g) / t + least_weight;
+      weight_error[i * others + j] = std::fabs(weight[i * others + j]) * (4 * x_error + weight_rounding) +
+                                     min_value * std::fabs(g) / t + min_weight;
   }
   if (!run.grad_x.empty() || !run.grad_refs.empty())
     DenseGradient<T>(measure, rows, p.refs ? &columns : nullptr, weight, weight_error).check(run.grad_x, run.grad_refs);

@@ -12,9 +12,9 @@ struct VecMath {
   Map exp2, log1p, decay, softplus, sigmoid;
 };
 
-#define HARDMINE_DECLARE_MATH(level)              \
-  extern const VecMath<float> kFloatMath_##level; \
-  extern const VecMath<double> kDoubleMath_##level;
+#define HARDMINE_DECLARE_MATH(target)              \
+  extern const VecMath<float> kFloatMath_##target; \
+  extern const VecMath<double> kDoubleMath_##target;
 HARDMINE_DECLARE_MATH(scalar)
 #if defined(__x86_64__)
 HARDMINE_DECLARE_MATH(avx2)
