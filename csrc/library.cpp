@@ -6,7 +6,7 @@
 //   duplicate_threshold, semihard_margin   infinity: no such limit
 //   min_similarity                         -infinity: no such limit
 //   allow_tf32  whether CUDA may round float32 factors of products to TF32
-// Implementations: cpu/<op>.cpp, cuda/<op>.cu. Python faces: hardmine/ops/<op>.py.
+// Implementations: cpu/ops/<op>.cpp, cuda/ops/<op>.cu. Python faces: hardmine/ops/<op>.py.
 
 #include <torch/csrc/stable/library.h>
 
@@ -95,6 +95,6 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor triplets, Tensor positive_distance, Tensor negative_distance, int similarity, float lam, "
       "float threshold) -> Tensor");
 
-  // The SIMD level that the CPU ops run at: 'scalar', 'avx2', 'avx512' or 'neon'.
+  // The SIMD target that the CPU ops run on: 'scalar', 'avx2', 'avx512' or 'neon'.
   m.def("simd_level() -> str");
 }

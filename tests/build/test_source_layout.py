@@ -172,11 +172,31 @@ def test_cpp_tests_include_no_torch_and_their_own_headers_by_path(folder):
                 assert ".." not in name, (path, include)
 
 
+PLACEHOLDERS = {"<op>": "knn", "<kernel>": "knn_block", "<target>": "avx2"}
+
+
+def exists(path: str, *folders: Path) -> bool:
+    path = re.sub(r"<\w+>", lambda match: PLACEHOLDERS[match[0]], path)
+    return any((folder / path).exists() for folder in (CSRC, ROOT, *folders))
+
+
 def test_readme_of_csrc_names_only_paths_that_exist():
     text = (CSRC / "README.md").read_text()
     named = re.findall(r"`([\w<>./-]+(?:/|\.(?:h|cpp|cu|py|txt)))`|\]\(\.\./([\w./]+)\)", text)
     paths = {code or link for code, link in named} - {"csrc/", "torch/extension.h"}
     assert len(paths) > 60
-    placeholders = {"<op>": "knn", "<kernel>": "knn_block", "<target>": "avx2"}
-    paths = {re.sub(r"<\w+>", lambda match: placeholders[match[0]], path) for path in paths}
-    assert not [path for path in paths if not (CSRC / path).exists() and not (ROOT / path).exists()]
+    assert not [path for path in paths if not exists(path)]
+
+
+def test_comments_name_only_files_that_exist():
+    """A file in a comment is a path from csrc or from the top folder, or lies beside the comment."""
+    folders = [CSRC, ROOT / "tests" / "cpp", ROOT / "tests" / "cuda"]
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
+    named = [
+        (file, name)
+        for file in files
+        for comment in re.findall(r"//.*", file.read_text())
+        for name in re.findall(r"[\w<>./-]+\.(?:h|cpp|cu|py|txt|md)\b", comment.replace("//", " "))
+    ]
+    assert len(named) > 30
+    assert not [(str(file), name) for file, name in named if not exists(name, file.parent)]

@@ -294,7 +294,7 @@ struct Fragments {
   uint32_t b0, b1;
 };
 
-// A lane's words hold rows g and g + 8, and depths t and t + 4 in words; see device.h.
+// A lane's words hold rows g and g + 8, and depths t and t + 4 in words; see cuda/device/device.h.
 template <int kNumbers, class Decode>
 void multiply_add(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1,
                   const Decode& decode) {

@@ -363,7 +363,7 @@ TEST(tf32_conversion_rounds_ties_away_from_zero) {
 
 namespace {
 
-// One mma instruction, with fragments as device.h describes them, compared with the product.
+// One mma instruction, with fragments as cuda/device/device.h describes them, compared with the product.
 template <int kNumbers, class Encode, class Multiply>
 void check_product(const Encode& encode, const Multiply& multiply) {
   constexpr int kDepth = 8 * kNumbers;

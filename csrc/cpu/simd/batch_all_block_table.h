@@ -36,8 +36,9 @@ inline constexpr int32_t kShortList = 32;
 
 template <class T>
 struct BatchAllKernels {
-  // Replaces the scores of a block of other-class pairs by the weights of the gradient (block_gradient.h) of the sum of
-  // all triplets. Returns false if all weights are 0. `scratch` has [kMaxBlockColumns][kMaxBlockRows] elements.
+  // Replaces the scores of a block of other-class pairs by the weights of the gradient (cpu/engine/block_gradient.h) of
+  // the sum of all triplets. Returns false if all weights are 0. `scratch` has [kMaxBlockColumns][kMaxBlockRows]
+  // elements.
   bool (*batch_all_negatives)(const PairwiseParams<T>& params, const Block& block, const BatchAllState<T>& state,
                               T* scores, T* scratch);
   // The same for a block of same-class pairs, from their counts of active triplets.

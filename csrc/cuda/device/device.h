@@ -87,7 +87,8 @@ __device__ __forceinline__ void cp_async_wait() {
 }
 
 // Tensor cores: d[16, 8] += a[16, k] b[k, 8] with k = 16 (2-byte operands) or 8 (4-byte). Lane 4 g + t holds
-// (d0, d1) = d[g][2 t, 2 t + 1] and (d2, d3) = d[g + 8][2 t, 2 t + 1]. mma_policy.h has the layout of a and b.
+// (d0, d1) = d[g][2 t, 2 t + 1] and (d2, d3) = d[g + 8][2 t, 2 t + 1]. cuda/gemm/mma_policy.h has the layout of a and
+// b.
 #define HARDMINE_MMA(name, instruction)                                                                         \
   __device__ __forceinline__ void name(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, \
                                        uint32_t b1) {                                                           \
