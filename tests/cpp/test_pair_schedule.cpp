@@ -184,7 +184,7 @@ TEST(pair_schedule_disjoint_pairs_run_concurrently) {
 }
 
 // The visits that wait for the groups of the one that throws go on, and end.
-TEST(an_exception_of_a_visit_ends_the_schedule_and_reaches_the_caller) {
+TEST(pair_schedule_with_throwing_visit_ends_and_rethrows) {
   for (const bool symmetric : {false, true}) {
     for (const auto& pool : parallel_pools()) {
       context = (symmetric ? "symmetric, " : "rows and columns, ") + std::to_string(pool->count()) + " threads";

@@ -77,7 +77,7 @@ TEST(parallel_work_cancelled_throws) {
   }
 }
 
-TEST(an_exception_of_a_body_ends_the_loop_and_reaches_the_caller) {
+TEST(parallel_loops_with_throwing_body_end_and_rethrow) {
   std::vector<std::unique_ptr<cpu::ThreadPool>> pools = parallel_pools();
   pools.push_back(std::make_unique<SerialPool>());
   const auto message_of = [](const auto& loop) {

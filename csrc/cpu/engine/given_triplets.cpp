@@ -34,7 +34,7 @@ template <class T>
 bool measure_triplets(const PairMeasure& measure, const T* x, int64_t row_count, int64_t depth,
                       const TripletList& triplets, const ThreadPool& pool, T* positive, T* negative) {
   const RowKernels<T>& kernel = kernels<RowKernels<T>>();
-  const NormalizedRows<T> rows(measure, x, row_count, depth, true, pool);
+  const NormalizedRows<T> rows(measure, x, row_count, depth, UnitRows::kStored, pool);
   const double work = 2.0 * static_cast<double>(triplets.count) * static_cast<double>(depth);
   parallel_range(pool, thread_count_for(pool, work, kElementGrain), triplets.count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {

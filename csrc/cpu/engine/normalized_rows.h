@@ -9,16 +9,18 @@
 
 namespace hardmine::cpu {
 
+// Whether the normalized rows themselves are needed, or only the norms.
+enum class UnitRows : uint8_t { kNotStored, kStored };
+
 template <class T>
 class NormalizedRows {
  public:
-  // want_unit: if the measure normalizes, also store the normalized rows, not only the norms.
-  NormalizedRows(const PairMeasure& measure, const T* x, int64_t count, int64_t depth, bool want_unit,
+  NormalizedRows(const PairMeasure& measure, const T* x, int64_t count, int64_t depth, UnitRows unit_rows,
                  const ThreadPool& pool)
       : x_(x), depth_(depth) {
     if (!measure.normalized) return;
     norms_ = std::make_unique<Norms<T>>(x, count, depth, pool);
-    if (!want_unit) return;
+    if (unit_rows == UnitRows::kNotStored) return;
     unit_ = Buffer<T>(count * depth);
     const int64_t threads =
         thread_count_for(pool, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
@@ -28,7 +30,7 @@ class NormalizedRows {
     });
   }
 
-  // The row as given, and the normalized row if want_unit and the measure normalizes.
+  // The row as given, and the normalized row if stored.
   const T* raw(int64_t i) const { return x_ + i * depth_; }
   const T* row(int64_t i) const { return unit_.get() ? unit_.get() + i * depth_ : raw(i); }
   // The clamped norm of a row, and whether all rows and norms are finite. Only if the measure normalizes.

@@ -108,10 +108,10 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
   if (!grad_x && !grad_refs) return;
   const RowKernels<T>& kernel = kernels<RowKernels<T>>();
   const int64_t depth = rows.depth;
-  const bool want_unit = measure.quantity != PairQuantity::kInnerProduct;
-  const NormalizedRows<T> x(measure, rows.x, rows.count, depth, want_unit, pool);
+  const UnitRows unit_rows = measure.quantity == PairQuantity::kInnerProduct ? UnitRows::kNotStored : UnitRows::kStored;
+  const NormalizedRows<T> x(measure, rows.x, rows.count, depth, unit_rows, pool);
   std::optional<NormalizedRows<T>> refs;
-  if (rows.refs) refs.emplace(measure, rows.refs, rows.ref_count, depth, want_unit, pool);
+  if (rows.refs) refs.emplace(measure, rows.refs, rows.ref_count, depth, unit_rows, pool);
   const NormalizedRows<T>& right_rows = refs ? *refs : x;
 
   // `as_left`: the pairs that have the row on the left; `as_right`: those that have it on the right.

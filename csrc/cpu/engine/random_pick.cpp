@@ -57,7 +57,7 @@ class Picker {
       if (i == begin || rows.label()[i] != rows.label()[i - 1]) class_rows = run_of(rows.label()[i], columns);
       const Index size = static_cast<Index>(class_rows.end - class_rows.begin);
       const Index* permutation = columns.permutation().data();
-      if (pick_.same_class) {
+      if (pick_.kind == PairKind::kSameClass) {
         choose(i, size - (pick_.symmetric ? 1 : 0), [&](Index rank) {
           return permutation[ranked_positive(class_rows.begin, rank, pick_.symmetric ? i : -1)];
         });
@@ -74,7 +74,7 @@ class Picker {
                      uint64_t* bits, int64_t words) const {
     const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
     Run blocks{0, columns.count()};
-    if (pick_.same_class) {
+    if (pick_.kind == PairKind::kSameClass) {
       blocks = {round_down(run_of(rows.label()[begin], columns).begin, kBlockStep),
                 run_of(rows.label()[end - 1], columns).end};
     }
@@ -82,8 +82,7 @@ class Picker {
     for (int64_t column = blocks.begin; column < blocks.end; column += kMaxBlockColumns) {
       if (pool.cancelled()) return;
       const Block block{begin, end, column, std::min(column + kMaxBlockColumns, blocks.end)};
-      kernels<TileKernels<T>>().fill_block(params, pick_.same_class ? PairKind::kSameClass : PairKind::kOtherClass,
-                                           block, scores);
+      kernels<TileKernels<T>>().fill_block(params, pick_.kind, block, scores);
       mark(block, scores, bits, words);
     }
     for (int64_t i = begin; i < end; ++i) {
@@ -134,7 +133,8 @@ SelectionResult<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& 
   params.depth = pick.depth;
   params.euclidean = pick.euclidean;
   const double same = same_class_pairs(rows.sorted, columns.sorted);
-  const double pairs = pick.same_class ? same : static_cast<double>(count) * static_cast<double>(column_count) - same;
+  const double pairs =
+      pick.kind == PairKind::kSameClass ? same : static_cast<double>(count) * static_cast<double>(column_count) - same;
   const int64_t threads = thread_count_for(pool, pairs * depth, kMultiplyAddGrain);
   const int64_t words = ceil_div(column_count, 64);
   const Buffer<T> scores(threads * kMaxBlockRows * kMaxBlockColumns);

@@ -16,7 +16,7 @@ struct PickOperand {
 template <class T>
 struct RandomPick {
   const double* uniform;  // [anchors], by row of the input
-  bool same_class;        // candidates have the anchor's label, or else another label
+  PairKind kind;          // kSameClass or kOtherClass
   bool symmetric;         // columns are the rows, and a row is not its own candidate
   bool euclidean;
   // Candidates also depend on the similarity: keys above `upper` and NaN keys are excluded. Both operands are packed.

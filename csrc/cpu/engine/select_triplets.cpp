@@ -64,15 +64,15 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   const bool easiest_negative = prefers_least_similar(rule.negative);
   const auto any_negative = [](bool least_similar) {
     return SelectionSpec<T>{
-        .same_class = false, .least_similar = least_similar, .bounded = false, .range = [](int64_t) {
+        .kind = PairKind::kOtherClass, .least_similar = least_similar, .bounded = false, .range = [](int64_t) {
           return unlimited_range<T>();
         }};
   };
-  const auto picked = [&](const double* uniform, bool same_class, bool by_similarity, T upper) {
+  const auto picked = [&](const double* uniform, PairKind kind, bool by_similarity, T upper) {
     const PickOperand<T> row_operand{anchors.x, norm, rows};
     const PickOperand<T> column_operand = refs ? PickOperand<T>{refs->x, ref_norm, columns} : row_operand;
     return pick_random<T>({.uniform = uniform,
-                           .same_class = same_class,
+                           .kind = kind,
                            .symmetric = symmetric,
                            .euclidean = euclidean,
                            .by_similarity = by_similarity,
@@ -84,16 +84,18 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   // One pass makes all selections that do not depend on another. Of `results`, positives come first.
   std::vector<SelectionSpec<T>> specs;
   if (!random_positive)
-    specs.push_back(
-        {.same_class = true, .least_similar = hardest_positive, .bounded = bounded_positives, .range = [&](int64_t) {
-           return positives;
-         }});
+    specs.push_back({.kind = PairKind::kSameClass,
+                     .least_similar = hardest_positive,
+                     .bounded = bounded_positives,
+                     .range = [&](int64_t) { return positives; }});
   if (!random_negative && !semihard) specs.push_back(any_negative(easiest_negative));
   std::vector<SelectionResult<T>> results;
   if (!specs.empty()) results = run_pass(rows, columns, params, specs, pool);
   if (random_positive)
-    results.insert(results.begin(), picked(random.positive, true, bounded_positives || !finite, positives.upper));
-  if (random_negative) results.push_back(picked(random.negative, false, !finite, std::numeric_limits<T>::infinity()));
+    results.insert(results.begin(),
+                   picked(random.positive, PairKind::kSameClass, bounded_positives || !finite, positives.upper));
+  if (random_negative)
+    results.push_back(picked(random.negative, PairKind::kOtherClass, !finite, std::numeric_limits<T>::infinity()));
 
   Buffer<T> positive_key(rows.count());
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -106,10 +108,10 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
 
   if (semihard) {
     const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_key[i]); };
-    results.push_back(
-        std::move(run_pass(rows, columns, params,
-                           {{.same_class = false, .least_similar = false, .bounded = true, .range = range}}, pool)
-                      .front()));
+    results.push_back(std::move(
+        run_pass(rows, columns, params,
+                 {{.kind = PairKind::kOtherClass, .least_similar = false, .bounded = true, .range = range}}, pool)
+            .front()));
   }
   WorkspaceVector<Index> without;
   for (int64_t i = 0; i < rows.count(); ++i) {

@@ -38,7 +38,7 @@ double same_class_pairs(const SortedRows<T>& rows, const SortedRows<T>& columns)
 // What a pass selects. range(row) gives the admissible keys of a sorted row.
 template <class T>
 struct SelectionSpec {
-  bool same_class;
+  PairKind kind;  // kSameClass or kOtherClass
   bool least_similar;
   bool bounded;  // true if some range has an upper bound
   std::function<KeyRange<T>(int64_t row)> range;
@@ -69,8 +69,8 @@ std::vector<SelectionResult<T>> run_pass(const SortedRows<T>& rows, const Sorted
   double pairs = 0;
   bool only_same_class = true;
   for (const SelectionSpec<T>& spec : specs) {
-    pairs += spec.same_class ? same : different;
-    only_same_class &= spec.same_class;
+    pairs += spec.kind == PairKind::kSameClass ? same : different;
+    only_same_class &= spec.kind == PairKind::kSameClass;
   }
   const int64_t threads =
       thread_count_for(pool, pairs * static_cast<double>(params.depth) / (params.symmetric ? 2 : 1), kMultiplyAddGrain);
@@ -102,7 +102,7 @@ std::vector<SelectionResult<T>> run_pass(const SortedRows<T>& rows, const Sorted
       }
       // Tiles of the Euclidean similarity hold squared distances: the smallest is the most similar.
       block_selections[t].push_back(
-          {.same_class = spec.same_class, .largest_wins = spec.least_similar == params.euclidean, .best = best});
+          {.kind = spec.kind, .largest_wins = spec.least_similar == params.euclidean, .best = best});
     }
   }
 

@@ -48,12 +48,12 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   const bool least_similar = prefers_least_similar(selection.positive);
   std::vector<SelectionSpec<T>> specs;
   if (!all)
-    specs.push_back({.same_class = true,
+    specs.push_back({.kind = PairKind::kSameClass,
                      .least_similar = least_similar,
                      .bounded = admissible.upper < infinity,
                      .range = [&](int64_t) { return admissible; }});
   if (!one_shift)
-    specs.push_back({.same_class = false, .least_similar = false, .bounded = false, .range = [](int64_t) {
+    specs.push_back({.kind = PairKind::kOtherClass, .least_similar = false, .bounded = false, .range = [](int64_t) {
                        return unlimited_range<T>();
                      }});
   std::vector<SelectionResult<T>> results;

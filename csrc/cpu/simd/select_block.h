@@ -98,7 +98,7 @@ void select_block(const PairwiseParams<T>& params, const BlockSelection<T>* sele
           return visit_select<T, kLargestWins, kBounded, kSymmetric>;
         },
         selection.largest_wins, selection.best.upper != nullptr, params.symmetric);
-    visitors[v] = {selection.same_class ? PairKind::kSameClass : PairKind::kOtherClass, visit, &states[v]};
+    visitors[v] = {selection.kind, visit, &states[v]};
   }
   visit_block(params, visitors, selection_count, row_begin, row_end, column_begin, column_end);
 }

@@ -16,7 +16,7 @@ struct SelectionState {
 // A selection in a block: which pairs are candidates, and the best candidates so far.
 template <class T>
 struct BlockSelection {
-  bool same_class;    // candidates have equal labels (positives), or else different labels (negatives)
+  PairKind kind;      // of the candidates: kSameClass (positives) or kOtherClass (negatives)
   bool largest_wins;  // the key is the score, or else its negative
   SelectionState<T> best;
 };

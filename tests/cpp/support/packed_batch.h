@@ -53,8 +53,9 @@ PassResult<T> run_pass(const Kernels<T>& kernel, const cpu::PairwiseParams<T>& p
   const int64_t padded = round_up_to(pass.rows.count, std::max(kernel.micro_tile_rows, kernel.panel_columns));
   PassResult<T> best{std::vector<T>(padded, range.start_key), std::vector<Index>(padded, range.start_index)};
   const std::vector<T> upper(padded, range.upper);
-  const cpu::BlockSelection<T> selecting{
-      same_class, largest_wins, {best.key.data(), best.index.data(), bounded ? upper.data() : nullptr}};
+  const cpu::BlockSelection<T> selecting{same_class ? cpu::PairKind::kSameClass : cpu::PairKind::kOtherClass,
+                                         largest_wins,
+                                         {best.key.data(), best.index.data(), bounded ? upper.data() : nullptr}};
   const int64_t column_block = column_panels * kernel.panel_columns;
   for (int64_t row = 0; row < pass.rows.count; row += row_block) {
     for (int64_t column = 0; column < pass.columns.count; column += column_block) {
