@@ -4,6 +4,7 @@
 
 #include "support/batch_all_oracle.h"
 #include "support/check.h"
+#include "support/names.h"
 #include "support/simd_targets.h"
 #include "support/thread_pools.h"
 
@@ -12,6 +13,7 @@ using namespace hardmine::test;
 
 namespace {
 
+constexpr double kMargins[] = {0, -0.5, 2, 0.25, 0.25};
 constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
 
 template <class T>
@@ -42,7 +44,7 @@ void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Cover
   rule.similarity = turn % 2 ? Similarity::kCosine : Similarity::kEuclidean;
   rule.squared = turn / 2 % 2 == 0;
   rule.reduction = static_cast<BatchAllReduction>(turn % 3);
-  rule.margin = turn % 5 == 0 ? 0 : turn % 5 == 1 ? -0.5 : turn % 5 == 2 ? 2 : 0.25;
+  rule.margin = kMargins[turn % 5];
   // Exact are squared distances of integer rows, and inner products of rows with exact norms. Square roots and
   // differences of unit rows round.
   const bool exact = rule.squared && turn / 4 % 2;
@@ -56,8 +58,7 @@ void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Cover
                        {}};
   if (random.below(2)) fill_zero_rows(p.batch);
   if (turn % 7 < 3 && count > 0) p.make_table(random);
-  context = text_of(rule, count, depth, !p.margins.empty()) + ", labels " + std::to_string(static_cast<int>(labels)) +
-            (exact ? ", exact" : "");
+  context = text_of(rule, count, depth, !p.margins.empty()) + ", labels " + name_of(labels) + (exact ? ", exact" : "");
   check_run(p, Run<T>(p, SerialPool()), exact, coverage);
 }
 

@@ -11,6 +11,7 @@
 #include "cpu/engine/pair_gradient.h"
 #include "cpu/engine/tuplet_loss.h"
 #include "support/check.h"
+#include "support/names.h"
 #include "support/samples.h"
 #include "support/thread_pools.h"
 
@@ -93,7 +94,7 @@ TEST(select_triplets_cancelled_anywhere_throws_or_is_complete) {
         rule.positive = Positive::kRandom;
         rule.duplicate_threshold = 0.9;
       }
-      check_cancelling("selection " + std::to_string(static_cast<int>(negative)),
+      check_cancelling("selection " + name_of(negative),
                        [&](const cpu::ThreadPool& workers) { return selected(rule, sample, others, workers); });
     }
   }

@@ -3,6 +3,7 @@
 #include "cpu/engine/given_triplets.h"
 
 #include "support/check.h"
+#include "support/names.h"
 #include "support/samples.h"
 #include "support/simd_targets.h"
 #include "support/thread_pools.h"
@@ -86,7 +87,7 @@ TYPED_TEST(given_triplets_any_measure_matches_dense_one, T) {
   for (const int64_t depth : kDepths) {
     for (const bool normalized : {false, true}) {
       for (const PairQuantity quantity : kQuantities) {
-        context = "depth " + std::to_string(depth) + ", quantity " + std::to_string(static_cast<int>(quantity));
+        context = "depth " + std::to_string(depth) + ", " + name_of(quantity);
         const PairMeasure measure{quantity, normalized};
         Random random(depth);
         for (const Values values : {Values::kIntegers, Values::kExactNorms, Values::kReals}) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "support/check.h"
+#include "support/names.h"
 #include "support/selection_oracle.h"
 #include "support/simd_targets.h"
 #include "support/thread_pools.h"
@@ -85,8 +86,7 @@ void check_case(Similarity kind, int64_t rows, int64_t refs, int64_t depth, int6
   const Batch<T> queries(exact_values(kind), Labels::kOneClass, rows, depth, random);
   const Batch<T> others(exact_values(kind), Labels::kOneClass, std::max<int64_t>(refs, 0), depth, random);
   context = std::to_string(rows) + " queries, " + std::to_string(refs) + " refs, depth " + std::to_string(depth) +
-            ", k " + std::to_string(k) + ", similarity " + std::to_string(static_cast<int>(kind)) +
-            (self == Self::kExcluded ? "" : ", itself too");
+            ", k " + std::to_string(k) + ", " + name_of(kind) + (self == Self::kExcluded ? "" : ", itself too");
   const Batch<T>& columns = refs < 0 ? queries : others;
   const Neighbors<T> got(kind, queries, refs < 0 ? nullptr : &others, k, self, SerialPool());
   check_neighbors(got, similarity_matrix(kind, queries, columns), rows, columns.count, k, self == Self::kExcluded, 0);
@@ -146,7 +146,7 @@ TYPED_TEST(knn_real_numbers_match_within_rounding, T) {
         const Batch<T> refs(Values::kReals, Labels::kOneClass, 113, depth, random);
         const Batch<T>& columns = with_refs ? refs : queries;
         const double epsilon = std::numeric_limits<T>::epsilon();
-        context = "reals, depth " + std::to_string(depth) + ", similarity " + std::to_string(static_cast<int>(kind));
+        context = "reals, depth " + std::to_string(depth) + ", " + name_of(kind);
         const Neighbors<T> got(kind, queries, with_refs ? &refs : nullptr, 9,
                                with_refs ? Self::kAllowed : Self::kExcluded, SerialPool());
         check_neighbors(got, similarity_matrix(kind, queries, columns), 97, columns.count, 9, !with_refs,
@@ -166,7 +166,7 @@ TYPED_TEST(knn_nan_and_minus_infinity_are_not_candidates, T) {
     queries.row(17)[18] = nan;
     queries.row(20)[16] = inf;
     queries.row(40)[5] = -inf;
-    context = "non-finite, similarity " + std::to_string(static_cast<int>(kind));
+    context = "non-finite, " + name_of(kind);
     const SerialPool pool;
     const Batch<T> refs = queries;
     check_neighbors(Neighbors<T>(kind, queries, nullptr, 41, Self::kExcluded, pool),

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "support/check.h"
+#include "support/names.h"
 #include "support/samples.h"
 #include "support/simd_targets.h"
 #include "support/thread_pools.h"
@@ -25,9 +26,6 @@ constexpr PairMeasure kMeasures[] = {
     {PairQuantity::kNegativeSquaredDistance, false},
 };
 constexpr PairMeasure kDot = kMeasures[1];
-std::string text_of(const PairMeasure& measure) {
-  return "quantity " + std::to_string(static_cast<int>(measure.quantity)) + (measure.normalized ? " of unit rows" : "");
-}
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 // How entries are listed: two partners per row, as in a selection; or entries of arbitrary rows in any order, with
@@ -192,8 +190,7 @@ TYPED_TEST(pair_gradient_any_shape_matches_dense_scatter, T) {
           for (const Values values : {Values::kIntegers, Values::kReals}) {  // integers: coinciding rows, zero rows
             Random random(count * 1000 + depth);
             context = "rows " + std::to_string(count) + ", refs " + std::to_string(ref_count) + ", depth " +
-                      std::to_string(depth) + ", " + text_of(measure) + ", values " +
-                      std::to_string(static_cast<int>(values));
+                      std::to_string(depth) + ", " + text_of(measure) + ", values " + name_of(values);
             check_against_scatter(measure, Problem<T>(values, count, ref_count, depth, random));
           }
         }

@@ -4,6 +4,7 @@
 
 #include "support/check.h"
 #include "support/check_selection.h"
+#include "support/names.h"
 #include "support/simd_targets.h"
 #include "support/thread_pools.h"
 
@@ -49,7 +50,7 @@ SelectionCoverage coverage;  // of the current test
 
 std::string describe(const SelectionRule& rule, int64_t rows, int64_t columns, int64_t depth, Labels labels) {
   return "rows " + std::to_string(rows) + ", columns " + std::to_string(columns) + ", depth " + std::to_string(depth) +
-         ", labels " + std::to_string(static_cast<int>(labels)) + ", " + test::describe(rule);
+         ", labels " + name_of(labels) + ", " + test::describe(rule);
 }
 
 // `s`: the similarity matrix that the oracle reads.

@@ -1,6 +1,7 @@
 // Tuplet losses and their gradients compared with plain loops in double and with finite differences.
 
 #include "support/check.h"
+#include "support/names.h"
 #include "support/simd_targets.h"
 #include "support/thread_pools.h"
 #include "support/tuplet_oracle.h"
@@ -59,7 +60,7 @@ struct Choice {
 
 std::string text_of(const TupletRule& rule, int64_t rows, int64_t refs, int64_t depth) {
   return std::to_string(rows) + " rows, " + std::to_string(refs) + " refs, depth " + std::to_string(depth) + ", " +
-         name_of(rule.similarity) + ", positive " + std::to_string(static_cast<int>(rule.positive)) + ", temperature " +
+         name_of(rule.similarity) + ", positive " + name_of(rule.positive) + ", temperature " +
          std::to_string(rule.temperature) + ", threshold " + std::to_string(rule.duplicate_threshold);
 }
 
@@ -70,7 +71,7 @@ void check_case(const Choice& choice, int64_t rows, int64_t refs, TupletCoverage
   const Batch<T> anchors(choice.values(), choice.labels, rows, choice.depth, random);
   const Batch<T> others(choice.values(), choice.labels, std::max<int64_t>(refs, 0), choice.depth, random);
   const TupletProblem<T> p{choice.rule(), anchors, refs < 0 ? nullptr : &others, gradients<T>(rows, random)};
-  context = text_of(p.rule, rows, refs, choice.depth) + ", labels " + std::to_string(static_cast<int>(choice.labels)) +
+  context = text_of(p.rule, rows, refs, choice.depth) + ", labels " + name_of(choice.labels) +
             (choice.exact ? ", exact" : "");
   const TupletRun<T> run(p, SerialPool());
   CHECK(run.finite);

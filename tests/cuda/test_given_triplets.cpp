@@ -6,6 +6,7 @@
 #include "host_workspace.h"
 #include "mma_policies.h"
 #include "support/dense_gradient.h"
+#include "support/names.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;
@@ -96,9 +97,8 @@ void check_given(const PairMeasure& measure, const Loss& loss, const Batch<T>& x
                  bool at_measures, const Running& running) {
   constexpr bool kGlobal = std::is_same_v<Loss, GlobalRule>;
   const int64_t count = count_of(triplets);
-  context = "quantity " + std::to_string(static_cast<int>(measure.quantity)) + ", normalized " +
-            std::to_string(measure.normalized) + ", rows " + std::to_string(x.count) + ", depth " +
-            std::to_string(x.depth) + ", triplets " + std::to_string(count);
+  context = text_of(measure) + ", rows " + std::to_string(x.count) + ", depth " + std::to_string(x.depth) +
+            ", triplets " + std::to_string(count);
   const Given<Loss, T> got(measure, loss, x.x, x.depth, triplets, at_measures, running);
   const double epsilon = std::numeric_limits<T>::epsilon();
 

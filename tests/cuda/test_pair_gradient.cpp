@@ -7,6 +7,7 @@
 #include "host_workspace.h"
 #include "mma_policies.h"
 #include "support/dense_gradient.h"
+#include "support/names.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;
@@ -71,10 +72,8 @@ struct Gradient {
 
 template <class T>
 void check_gradient(const PairMeasure& measure, const Batch<T>& rows, const Batch<T>* others, const Pairs<T>& pairs) {
-  context = "quantity " + std::to_string(static_cast<int>(measure.quantity)) + ", normalized " +
-            std::to_string(measure.normalized) + ", rows " + std::to_string(rows.count) + ", depth " +
-            std::to_string(rows.depth) + ", pairs " + std::to_string(pairs.count * pairs.partners) + ", refs " +
-            std::to_string(others != nullptr);
+  context = text_of(measure) + ", rows " + std::to_string(rows.count) + ", depth " + std::to_string(rows.depth) +
+            ", pairs " + std::to_string(pairs.count * pairs.partners) + ", refs " + std::to_string(others != nullptr);
   const Batch<T>& columns = others ? *others : rows;
   std::vector<double> weight(rows.count * columns.count), error(weight.size());
   for (int64_t p = 0; p < pairs.count * pairs.partners; ++p) {

@@ -6,6 +6,7 @@
 #include "host_workspace.h"
 #include "mma_policies.h"
 #include "support/check_selection.h"
+#include "support/names.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;
@@ -223,7 +224,7 @@ TEST(select_triplets_loss_matches_core) {
             loss.term, reduction,
             SelectedPairs<float>{positive.data(), negative.data(), to_positive.data(), to_negative.data(), count},
             want.data());
-        context = "anchors " + std::to_string(count) + ", reduction " + std::to_string(static_cast<int>(reduction));
+        context = "anchors " + std::to_string(count) + ", reduction " + name_of(reduction);
         for (size_t i = 0; i < want.size(); ++i) CHECK_NEAR(got[i], want[i], 2e-7 * std::fabs(want[i]));
         if (reduction == Reduction::kNone) CHECK(same_bits(got, want));
       }

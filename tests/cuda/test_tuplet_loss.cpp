@@ -11,6 +11,7 @@
 
 #include "host_workspace.h"
 #include "mma_policies.h"
+#include "support/names.h"
 #include "support/tuplet_oracle.h"
 
 using namespace hardmine;

@@ -6,6 +6,7 @@
 #include "core/losses/batch_all.h"
 #include "support/check.h"
 #include "support/dense_gradient.h"
+#include "support/names.h"
 #include "support/selection_oracle.h"
 
 namespace hardmine::test {
@@ -117,9 +118,8 @@ void check_batch_all(const BatchAllProblem<T>& p, const BatchAllFound<T>& found,
 }
 
 inline std::string text_of(const BatchAllRule& rule, int64_t count, int64_t depth, bool table) {
-  return std::to_string(count) + " rows, depth " + std::to_string(depth) +
-         (rule.similarity == Similarity::kCosine ? ", cosine" : ", euclidean") + (rule.squared ? ", squared" : "") +
-         ", reduction " + std::to_string(static_cast<int>(rule.reduction)) + ", margin " +
+  return std::to_string(count) + " rows, depth " + std::to_string(depth) + ", " + name_of(rule.similarity) +
+         (rule.squared ? ", squared" : "") + ", reduction " + name_of(rule.reduction) + ", margin " +
          (table ? "table" : std::to_string(rule.margin));
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "support/names.h"
 #include "support/packed_batch.h"
 #include "support/simd_targets.h"
 
@@ -66,8 +67,7 @@ void for_each_case(const std::function<void(Case<T>&)>& body) {
             if (depth > 200 && (count != 97 || labels != Labels::kRandom)) continue;
             if (count > 100 && labels == (symmetric ? Labels::kAllDistinct : Labels::kOneClass)) continue;
             context = target.name + ", count " + std::to_string(count) + ", depth " + std::to_string(depth) +
-                      ", labels " + std::to_string(static_cast<int>(labels)) +
-                      text_of({{"symmetric", symmetric}, {"euclidean", euclidean}});
+                      ", labels " + name_of(labels) + text_of({{"symmetric", symmetric}, {"euclidean", euclidean}});
             Random random(depth + count);
             const Batch<T> rows(Values::kReals, labels, count, depth, random);
             const Batch<T> columns(Values::kReals, labels, count + 16, depth, random);

@@ -5,15 +5,15 @@
 #include <vector>
 
 #include "support/check.h"
+#include "support/names.h"
 #include "support/selection_oracle.h"
 
 namespace hardmine::test {
 
 inline std::string describe(const SelectionRule& rule) {
-  const auto number = [](auto value) { return std::to_string(static_cast<int>(value)); };
-  return "similarity " + number(rule.similarity) + ", positive " + number(rule.positive) + ", negative " +
-         number(rule.negative) + ", fallback " + number(rule.semihard_fallback) + ", ties " +
-         number(rule.semihard_keeps_ties) + ", margin " + std::to_string(rule.semihard_margin) + ", duplicates above " +
+  return name_of(rule.similarity) + ", positive " + name_of(rule.positive) + ", negative " + name_of(rule.negative) +
+         ", fallback " + name_of(rule.semihard_fallback) + text_of({{"keeps ties", rule.semihard_keeps_ties}}) +
+         ", margin " + std::to_string(rule.semihard_margin) + ", duplicates above " +
          std::to_string(rule.duplicate_threshold);
 }
 

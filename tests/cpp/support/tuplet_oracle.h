@@ -9,10 +9,6 @@
 
 namespace hardmine::test {
 
-inline const char* name_of(Similarity similarity) {
-  return similarity == Similarity::kCosine ? "cosine" : similarity == Similarity::kDot ? "dot" : "euclidean";
-}
-
 template <class T>
 struct TupletProblem {
   TupletRule rule;
