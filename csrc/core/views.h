@@ -7,10 +7,12 @@
 
 namespace hardmine {
 
+// Rows of equal ids >= 0 make no candidate pair.
 template <class Scalar>
 struct Matrix {
   const Scalar* x;  // [count, depth]
   int64_t count;
+  const int64_t* id = nullptr;  // [count]; null: no row has an id
 };
 
 template <class Scalar>
@@ -18,6 +20,7 @@ struct LabeledMatrix {
   const Scalar* x;       // [count, depth]
   const int64_t* label;  // [count]
   int64_t count;
+  const int64_t* id = nullptr;  // [count]; null: no row has an id
 };
 
 // The two matrices of a list of pairs. The left row of a pair is a row of x. The right row is a row of refs, or of x if

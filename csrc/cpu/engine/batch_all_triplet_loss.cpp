@@ -133,6 +133,22 @@ class AnchorLists {
   WorkspaceVector<int32_t> active_;
 };
 
+// The number of triplets without an excluded pair. An anchor with excluded columns is one of them.
+template <class T>
+int64_t count_triplets(const PairwiseOperands<T>& operands, const WorkspaceVector<int64_t>& class_begin,
+                       const WorkspaceVector<int64_t>& class_end) {
+  const int64_t count = operands.rows().count();
+  int64_t triplets = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t size = class_end[i] - class_begin[i];
+    const int64_t excluded = operands.exclusions().count(i, 0, count);
+    const int64_t excluded_positives = operands.exclusions().count(i, class_begin[i], class_end[i]);
+    const int64_t positives = excluded > 0 ? size - excluded_positives : size - 1;
+    triplets += positives * (count - size - (excluded - excluded_positives));
+  }
+  return triplets;
+}
+
 }  // namespace
 
 template <class T>
@@ -158,6 +174,7 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
     std::fill(class_end.begin() + begin, class_end.begin() + end, end);
     result.total += (end - begin) * (end - begin - 1) * (count - (end - begin));
   }
+  if (operands.params().excluded) result.total = count_triplets(operands, class_begin, class_end);
   if (result.total == 0) return result;
 
   BatchAllState<T> state{};

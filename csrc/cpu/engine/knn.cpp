@@ -103,9 +103,10 @@ void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64
   const int64_t ref_count = refs ? refs->count : count;
   // One label for all rows: there are no classes, and sorting keeps the order of the rows.
   const WorkspaceVector<int64_t> label(std::max(count, ref_count), 0);
-  const LabeledMatrix<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
-  const PairwiseOperands<T> operands(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr,
-                                     depth, pool);
+  const LabeledMatrix<T> rows{queries.x, label.data(), count, queries.id};
+  const LabeledMatrix<T> columns =
+      refs ? LabeledMatrix<T>{refs->x, label.data(), ref_count, refs->id} : LabeledMatrix<T>{};
+  const PairwiseOperands<T> operands(measure_of(kind), rows, refs ? &columns : nullptr, depth, pool);
   if (operands.empty()) return;
   const PairwiseParams<T>& params = operands.params();
   const double pairs = static_cast<double>(count) * static_cast<double>(operands.columns().count());

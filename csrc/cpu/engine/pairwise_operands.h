@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "core/similarity.h"
-#include "cpu/engine/rows.h"
+#include "cpu/engine/excluded_pairs.h"
 
 namespace hardmine::cpu {
 
@@ -29,6 +29,8 @@ class PairwiseOperands {
     params_.depth = depth;
     params_.symmetric = symmetric_;
     params_.euclidean = measure.quantity != PairQuantity::kInnerProduct;
+    exclusions_ = std::make_unique<PairExclusions>(anchors.id, rows(), refs_.id, columns());
+    params_.excluded = exclusions_->view();
   }
 
   bool empty() const { return anchors_.count == 0 || refs_.count == 0; }
@@ -43,6 +45,7 @@ class PairwiseOperands {
   // The rest must not be called if empty().
   const SortedRows<T>& rows() const { return *rows_; }
   const SortedRows<T>& columns() const { return symmetric_ ? *rows_ : *columns_; }
+  const PairExclusions& exclusions() const { return *exclusions_; }
   const PairwiseParams<T>& params() const { return params_; }
 
  private:
@@ -52,6 +55,7 @@ class PairwiseOperands {
   std::unique_ptr<Norms<T>> row_norms_, column_norms_;
   const T *row_norm_, *column_norm_;
   std::unique_ptr<SortedRows<T>> rows_, columns_;
+  std::unique_ptr<PairExclusions> exclusions_;
   PairwiseParams<T> params_{};
 };
 

@@ -132,6 +132,7 @@ SelectionResult<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& 
   params.columns = columns.sorted.view();
   params.depth = pick.depth;
   params.euclidean = pick.euclidean;
+  params.excluded = pick.excluded;
   const double same = same_class_pairs(rows.sorted, columns.sorted);
   const double pairs =
       pick.kind == PairKind::kSameClass ? same : static_cast<double>(count) * static_cast<double>(column_count) - same;

@@ -19,9 +19,11 @@ struct RandomPick {
   PairKind kind;          // kSameClass or kOtherClass
   bool symmetric;         // columns are the rows, and a row is not its own candidate
   bool euclidean;
-  // Candidates also depend on the similarity: keys above `upper` and NaN keys are excluded. Both operands are packed.
+  // Candidates depend on more than the label: keys above `upper`, NaN keys and `excluded` pairs are none. Both operands
+  // are packed.
   bool by_similarity;
   T upper;
+  const ExcludedPairs* excluded;  // null: none
   int64_t depth;
 };
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/engine/excluded_pairs.h"
 #include "cpu/engine/random_pick.h"
 #include "cpu/engine/selection_pass.h"
 
@@ -35,8 +36,9 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   const bool bounded_positives = positives.upper < std::numeric_limits<T>::infinity();
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
   const bool semihard = rule.negative == Negative::kSemihard;
-  // The candidates of a random selection follow from the labels, unless similarities may be NaN or exceed a bound.
-  const bool needs_tiles = !random_positive || !random_negative || bounded_positives || !finite;
+  // The candidates of a random selection follow from the labels, unless similarities may be NaN or exceed a bound, or
+  // ids exclude pairs.
+  const bool needs_tiles = !random_positive || !random_negative || bounded_positives || !finite || anchors.id;
 
   const T* norm = cosine ? norms.norm.get() : nullptr;
   const T* ref_norm = cosine && refs ? ref_norms->norm.get() : nullptr;
@@ -51,10 +53,14 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
            : nullptr;
   const SortedRows<T>& columns = refs ? *ref_rows : rows;
 
+  const int64_t* column_id = refs ? refs->id : anchors.id;
+  const PairExclusions exclusions(anchors.id, rows, column_id, columns);
+
   PairwiseParams<T> params{};
   params.depth = depth;
   params.symmetric = symmetric;
   params.euclidean = euclidean;
+  params.excluded = exclusions.view();
   const auto write = [&](Index anchor, bool least_similar, T key, Index index, int64_t* indices, T* similarities) {
     indices[anchor] = index;
     similarities[anchor] = similarity_from_key(rule.similarity, least_similar ? -key : key);
@@ -75,8 +81,9 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
                            .kind = kind,
                            .symmetric = symmetric,
                            .euclidean = euclidean,
-                           .by_similarity = by_similarity,
+                           .by_similarity = by_similarity || !finite || params.excluded,
                            .upper = upper,
+                           .excluded = params.excluded,
                            .depth = depth},
                           row_operand, column_operand, pool);
   };
@@ -92,10 +99,9 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   std::vector<SelectionResult<T>> results;
   if (!specs.empty()) results = run_pass(rows, columns, params, specs, pool);
   if (random_positive)
-    results.insert(results.begin(),
-                   picked(random.positive, PairKind::kSameClass, bounded_positives || !finite, positives.upper));
+    results.insert(results.begin(), picked(random.positive, PairKind::kSameClass, bounded_positives, positives.upper));
   if (random_negative)
-    results.push_back(picked(random.negative, PairKind::kOtherClass, !finite, std::numeric_limits<T>::infinity()));
+    results.push_back(picked(random.negative, PairKind::kOtherClass, false, std::numeric_limits<T>::infinity()));
 
   Buffer<T> positive_key(rows.count());
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -127,7 +133,9 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   if (semihard && rule.semihard_fallback != Fallback::kNone && !without.empty()) {
     const bool easiest = rule.semihard_fallback == Fallback::kEasiest;
     const SortedRows<T> rest(anchors, depth, norm, &without, PackFor::kRows, pool);
+    const PairExclusions rest_exclusions(anchors.id, rest, column_id, columns);
     params.symmetric = false;
+    params.excluded = rest_exclusions.view();
     const SelectionResult<T> fallback =
         std::move(run_pass(rest, columns, params, {any_negative(easiest)}, pool).front());
     for (int64_t i = 0; i < rest.count(); ++i) {

@@ -19,6 +19,16 @@ struct PackedMatrix {
   int64_t count;
 };
 
+// The pairs (row, column) that are no candidates, whatever their labels: per row, ascending columns.
+struct ExcludedPairs {
+  const Index* begin;  // [rows]: the columns of a row are column[begin[row]] up to, not including, column[end[row]]
+  const Index* end;    // [rows]
+  const Index* column;
+  // The smallest and the largest of these columns per micro-tile of rows; kAtLowerBound and -1 if it has none.
+  const Index* min_column;
+  const Index* max_column;
+};
+
 // The parameters of a pass over all pairs (row, column).
 template <class T>
 struct PairwiseParams {
@@ -27,6 +37,7 @@ struct PairwiseParams {
   int64_t depth;
   bool symmetric;  // columns are the rows: each unordered pair is visited once, for both its endpoints
   bool euclidean;  // tiles hold squared distances instead of inner products
+  const ExcludedPairs* excluded = nullptr;  // null: none
 };
 
 // The pairs that a visitor of tiles wants.

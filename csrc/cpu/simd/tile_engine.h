@@ -145,6 +145,34 @@ inline void copy_candidates(const PairwiseParams<T>& params, PairKind kind, int6
   }
 }
 
+// The position in excluded.column of the first excluded column of a row that is not below `column`.
+inline Index first_excluded(const ExcludedPairs& excluded, int64_t row, int64_t column) {
+  return partition_point(excluded.begin[row], excluded.end[row], [&](Index e) { return excluded.column[e] < column; });
+}
+
+// True if a tile holds an excluded pair. Most tiles hold none, which the bounds of their micro-tile's rows show.
+template <class T>
+__attribute__((noinline)) bool holds_excluded(const ExcludedPairs& excluded, int64_t row, int64_t row_end,
+                                              int64_t column) {
+  const int64_t micro_tile = row / kMicroTileRows, column_end = column + kPanel<T>;
+  if (excluded.max_column[micro_tile] < column || excluded.min_column[micro_tile] >= column_end) return false;
+  for (int64_t i = row; i < row_end; ++i) {
+    const Index e = first_excluded(excluded, i, column);
+    if (e < excluded.end[i] && excluded.column[e] < column_end) return true;
+  }
+  return false;
+}
+
+// Overwrites the excluded pairs of a tile with NaN.
+template <class T>
+__attribute__((noinline)) void overwrite_excluded(const ExcludedPairs& excluded, int64_t row, int64_t row_end,
+                                                  int64_t column, T* tile) {
+  for (int64_t i = row; i < row_end; ++i)
+    for (Index e = first_excluded(excluded, i, column); e < excluded.end[i] && excluded.column[e] < column + kPanel<T>;
+         ++e)
+      tile[(i - row) * kPanel<T> + excluded.column[e] - column] = std::numeric_limits<T>::quiet_NaN();
+}
+
 // A visitor of tiles: the pairs that it wants, and a function that consumes a tile. The call through a pointer costs
 // little beside a tile's arithmetic, and saves compiling the engine once per combination of visitors.
 template <class T>
@@ -164,7 +192,7 @@ inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* v
   alignas(64) T strip[kMaxBlockRows * kPanel<T>];
   alignas(64) T candidates[kTile];
   TileKind kinds[kMaxBlockRows / kMicroTileRows][kMaxVisitors];
-  bool needed[kMaxBlockRows / kMicroTileRows];
+  bool needed[kMaxBlockRows / kMicroTileRows], excludes[kMaxBlockRows / kMicroTileRows];
   const auto group_end = [&](int64_t row) { return row + kMicroTileRows < row_end ? row + kMicroTileRows : row_end; };
   for (int64_t column = column_begin; column < column_end; column += kPanel<T>) {
     for (int64_t row = row_begin, g = 0; row < row_end; row += kMicroTileRows, ++g) {
@@ -173,6 +201,7 @@ inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* v
         kinds[g][v] = classify(params, visitors[v].kind, row, group_end(row), column);
         needed[g] |= kinds[g][v] != TileKind::kSkip;
       }
+      excludes[g] = needed[g] && params.excluded && holds_excluded<T>(*params.excluded, row, group_end(row), column);
     }
     const T* panel = params.columns.panels + column * params.depth;
     for (int64_t k = 0; k < params.depth; k += kDepthChunk) {
@@ -188,8 +217,9 @@ inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* v
         const TileVisitor<T>& visitor = visitors[v];
         const T* tile = strip + g * kTile;
         if (kinds[g][v] == TileKind::kSkip) continue;
-        if (kinds[g][v] == TileKind::kSome) {
+        if (kinds[g][v] == TileKind::kSome || excludes[g]) {
           copy_candidates(params, visitor.kind, row, group_end(row), column, tile, candidates);
+          if (excludes[g]) overwrite_excluded(*params.excluded, row, group_end(row), column, candidates);
           tile = candidates;
         }
         visitor.visit(visitor.self, tile, row, group_end(row), column);

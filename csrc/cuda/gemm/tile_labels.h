@@ -1,7 +1,7 @@
 // The labels of a tile's rows and columns, in shared memory.
 #pragma once
 
-#include "cuda/gemm/packed_matrix.h"
+#include "cuda/gemm/candidate_tile.h"
 
 namespace hardmine::cuda {
 
@@ -12,6 +12,7 @@ struct PairwiseOperands {
   const int64_t* row_label;     // [rows.count]
   const int64_t* column_label;  // [columns.count]
   bool symmetric;
+  PairIds ids;
 };
 
 template <class MmaPolicy>

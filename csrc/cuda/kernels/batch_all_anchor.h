@@ -20,6 +20,7 @@ inline constexpr int kAnchorThreads = 256;  // the most; otherwise one per colum
 template <class acc_t>
 struct AnchorParams {
   const int64_t* label;            // [count]
+  const int64_t* id;               // [count], null: no row has an id
   int64_t count, first_row, rows;  // anchor i is row first_row + i of the batch
   bool squared;
   double half_margin;
@@ -69,10 +70,9 @@ class Anchor {
         actives_(params.actives ? params.actives + place * params.count : nullptr) {}
 
   __device__ __forceinline__ void run() {
-    count_positives();
+    count_candidates();
     if (params_.table.margin) check_margins();
-    const int64_t negatives = params_.count - 1 - positives_;
-    if (positives_ == 0 || negatives == 0) {
+    if (positives_ == 0 || negatives_ == 0) {
       if (params_.need_weights)
         for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) pairs_[c] = 0;
     } else {
@@ -92,21 +92,28 @@ class Anchor {
     params_.value[row_] = sums[0];
     params_.weight[row_] += sums[1];
     params_.active[row_] = actives[0];
-    params_.total[row_] = int64_t{positives_} * negatives;
+    params_.total[row_] = int64_t{positives_} * negatives_;
   }
 
  private:
   __device__ __forceinline__ bool same_class(int64_t column) const { return params_.label[column] == label_; }
+  __device__ __forceinline__ bool same_id(int64_t column) const {
+    return params_.id && params_.id[row_] >= 0 && params_.id[column] == params_.id[row_];
+  }
+  __device__ __forceinline__ bool is_positive(int64_t column) const {
+    return column != row_ && same_class(column) && !same_id(column);
+  }
+  __device__ __forceinline__ bool is_negative(int64_t column) const { return !same_class(column) && !same_id(column); }
 
-  // Calls use(column, rank) for the positives among this warp's chunk of the columns; rank counts all positives before.
-  // All lanes of the warp call it.
-  template <class Use>
-  __device__ __forceinline__ int32_t for_positives(int32_t place, const Use& use) const {
+  // Calls use(column, rank) for the wanted ones of this warp's chunk of the columns; rank counts all wanted ones
+  // before. All lanes of the warp call it.
+  template <class Wanted, class Use>
+  __device__ __forceinline__ int32_t for_columns(const Wanted& wanted, int32_t place, const Use& use) const {
     const int64_t chunk = ceil_div(params_.count, blockDim.x) * 32;
     const int64_t begin = warp_index() * chunk, end = begin + chunk < params_.count ? begin + chunk : params_.count;
     for (int64_t first = begin; first < end; first += 32) {
       const int64_t column = first + lane_index();
-      const bool here = column < end && column != row_ && same_class(column);
+      const bool here = column < end && wanted(column);
       int found;
       const int rank = warp_compact(here, &found);
       if (here) use(column, place + rank);
@@ -115,10 +122,23 @@ class Anchor {
     return place;
   }
 
-  __device__ __forceinline__ void count_positives() {
-    const int32_t found = for_positives(0, [](int64_t, int32_t) {});
-    first_of_warp_ = block_exclusive_sum_of_warps(found, 0, warps_per_block(), shared_.warp_count, &positives_);
-    __syncthreads();  // before the next anchor's counts
+  // Counts the wanted columns: all of them, and those of the warps before. All threads of the block call it.
+  template <class Wanted>
+  __device__ __forceinline__ void count(const Wanted& wanted, int32_t& all, int32_t& before) {
+    const int32_t found = for_columns(wanted, 0, [](int64_t, int32_t) {});
+    before = block_exclusive_sum_of_warps(found, 0, warps_per_block(), shared_.warp_count, &all);
+    __syncthreads();  // before the next counts
+  }
+
+  __device__ __forceinline__ void count_candidates() {
+    count([&](int64_t c) { return is_positive(c); }, positives_, first_of_warp_);
+    negatives_ = static_cast<int32_t>(params_.count - 1 - positives_);
+    if (!params_.id) return;
+    int32_t before;
+    count([&](int64_t c) { return is_negative(c); }, negatives_, before);
+    if (!params_.need_weights) return;
+    for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x)
+      if (same_id(c)) pairs_[c] = 0;  // nothing else reads or writes these
   }
 
   __device__ __forceinline__ bool has_row(int64_t i) const {
@@ -139,7 +159,8 @@ class Anchor {
 
   // Lists the positives from `first_` on in ascending order of v, and their prefix sums.
   __device__ __forceinline__ void list_positives() {
-    for_positives(first_of_warp_, [&](int64_t column, int32_t place) {
+    const auto wanted = [&](int64_t column) { return is_positive(column); };
+    for_columns(wanted, first_of_warp_, [&](int64_t column, int32_t place) {
       if (place < first_ || place >= first_ + size_) return;
       const acc_t v = pairs_[column];
       list_[place - first_] =
@@ -194,7 +215,7 @@ class Anchor {
     int32_t with_all =
         0;  // negatives below which all positives lie, counted here because they would all add to one counter
     for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) {
-      if (same_class(c)) continue;
+      if (!is_negative(c)) continue;
       // Whether a triplet is active is decided in acc_t. The sum takes v_an - v_ap and half the margin separately:
       // rounded to the magnitude of v, the margin would bias every triplet alike.
       const acc_t v = pairs_[c];
@@ -247,7 +268,7 @@ class Anchor {
   const int64_t row_, label_;
   acc_t* pairs_;      // [count]
   int32_t* actives_;  // [count]; null with a single chunk
-  int32_t positives_ = 0, first_of_warp_ = 0;
+  int32_t positives_ = 0, negatives_ = 0, first_of_warp_ = 0;
   int64_t first_ = 0;
   int size_ = 0;
   double value_ = 0, weight_ = 0;

@@ -221,6 +221,7 @@ void batch_all(const BatchAllRule& rule, const LabeledMatrix<Scalar>& rows, int6
   const int64_t count = rows.count;
   AnchorParams<acc_t> anchors{};
   anchors.label = rows.label;
+  anchors.id = rows.id;
   anchors.count = count;
   anchors.squared = rule.squared;
   anchors.half_margin = 0.5 * rule.margin;

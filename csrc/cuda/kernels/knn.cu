@@ -8,7 +8,7 @@
 
 #include "core/int_math.h"
 #include "cuda/device/warp_sort.h"
-#include "cuda/gemm/make_tile.h"
+#include "cuda/gemm/candidate_tile.h"
 
 namespace hardmine::cuda {
 namespace {
@@ -48,6 +48,7 @@ template <class MmaPolicy>
 struct KnnParams {
   using acc_t = typename MmaPolicy::acc_t;
   PackedMatrix<MmaPolicy> rows, columns;
+  PairIds ids;
   bool exclude_self;
   bool may_overflow;  // a reservoir cannot hold all columns of its split
   KnnReservoirs<acc_t> reservoirs;
@@ -106,7 +107,7 @@ class KnnPanel {
     const int64_t panels = panels_of<MmaPolicy>(params_.columns.count), num_splits = params_.reservoirs.num_splits;
     const int64_t last = panels * (split_ + 1) / num_splits;
     for (int64_t column = panels * split_ / num_splits; column < last; ++column) {
-      make_tile(params_.rows, params_.columns, row_panel_, column, fragment_);
+      make_candidate_tile(params_.rows, params_.columns, params_.ids, row_panel_, column, fragment_);
       const bool full = append(column * kTile);
       if (__syncthreads_or(full && params_.may_overflow)) {
         for_each_row([&](int row) {
@@ -246,6 +247,7 @@ void knn(Similarity kind, const Matrix<Scalar>& queries, const Matrix<Scalar>* r
   params.rows = pack_matrix<MmaPolicy>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
   params.columns =
       refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : params.rows;
+  params.ids = {queries.id, refs ? refs->id : queries.id};
   params.exclude_self = !refs && exclude_self;
   params.epilogue = {kind, static_cast<int>(k), out};
 

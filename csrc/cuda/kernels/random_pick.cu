@@ -4,7 +4,6 @@
 
 #include "core/int_math.h"
 #include "cuda/device/collectives.h"
-#include "cuda/gemm/make_tile.h"
 
 namespace hardmine::cuda {
 namespace {
@@ -36,7 +35,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
       const int64_t column = first + lane_index();
       const bool candidate = column < columns.count &&
                              (params.candidates.label[column] == label) == params.same_class &&
-                             !(params.symmetric && column == row);
+                             !(params.symmetric && column == row) && !params.ids.exclude(row, column);
       const uint32_t bits = __ballot_sync(kFullWarp, candidate);
       if (!needs_keys || bits == 0) return bits;
       const acc_t key = keys_of_columns(first);  // on all lanes

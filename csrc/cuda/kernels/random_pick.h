@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/random.h"
-#include "cuda/gemm/packed_matrix.h"
+#include "cuda/gemm/candidate_tile.h"
 
 namespace hardmine::cuda {
 
@@ -15,6 +15,7 @@ struct LabeledOperand {
 template <class MmaPolicy>
 struct RandomPickParams {
   LabeledOperand<MmaPolicy> anchors, candidates;
+  PairIds ids;
   bool symmetric;   // the candidates are the anchors, and no anchor is its own candidate
   bool same_class;  // candidates are positives, otherwise negatives
 };

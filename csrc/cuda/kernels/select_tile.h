@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "cuda/device/packed_candidate.h"
-#include "cuda/gemm/make_tile.h"
 #include "cuda/gemm/tile_labels.h"
 
 namespace hardmine::cuda {
@@ -52,7 +51,7 @@ class SelectTile {
     const bool all_negatives = whole && !any_same_class;  // and so the tile does not touch the diagonal
     const bool positives = params_.positive.best && any_same_class;
     if (!positives && !params_.negative.best) return;
-    make_tile(params_.rows, params_.columns, row_panel, column_panel, fragment_);
+    make_candidate_tile(params_.rows, params_.columns, params_.ids, row_panel, column_panel, fragment_);
     if (params_.negative.best) {
       if (params_.bounded) {
         offer_all<Pairs::kNegatives, Mask::kSome, Bound::kUpper>(params_.negative);

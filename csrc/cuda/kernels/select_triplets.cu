@@ -116,6 +116,7 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
   };
   const SelectionSpec<acc_t> none{};
   const int64_t* const column_label = refs ? refs->label : anchors.label;
+  const PairIds ids{.row = anchors.id, .column = refs ? refs->id : anchors.id};
   const bool has_tiles = grid.size() > 0;
   bool finalized = false;
   const auto run = [&](const SelectionSpec<acc_t>& positive, const SelectionSpec<acc_t>& negative, bool bounded,
@@ -125,7 +126,8 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
                                              .columns = columns,
                                              .row_label = anchors.label,
                                              .column_label = column_label,
-                                             .symmetric = symmetric},
+                                             .symmetric = symmetric,
+                                             .ids = ids},
                                             bounded,
                                             positive,
                                             negative};
@@ -147,6 +149,7 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
         {
             .anchors = {rows, anchors.label},
             .candidates = {columns, column_label},
+            .ids = ids,
             .symmetric = symmetric,
             .same_class = same_class,
         },

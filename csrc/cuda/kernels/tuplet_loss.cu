@@ -158,6 +158,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors, c
   params.row_label = anchors.label;
   params.column_label = refs ? refs->label : anchors.label;
   params.symmetric = refs == nullptr;
+  params.ids = {anchors.id, refs ? refs->id : anchors.id};
   const int64_t row_panels = panels_of<MmaPolicy>(count), column_panels = panels_of<MmaPolicy>(params.columns.count);
   if (row_panels > 0)
     params.num_splits = std::max<int64_t>(1, std::min(ceil_div(kTargetBlocks, row_panels), column_panels));

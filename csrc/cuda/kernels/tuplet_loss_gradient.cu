@@ -178,6 +178,7 @@ class TupletGradient {
     params.row_label = rows.rows.label;
     params.column_label = columns.rows.label;
     params.symmetric = symmetric;
+    params.ids = {rows.rows.id, columns.rows.id};
     params.row_coefficients = rows.anchors;
     params.column_coefficients = columns.anchors;
     params.all = rule_.positive == TupletPositive::kAll;

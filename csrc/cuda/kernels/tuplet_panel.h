@@ -8,7 +8,6 @@
 
 #include "core/losses/tuplet_terms.h"
 #include "cuda/device/packed_candidate.h"
-#include "cuda/gemm/make_tile.h"
 #include "cuda/gemm/tile_labels.h"
 
 namespace hardmine::cuda {
@@ -121,7 +120,7 @@ class TupletPanel {
     }
   }
   __device__ __forceinline__ void make() {
-    make_tile(params_.rows, params_.columns, row_panel_, column_panel_, fragment_);
+    make_candidate_tile(params_.rows, params_.columns, params_.ids, row_panel_, column_panel_, fragment_);
   }
 
   // The row whose state this thread keeps.

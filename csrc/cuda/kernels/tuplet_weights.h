@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "core/losses/tuplet_terms.h"
-#include "cuda/gemm/make_tile.h"
 #include "cuda/gemm/tile_labels.h"
 
 namespace hardmine::cuda {
@@ -58,7 +57,7 @@ class TupletWeightTile {
   __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel) {
     const int64_t first_row = row_panel * kTile, first_column = column_panel * kTile;
     labels_.read(params_, first_row, first_column);
-    make_tile(params_.rows, params_.columns, row_panel, column_panel, fragment_);
+    make_candidate_tile(params_.rows, params_.columns, params_.ids, row_panel, column_panel, fragment_);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = first_row + MmaPolicy::row(r);
@@ -74,7 +73,8 @@ class TupletWeightTile {
         const acc_t score = fragment_.at[r][c];
         acc_t weight = 0;
         if (label != labels_.column[MmaPolicy::column(c)]) {
-          weight = of_negative(of_row, of_column, similarity_from_score<MmaPolicy>(score));
+          const acc_t similarity = similarity_from_score<MmaPolicy>(score);
+          weight = score == score ? of_negative(of_row, of_column, similarity) : acc_t(0);  // NaN: excluded by ids
         } else if (!(params_.symmetric && row == column)) {
           weight = -(params_.all ? of_positive(of_row, of_column, score) : of_chosen(of_row, of_column, row, column));
         }
