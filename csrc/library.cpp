@@ -1,6 +1,7 @@
 // Every op of hardmine, in one place. Shapes: embeddings [B, D], labels [B] int64, ref_embeddings [M, D], ref_labels
 // [M] int64; triplets [T, 3], int64 rows of embeddings. Options that are one of several names are ints: the position of
 // the name in hardmine/types.py (core/options.h). Those that need explaining:
+//   ids, ref_ids  [B] and [M] int64: a pair of equal ids >= 0 is no candidate; both None if no pair is excluded so
 //   random      [1 or 2, B] float64, uniform in [0, 1): the numbers that a random positive, then a random negative is
 //               picked by (core/random.h); None if neither is random
 //   duplicate_threshold, semihard_margin   infinity: no such limit
@@ -13,9 +14,9 @@
 STABLE_TORCH_LIBRARY(hardmine, m) {
   // -> positive_similarity [B], negative_similarity [B], positive_index [B], negative_index [B]
   m.def(
-      "select_triplets(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? random, "
-      "int similarity, int positive, int negative, int semihard_fallback, int tie, float duplicate_threshold, "
-      "float semihard_margin, bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor)");
+      "select_triplets(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, Tensor? random, int similarity, int positive, int negative, int semihard_fallback, int tie, "
+      "float duplicate_threshold, float semihard_margin, bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor)");
 
   // The gradients of the selected similarities -> grad_embeddings [B, D], grad_ref_embeddings [M, D]; one that is not
   // needed is empty.
@@ -26,10 +27,11 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
 
   // -> loss [] or [B], and what select_triplets returns. sct_loss is this op with its own term and hard rules.
   m.def(
-      "triplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? random, "
-      "int similarity, int positive, int negative, int semihard_fallback, int tie, float duplicate_threshold, "
-      "float semihard_margin, bool allow_tf32, int term, int hard_rule, bool separate_means, "
-      "float temperature, float margin, float lam, float hard_cutoff, float min_similarity, int reduction) "
+      "triplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, Tensor? random, int similarity, int positive, int negative, int semihard_fallback, int tie, "
+      "float duplicate_threshold, float semihard_margin, bool allow_tf32, int term, int hard_rule, "
+      "bool separate_means, float temperature, float margin, float lam, float hard_cutoff, float min_similarity, "
+      "int reduction) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // The gradients of the loss and of the selected similarities -> as select_triplets_backward.
@@ -43,30 +45,31 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
   // -> loss [] or [B]; negative_logsumexp = shift / temperature + log(sum), positive_similarity, shift, sum, slope (of
   // the anchor's term in negative_logsumexp), positive_index, positive_count, each [B].
   m.def(
-      "tuplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, int similarity, "
-      "int positive, float temperature, float duplicate_threshold, int reduction, bool allow_tf32) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "tuplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, int similarity, int positive, float temperature, float duplicate_threshold, int reduction, "
+      "bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // The gradient of the loss -> as select_triplets_backward.
   m.def(
       "tuplet_loss_backward(Tensor grad_loss, Tensor embeddings, Tensor labels, Tensor? ref_embeddings, "
-      "Tensor? ref_labels, Tensor shift, Tensor sum, Tensor slope, Tensor positive_index, Tensor positive_count, "
-      "int similarity, int positive, float temperature, float duplicate_threshold, int reduction, bool allow_tf32, "
+      "Tensor? ref_labels, Tensor? ids, Tensor? ref_ids, Tensor shift, Tensor sum, Tensor slope, "
+      "Tensor positive_index, Tensor positive_count, int similarity, int positive, float temperature, "
+      "float duplicate_threshold, int reduction, bool allow_tf32, "
       "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
   // -> loss []; grad_embeddings [B, D], or empty unless need_grad; the numbers of active triplets and of all, [] int64.
   // The loss of all triplets determines its gradient up to grad_loss, so backward only multiplies.
   m.def(
-      "batch_all_triplet_loss(Tensor embeddings, Tensor labels, Tensor? margin_table, Tensor? table_row, "
-      "int similarity, bool squared, float margin, int reduction, bool allow_tf32, bool need_grad) "
+      "batch_all_triplet_loss(Tensor embeddings, Tensor labels, Tensor? ids, Tensor? margin_table, "
+      "Tensor? table_row, int similarity, bool squared, float margin, int reduction, bool allow_tf32, bool need_grad) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
 
   m.def("batch_all_triplet_loss_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor embeddings) -> Tensor");
 
   // The k nearest of refs [M, D], or among the queries [Q, D] themselves -> similarity [Q, k], index [Q, k].
   m.def(
-      "knn(Tensor queries, Tensor? refs, int k, bool exclude_self, int similarity, bool allow_tf32) "
-      "-> (Tensor, Tensor)");
+      "knn(Tensor queries, Tensor? refs, Tensor? ids, Tensor? ref_ids, int k, bool exclude_self, int similarity, "
+      "bool allow_tf32) -> (Tensor, Tensor)");
 
   // The gradient of the similarities -> grad_queries [Q, D], grad_refs [M, D]; one that is not needed is empty.
   m.def(

@@ -24,23 +24,37 @@ inline void check_labels(const char* name, const Tensor& labels, const Tensor& r
   check_same_device(name, labels, rows);
 }
 
+// Optional ids of rows and, together with them, of refs.
+inline void check_ids(const std::optional<Tensor>& ids, const Tensor& rows, const std::optional<Tensor>& ref_ids,
+                      const std::optional<Tensor>& refs) {
+  check(refs || !ref_ids, "ref_ids must be None without refs");
+  check(!refs || ids.has_value() == ref_ids.has_value(), "ids and ref_ids must be given together");
+  if (ids) check_labels("ids", *ids, rows);
+  if (ref_ids) check_labels("ref_ids", *ref_ids, *refs);
+}
+
 // Embeddings [count, depth] with a label each, and refs likewise where there are any.
 inline void check_labeled(const Tensor& x, const Tensor& labels, const std::optional<Tensor>& refs,
-                          const std::optional<Tensor>& ref_labels) {
+                          const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& ids,
+                          const std::optional<Tensor>& ref_ids) {
   check_matrix("embeddings", x, -1);
   check_labels("labels", labels, x);
   check(refs.has_value() == ref_labels.has_value(), "ref_embeddings and ref_labels must be given together");
-  if (!refs) return;
-  check_refs("ref_embeddings", *refs, "embeddings", x);
-  check_labels("ref_labels", *ref_labels, *refs);
+  if (refs) {
+    check_refs("ref_embeddings", *refs, "embeddings", x);
+    check_labels("ref_labels", *ref_labels, *refs);
+  }
+  check_ids(ids, x, ref_ids, refs);
 }
 
-inline void check_neighbors(const Tensor& queries, const std::optional<Tensor>& refs, int64_t k, bool exclude_self) {
+inline void check_neighbors(const Tensor& queries, const std::optional<Tensor>& refs, const std::optional<Tensor>& ids,
+                            const std::optional<Tensor>& ref_ids, int64_t k, bool exclude_self) {
   check_matrix("queries", queries, -1);
   if (refs) {
     check_refs("refs", *refs, "queries", queries);
     check(!exclude_self, "exclude_self must be false with refs");
   }
+  check_ids(ids, queries, ref_ids, refs);
   if (k < 1 || k > kMaxNeighbors)
     fail("k must be from 1 to " + std::to_string(kMaxNeighbors) + ", got " + std::to_string(k));
 }

@@ -118,6 +118,10 @@ inline Tensor contiguous_array(const Tensor& t) {
   return allocated(sizes_of(t), t.scalar_type(), [&] { return torch::stable::contiguous(t); });
 }
 
+inline std::optional<Tensor> contiguous_array(const std::optional<Tensor>& t) {
+  return t ? std::optional(contiguous_array(*t)) : std::nullopt;
+}
+
 inline Tensor as_array(const Tensor& t, ScalarType type) {
   if (t.scalar_type() == type) return contiguous_array(t);
   return contiguous_array(allocated(sizes_of(t), type, [&] { return torch::stable::to(t, type); }));
@@ -132,6 +136,11 @@ inline Tensor new_array(const Tensor& like, std::initializer_list<int64_t> sizes
 template <class T>
 const T* data(const Tensor& t) {
   return static_cast<const T*>(t.const_data_ptr());
+}
+// Null if there is no tensor.
+template <class T>
+const T* data(const std::optional<Tensor>& t) {
+  return t ? data<T>(*t) : nullptr;
 }
 template <class T>
 T* mutable_data(const Tensor& t) {

@@ -183,7 +183,14 @@ class Verification(NamedTuple):
     thresholds: tuple[float, ...]
 
 
-class SelectionOptions(TypedDict, total=False):
+class PairIds(TypedDict, total=False):
+    """Ids of rows and refs: a pair of equal ids >= 0 is no candidate."""
+
+    ids: Tensor | None
+    ref_ids: Tensor | None
+
+
+class SelectionOptions(PairIds, total=False):
     """Options of every op that selects one positive and one negative per anchor."""
 
     positive: PositiveRule
@@ -218,7 +225,7 @@ class SCTLossOptions(SelectionOptions, total=False):
     min_similarity: float | None
 
 
-class TupletLossOptions(TypedDict, total=False):
+class TupletLossOptions(PairIds, total=False):
     """Options of :func:`hardmine.ops.tuplet_loss`."""
 
     positive: TupletPositiveRule
@@ -231,6 +238,7 @@ class TupletLossOptions(TypedDict, total=False):
 class BatchAllTripletLossOptions(TypedDict, total=False):
     """Options of :func:`hardmine.ops.batch_all_triplet_loss`."""
 
+    ids: Tensor | None
     margin: float | Tensor
     margin_labels: Tensor | None
     squared: bool

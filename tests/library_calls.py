@@ -80,17 +80,18 @@ def _op_calls(library: Any) -> dict[str, Callable[[Given], Any]]:
     def call(name: str, *fields: str, **options: Any) -> Callable[[Given], Any]:
         def run(g: Given) -> Any:
             seed = {"generator": seeded(3)} if "random" in options.values() else {}
-            tensors = {key: getattr(g, value) for key, value in tables.items() if key in options}
+            tensors = {key: getattr(g, value) for key, value in given_by_name.items() if key in options}
             return _with_gradient(
                 getattr(library, name), g.rows, *(getattr(g, f) for f in fields), **options | tensors | seed
             )
 
         return run
 
-    tables = {"margin": "margins"}
+    given_by_name = {"margin": "margins", "ids": "labels"}
     among, refs = ("labels",), ("labels", "refs", "ref_labels")
     return {
         "knn": call("knn", k=4),
+        "knn with ids": call("knn", k=4, ids=None),
         "knn of refs": call("knn", "refs", k=40, similarity="euclidean"),
         "select_triplets": call("select_triplets", *among, negative="semihard", semihard_fallback="hardest"),
         "select_triplets at random": call("select_triplets", *refs, positive="random", negative="random"),

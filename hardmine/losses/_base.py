@@ -69,30 +69,35 @@ class SelectionLoss(Loss):
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_selection: Literal[False] = False, return_count: Literal[False] = False,
     ) -> Tensor: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_selection: Literal[True], return_count: Literal[False] = False,
     ) -> tuple[Tensor, Selection]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_selection: Literal[False] = False, return_count: Literal[True],
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_selection: Literal[True], return_count: Literal[True],
     ) -> tuple[Tensor, Selection, Tensor]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_selection: bool = False, return_count: bool = False,
     ) -> LossResult[Selection]: ...
     # fmt: on
@@ -103,6 +108,8 @@ class SelectionLoss(Loss):
         ref_embeddings: Tensor | None = None,
         ref_labels: Tensor | None = None,
         *,
+        ids: Tensor | None = None,
+        ref_ids: Tensor | None = None,
         return_selection: bool = False,
         return_count: bool = False,
     ) -> LossResult[Selection]:
@@ -113,6 +120,9 @@ class SelectionLoss(Loss):
             labels: The anchors' classes, [B].
             ref_embeddings: Rows to select from, [M, D]; None selects among the anchors.
             ref_labels: The classes of the refs, [M].
+            ids: The anchors' ids, [B]; a pair of equal ids >= 0 is no candidate. With refs, only this excludes an
+                anchor's own copy.
+            ref_ids: The ids of the refs, [M]; given together with ``ids`` if there are refs.
             return_selection: Also return the :class:`hardmine.types.Selection`.
             return_count: Also return the number of anchors that count, int64 [].
 
@@ -124,6 +134,8 @@ class SelectionLoss(Loss):
             labels,
             ref_embeddings,
             ref_labels,
+            ids=ids,
+            ref_ids=ref_ids,
             return_selection=return_selection,
             return_count=return_count,
             **self.options,

@@ -128,23 +128,26 @@ class BatchAllTripletLoss(Loss):
                 self.margin.fill_(float(margin))
 
     @overload
-    def forward(self, embeddings: Tensor, labels: Tensor, *, return_counts: Literal[False] = False) -> Tensor: ...
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, ids: Tensor | None = None, return_counts: Literal[False] = False
+    ) -> Tensor: ...
     @overload
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, return_counts: Literal[True]
+        self, embeddings: Tensor, labels: Tensor, *, ids: Tensor | None = None, return_counts: Literal[True]
     ) -> tuple[Tensor, TripletCounts]: ...
     @overload
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, return_counts: bool = False
+        self, embeddings: Tensor, labels: Tensor, *, ids: Tensor | None = None, return_counts: bool = False
     ) -> Tensor | tuple[Tensor, TripletCounts]: ...
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, return_counts: bool = False
+        self, embeddings: Tensor, labels: Tensor, *, ids: Tensor | None = None, return_counts: bool = False
     ) -> Tensor | tuple[Tensor, TripletCounts]:
         """The loss of a batch.
 
         Args:
             embeddings: [B, D].
             labels: The embeddings' classes, [B].
+            ids: The embeddings' ids, [B]; no triplet has a pair of equal ids >= 0.
             return_counts: Also return the :class:`hardmine.types.TripletCounts`.
 
         Returns:
@@ -156,6 +159,7 @@ class BatchAllTripletLoss(Loss):
         return self._op(
             embeddings,
             labels,
+            ids=ids,
             margin=margin,
             margin_labels=margin_labels,
             return_counts=return_counts,

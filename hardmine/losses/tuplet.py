@@ -63,30 +63,35 @@ class TupletLoss(Loss):
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_terms: Literal[False] = False, return_count: Literal[False] = False,
     ) -> Tensor: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_terms: Literal[True], return_count: Literal[False] = False,
     ) -> tuple[Tensor, TupletTerms]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_terms: Literal[False] = False, return_count: Literal[True],
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_terms: Literal[True], return_count: Literal[True],
     ) -> tuple[Tensor, TupletTerms, Tensor]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_terms: bool = False, return_count: bool = False,
     ) -> LossResult[TupletTerms]: ...
     # fmt: on
@@ -97,6 +102,8 @@ class TupletLoss(Loss):
         ref_embeddings: Tensor | None = None,
         ref_labels: Tensor | None = None,
         *,
+        ids: Tensor | None = None,
+        ref_ids: Tensor | None = None,
         return_terms: bool = False,
         return_count: bool = False,
     ) -> LossResult[TupletTerms]:
@@ -107,6 +114,9 @@ class TupletLoss(Loss):
             labels: The anchors' classes, [B].
             ref_embeddings: Rows to compare with, [M, D]; None compares the anchors among themselves.
             ref_labels: The classes of the refs, [M].
+            ids: The anchors' ids, [B]; a pair of equal ids >= 0 is no candidate. With refs, only this excludes an
+                anchor's own copy.
+            ref_ids: The ids of the refs, [M]; given together with ``ids`` if there are refs.
             return_terms: Also return the :class:`hardmine.types.TupletTerms`.
             return_count: Also return the number of anchors that count, int64 [].
 
@@ -118,6 +128,8 @@ class TupletLoss(Loss):
             labels,
             ref_embeddings,
             ref_labels,
+            ids=ids,
+            ref_ids=ref_ids,
             return_terms=return_terms,
             return_count=return_count,
             **self.options,

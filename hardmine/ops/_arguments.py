@@ -279,6 +279,38 @@ def check_labeled_rows(
     return check_label_pair("labels", labels, embeddings, ref_labels, ref_embeddings)
 
 
+def check_ids(
+    ids: Any,
+    rows: Tensor,
+    ref_ids: Any,
+    refs: Tensor | None,
+    *,
+    names: tuple[str, str] = ("ids", "ref_ids"),
+    refs_name: str = "ref_embeddings",
+    size: str = "B",
+) -> tuple[Tensor | None, Tensor | None]:
+    """Checks the optional ids of rows and refs; returns them as int64."""
+    name, ref_name = names
+    if refs is None and ref_ids is not None:
+        raise ValueError(f"{ref_name} must be None without {refs_name}, got {type(ref_ids).__name__}")
+    if refs is not None and (ids is None) != (ref_ids is None):
+        missing, given = (name, ref_name) if ids is None else (ref_name, name)
+        raise ValueError(f"{missing} must be given together with {given}, got None")
+    if ids is None:
+        return None, None
+    as_int64 = _check_id_vector(name, ids, rows, size)
+    return as_int64, None if refs is None else _check_id_vector(ref_name, ref_ids, refs, "M")
+
+
+def _check_id_vector(name: str, ids: Any, rows: Tensor, size: str) -> Tensor:
+    """``ids`` is one integer per row, and no large uint64, which would turn negative: then it would exclude nothing."""
+    as_int64 = check_labels(name, ids, rows, size)
+    if ids.dtype == torch.uint64 and not has_values(ids):
+        raise TypeError(f"{name} must be uint64 only where values can be read, which are CPU tensors in eager mode")
+    check_int64(name, ids)
+    return as_int64
+
+
 def check_triplets(embeddings: Any, triplets: Any, labels: Any) -> tuple[Tensor, Tensor | None]:
     """Checks the tensors of the losses on given triplets; returns ``triplets`` and ``labels`` as int64.
 

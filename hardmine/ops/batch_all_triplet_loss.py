@@ -16,6 +16,7 @@ from hardmine.ops._arguments import (
     check_choice,
     check_distance_similarity,
     check_flag,
+    check_ids,
     check_labeled_rows,
     check_number,
     check_same_kind,
@@ -60,6 +61,7 @@ def batch_all_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
     *,
+    ids: Tensor | None = None,
     margin: float | Tensor = 0.2,
     margin_labels: Tensor | None = None,
     squared: bool = True,
@@ -77,6 +79,8 @@ def batch_all_triplet_loss(
     Args:
         embeddings: [B, D], float32, float64, float16 or bfloat16.
         labels: The embeddings' classes, [B], any integer dtype.
+        ids: The embeddings' ids, [B], any integer dtype; a negative id stands for none. A pair of equal ids is neither
+            a positive nor a negative pair, so no triplet has it.
         margin: alpha, in units of the distance (squared, if ``squared``). A number, or a table [C, C] of finite
             floating-point numbers: ``margin[y_a, y_n]`` for an anchor of class y_a and a negative of class y_n. A
             table gets no gradient.
@@ -123,6 +127,7 @@ def batch_all_triplet_loss(
     """
     given_labels = labels
     labels, _ = check_labeled_rows(embeddings, labels, None, None)
+    ids, _ = check_ids(ids, embeddings, None, None)
     table, table_row = None, None
     if isinstance(margin, Tensor):
         table_row = _table_rows(labels, margin, margin_labels)
@@ -137,6 +142,7 @@ def batch_all_triplet_loss(
     loss, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(
         embeddings,
         labels,
+        ids,
         table,
         table_row,
         kind,

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_flag, check_integer, check_rows
+from hardmine.ops._arguments import (
+    SIMILARITIES,
+    allow_tf32,
+    check_choice,
+    check_flag,
+    check_ids,
+    check_integer,
+    check_rows,
+)
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.types import Neighbors, Similarity
@@ -20,6 +28,8 @@ def knn(
     refs: Tensor | None = None,
     k: int = 10,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     exclude_self: bool | None = None,
     similarity: Similarity = "cosine",
 ) -> Neighbors:
@@ -30,8 +40,12 @@ def knn(
 
     Args:
         queries: [Q, D], float32, float64, float16 or bfloat16.
-        refs: The gallery, [M, D], dtype and device of ``queries``. None: the queries themselves.
+        refs: The gallery, [M, D], dtype and device of ``queries``. None: the queries themselves. A query's own copy in
+            the gallery is a neighbor, unless ``ids`` and ``ref_ids`` exclude it.
         k: Neighbors per query, 1 to 1024.
+        ids: The queries' ids, [Q], any integer dtype; a negative id stands for none. Rows of equal ids are not each
+            other's neighbors, nor is a query with an id its own, whatever ``exclude_self``.
+        ref_ids: The refs' ids, [M], any integer dtype. Given together with ``ids`` if there are refs.
         exclude_self: Exclude each query from its own neighbors, by index; duplicates of the query stay. None: True
             without refs, False with refs. True with refs is an error.
         similarity: ``"cosine"`` (normalizes inside), ``"dot"``, or ``"euclidean"``: the negative distance,
@@ -68,6 +82,7 @@ def knn(
     check_rows("queries", queries, None)
     if refs is not None:
         check_rows("refs", refs, queries, like_name="queries")
+    ids, ref_ids = check_ids(ids, queries, ref_ids, refs, refs_name="refs", size="Q")
     k = check_integer("k", k, 1, MAX_NEIGHBORS)
     if exclude_self is None:
         exclude_self = refs is None
@@ -75,11 +90,11 @@ def knn(
     if exclude_self and refs is not None:
         raise ValueError("exclude_self must be False or None if refs are given, got True")
     kind = check_choice("similarity", similarity, SIMILARITIES)
-    return Neighbors(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind, allow_tf32(queries)))
+    return Neighbors(*torch.ops.hardmine.knn(queries, refs, ids, ref_ids, k, exclude_self, kind, allow_tf32(queries)))
 
 
 @torch.library.register_fake("hardmine::knn")
-def _(queries, refs, k, exclude_self, similarity, allow_tf32):
+def _(queries, refs, ids, ref_ids, k, exclude_self, similarity, allow_tf32):
     values = queries.new_empty(queries.shape[0], k, dtype=accumulate_dtype(queries.dtype))
     return values, torch.empty_like(values, dtype=torch.int64)
 
@@ -90,7 +105,7 @@ def _(grad_similarity, index, queries, refs, similarity, need_queries, need_refs
 
 
 def _setup_context(ctx, arguments, outputs):
-    queries, refs, _, _, ctx.similarity, _ = arguments
+    queries, refs, _, _, _, _, ctx.similarity, _ = arguments
     ctx.save_for_backward(outputs[1], queries, refs)
 
 

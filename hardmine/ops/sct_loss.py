@@ -93,6 +93,8 @@ def sct_loss(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     lam: float = 1.0,
     temperature: float = 0.1,
     preset: Preset = "paper",
@@ -123,6 +125,9 @@ def sct_loss(
         labels: [B], any integer dtype.
         ref_embeddings: [M, D] to select from; None selects among the anchors. Gets a gradient if it requires one.
         ref_labels: [M], any integer dtype.
+        ids: [B], any integer dtype; a pair of equal ids >= 0 is no candidate, as in
+            :func:`hardmine.ops.select_triplets`. With refs, only this excludes an anchor's own copy.
+        ref_ids: [M], the refs' ids; given together with ``ids`` if there are refs.
         lam: Weight of the hard part. The paper uses 1 on CUB and CAR, and 0.1 on SOP, In-shop and Hotels.
         temperature: Temperature of the easy part, from 1e-30 to 1e30. The paper prints eq. 1 with 1; its code and EP
             use 0.1.
@@ -191,4 +196,5 @@ def sct_loss(
         "generator": generator,
     }
     options = resolve_preset(resolve_options("sct_loss", options))
-    return loss_of_selected(embeddings, labels, ref_embeddings, ref_labels, options, return_selection, return_count)
+    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    return loss_of_selected(*inputs, options, return_selection, return_count)

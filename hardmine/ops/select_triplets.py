@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
-from hardmine.ops._arguments import check_labeled_rows, check_selection, draw_random
+from hardmine.ops._arguments import check_ids, check_labeled_rows, check_selection, draw_random
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.types import NegativeRule, PositiveRule, Selection, SemihardFallback, Similarity, TieRule
@@ -20,6 +20,8 @@ def select_triplets(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     positive: PositiveRule = "easiest",
     negative: NegativeRule = "hardest",
     similarity: Similarity = "cosine",
@@ -44,9 +46,12 @@ def select_triplets(
         labels: The anchors' classes, [B], any integer dtype.
         ref_embeddings: Rows to select from, such as a gallery or a memory bank: [M, D], dtype and device of
             ``embeddings``. None selects among the anchors themselves, where a sample is never its own positive. With
-            refs, no row is excluded: a duplicate of the anchor in the bank is a candidate (see
-            ``duplicate_threshold``).
+            refs, an anchor's own copy is a candidate, unless ``ids`` and ``ref_ids`` exclude it.
         ref_labels: The refs' classes, [M], any integer dtype.
+        ids: The anchors' ids, [B], any integer dtype; a negative id stands for none. A pair of equal ids is no
+            candidate, neither as a positive nor as a negative: an anchor's own copy in a memory bank, or an augmented
+            copy of its image.
+        ref_ids: The refs' ids, [M], any integer dtype. Given together with ``ids`` if there are refs.
         positive: ``"easiest"`` (most similar sample of the class), ``"hardest"`` (least similar), or ``"random"``
             (every candidate is equally likely).
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or
@@ -88,10 +93,10 @@ def select_triplets(
 
         A random selection draws one float64 number u in [0, 1) per anchor, for the positives first. It picks the
         floor(u n)-th of the anchor's n candidates in ascending order of index, so equal generator states give equal
-        picks. Only the similarities of the picks are computed, unless ``duplicate_threshold`` requires all. Under
-        inductor the numbers differ from those of eager mode, as they do for ``torch.rand``; ``torch.manual_seed`` fixes
-        them too. torch cannot trace a ``generator``: the graph breaks, and ``fullgraph=True`` raises. A ``generator``
-        is an error under ``torch.utils.checkpoint``, which restores the default generator only.
+        picks. Only the similarities of the picks are computed, unless ``duplicate_threshold`` or ``ids`` require all.
+        Under inductor the numbers differ from those of eager mode, as they do for ``torch.rand``; ``torch.manual_seed``
+        fixes them too. torch cannot trace a ``generator``: the graph breaks, and ``fullgraph=True`` raises. A
+        ``generator`` is an error under ``torch.utils.checkpoint``, which restores the default generator only.
 
     Reference:
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3 (whose bound on
@@ -109,6 +114,7 @@ def select_triplets(
         tensor([0.8000, 0.8000, 0.8000, 0.8000])
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
     options = resolve_options(
         "select_triplets",
         {
@@ -125,7 +131,9 @@ def select_triplets(
     selection_options = check_selection(embeddings, options)
     random = draw_random(embeddings, options)
     return as_selection(
-        *torch.ops.hardmine.select_triplets(embeddings, labels, ref_embeddings, ref_labels, random, *selection_options)
+        *torch.ops.hardmine.select_triplets(
+            embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, random, *selection_options
+        )
     )
 
 
@@ -157,7 +165,7 @@ def _(
 
 
 def _setup_context(ctx, arguments, outputs):
-    embeddings, _, ref_embeddings, _, _, ctx.similarity, *_ = arguments
+    embeddings, _, ref_embeddings, _, _, _, _, ctx.similarity, *_ = arguments
     ctx.save_for_backward(embeddings, ref_embeddings, outputs[2], outputs[3])
 
 

@@ -13,6 +13,7 @@ from hardmine._options import resolve_options
 from hardmine.ops._arguments import (
     REDUCTIONS,
     check_flag,
+    check_ids,
     check_labeled_rows,
     check_loss,
     check_selection,
@@ -78,6 +79,8 @@ def triplet_loss(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     positive: PositiveRule = "easiest",
     negative: NegativeRule = "semihard",
     term: Term = "nca",
@@ -105,6 +108,9 @@ def triplet_loss(
         labels: [B], any integer dtype.
         ref_embeddings: [M, D] to select from; None selects among the anchors. Gets a gradient if it requires one.
         ref_labels: [M], any integer dtype.
+        ids: [B], any integer dtype; a pair of equal ids >= 0 is no candidate, as in
+            :func:`hardmine.ops.select_triplets`. With refs, only this excludes an anchor's own copy.
+        ref_ids: [M], the refs' ids; given together with ``ids`` if there are refs.
         positive: As in :func:`hardmine.ops.select_triplets`, like ``negative``, ``similarity``,
             ``semihard_fallback``, ``tie``, ``semihard_margin`` and ``duplicate_threshold``.
         term: The loss f(s_ap, s_an) of one anchor:
@@ -175,7 +181,8 @@ def triplet_loss(
         "generator": generator,
     }
     options = resolve_options("triplet_loss", options)
-    return loss_of_selected(embeddings, labels, ref_embeddings, ref_labels, options, return_selection, return_count)
+    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    return loss_of_selected(*inputs, options, return_selection, return_count)
 
 
 def loss_of_selected(
@@ -183,18 +190,21 @@ def loss_of_selected(
     labels: Tensor,
     ref_embeddings: Tensor | None,
     ref_labels: Tensor | None,
+    ids: Tensor | None,
+    ref_ids: Tensor | None,
     options: dict[str, Any],
     return_selection: bool,
     return_count: bool,
 ) -> LossResult[Selection]:
     """The results of triplet_loss and sct_loss, from resolved options."""
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
     return_selection = check_flag("return_selection", return_selection)
     return_count = check_flag("return_count", return_count)
     compiled_options = check_selection(embeddings, options) + check_loss(embeddings, options)
     random = draw_random(embeddings, options)
     loss, *selected = torch.ops.hardmine.triplet_loss(
-        embeddings, labels, ref_embeddings, ref_labels, random, *compiled_options
+        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, random, *compiled_options
     )
     if not (return_selection or return_count):
         return loss
@@ -231,7 +241,7 @@ def _(grad_loss, grad_positive, grad_negative, embeddings, ref_embeddings, *opti
 
 
 def _setup_context(ctx, arguments, outputs):
-    embeddings, _, ref_embeddings, _, _, similarity, _, _, _, _, _, _, _, *loss_options = arguments
+    embeddings, _, ref_embeddings, _, _, _, _, similarity, _, _, _, _, _, _, _, *loss_options = arguments
     ctx.options = (similarity, *loss_options)
     ctx.loss_shape = outputs[0].shape
     ctx.save_for_backward(embeddings, ref_embeddings, *outputs[1:])

@@ -15,6 +15,7 @@ from hardmine.ops._arguments import (
     allow_tf32,
     check_choice,
     check_flag,
+    check_ids,
     check_labeled_rows,
     check_temperature,
     optional_number,
@@ -67,6 +68,8 @@ def tuplet_loss(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     positive: TupletPositiveRule = "easiest",
     temperature: float = 0.1,
     similarity: Similarity = "cosine",
@@ -90,6 +93,9 @@ def tuplet_loss(
             compares the anchors among themselves, where a sample is never its own positive. Gets a gradient if it
             requires one.
         ref_labels: The refs' classes, [M], any integer dtype.
+        ids: [B], any integer dtype; a pair of equal ids >= 0 is no candidate, as in
+            :func:`hardmine.ops.select_triplets`. With refs, only this excludes an anchor's own copy.
+        ref_ids: [M], the refs' ids; given together with ``ids`` if there are refs.
         positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
             positive of the anchor. With two samples per class all three are N-pair.
         temperature: From 1e-30 to 1e30, because float32 must be able to divide similarities by it.
@@ -132,12 +138,15 @@ def tuplet_loss(
         >>> loss.backward()
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
     return_terms, return_count = check_flag("return_terms", return_terms), check_flag("return_count", return_count)
     loss, level, s_ap, _, _, _, index, positive_count = torch.ops.hardmine.tuplet_loss(
         embeddings,
         labels,
         ref_embeddings,
         ref_labels,
+        ids,
+        ref_ids,
         check_choice("similarity", similarity, SIMILARITIES),
         check_choice("positive", positive, get_args(TupletPositiveRule)),
         check_temperature(temperature),
@@ -169,9 +178,9 @@ def _(grad_loss, embeddings, labels, ref_embeddings, *options):
 
 
 def _setup_context(ctx, arguments, outputs):
-    embeddings, labels, ref_embeddings, ref_labels, *ctx.options = arguments
+    tensors, ctx.options = arguments[:6], arguments[6:]
     ctx.mark_non_differentiable(*outputs[1:])
-    ctx.save_for_backward(embeddings, labels, ref_embeddings, ref_labels, *outputs[3:])
+    ctx.save_for_backward(*tensors, *outputs[3:])
     ctx.set_materialize_grads(False)
 
 
@@ -184,4 +193,4 @@ def _backward(ctx, saved, grad_loss, *_):
 
 
 register_autograd("tuplet_loss", (0, 2), _setup_context, _backward)
-forbid_double_backward("tuplet_loss", (0, 1, 3, 5, 6, 7))
+forbid_double_backward("tuplet_loss", (0, 1, 3, 7, 8, 9))

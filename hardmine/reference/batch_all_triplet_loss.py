@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardmine.reference.select_triplets import normalize, similarity_matrix
+from hardmine.reference.select_triplets import may_pair, normalize, similarity_matrix
 from hardmine.reference.triplet_loss import poison
 from hardmine.types import TripletCounts
 
@@ -35,6 +35,7 @@ def batch_all_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
     *,
+    ids: Tensor | None = None,
     margin: float | Tensor = 0.2,
     margin_labels: Tensor | None = None,
     squared: bool = True,
@@ -57,9 +58,11 @@ def batch_all_triplet_loss(
     labels = labels.long()
     same = labels[:, None] == labels[None, :]
     alpha = margin_matrix(labels, margin, margin_labels, d.detach())
-    a, p = (same & ~torch.eye(len(d), dtype=torch.bool, device=d.device)).nonzero(as_tuple=True)
-    value = 0.5 * F.relu(d[a, p][:, None] - d[a] + alpha[a]).masked_fill(same[a], 0.0)
-    counts = TripletCounts((value > 0).sum(), (~same[a]).sum())
+    allowed = may_pair(d, ids)
+    a, p = (same & allowed & ~torch.eye(len(d), dtype=torch.bool, device=d.device)).nonzero(as_tuple=True)
+    negatives = (~same & allowed)[a]
+    value = 0.5 * F.relu(d[a, p][:, None] - d[a] + alpha[a]).masked_fill(~negatives, 0.0)
+    counts = TripletCounts((value > 0).sum(), negatives.sum())
     loss = value.sum()
     if reduction != "sum":
         loss = loss / (counts.active if reduction == "mean_active" else counts.total).clamp(min=1)

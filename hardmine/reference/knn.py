@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardmine.reference.select_triplets import similarity_matrix
+from hardmine.reference.select_triplets import may_pair, similarity_matrix
 from hardmine.types import Neighbors
 
 
@@ -17,6 +17,8 @@ def knn(
     refs: Tensor | None = None,
     k: int = 10,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     exclude_self: bool | None = None,
     similarity: str = "cosine",
 ) -> Neighbors:
@@ -30,7 +32,7 @@ def knn(
         tensor([1, 2, 1, 2])
     """
     s = similarity_matrix(queries, queries if refs is None else refs, similarity)
-    key = s.detach().masked_fill(s.isnan(), -math.inf)
+    key = s.detach().masked_fill(s.isnan() | ~may_pair(s, ids, ref_ids), -math.inf)
     if refs is None and (exclude_self is None or exclude_self):
         key = key.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), -math.inf)
     key, index = key.sort(dim=1, descending=True, stable=True)

@@ -44,11 +44,21 @@ def extreme_candidate(s: Tensor, candidates: Tensor, smallest: bool = False) -> 
     return torch.where(found, index, -1), torch.where(found, -value if smallest else value, math.nan)
 
 
+def may_pair(s: Tensor, ids: Tensor | None, ref_ids: Tensor | None = None) -> Tensor:
+    """Whether the ids allow each pair of the matrix ``s``, bool [B, M]: all but pairs of equal ids >= 0."""
+    if ids is None:
+        return torch.ones_like(s, dtype=torch.bool)
+    ids = ids.long()[:, None]
+    return (ids != (ids.T if ref_ids is None else ref_ids.long()[None, :])) | (ids < 0)
+
+
 def candidate_pairs(
     embeddings: Tensor,
     labels: Tensor,
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     similarity: str = "cosine",
     duplicate_threshold: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,9 +66,10 @@ def candidate_pairs(
     s = similarity_matrix(embeddings, embeddings if ref_embeddings is None else ref_embeddings, similarity)
     labels = labels.long()
     same = labels[:, None] == (labels if ref_labels is None else ref_labels.long())[None, :]
-    positives, negatives = same, ~same
+    allowed = may_pair(s, ids, ref_ids)
+    positives, negatives = same & allowed, ~same & allowed
     if ref_embeddings is None:
-        positives = same & ~torch.eye(len(s), dtype=torch.bool, device=s.device)
+        positives = positives & ~torch.eye(len(s), dtype=torch.bool, device=s.device)
     if duplicate_threshold is not None:
         positives = positives & (s <= duplicate_threshold)
     return s, positives, negatives
@@ -84,6 +95,8 @@ def select_triplets(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     positive: str = "easiest",
     negative: str = "hardest",
     similarity: str = "cosine",
@@ -107,7 +120,7 @@ def select_triplets(
     options |= {"semihard_fallback": semihard_fallback, "semihard_margin": semihard_margin, "generator": generator}
     resolve_options("select_triplets", options)
     s, positives, negatives = candidate_pairs(
-        embeddings, labels, ref_embeddings, ref_labels, similarity, duplicate_threshold
+        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, similarity, duplicate_threshold
     )
     rows = (positive == "random") + (negative == "random")
     if rows:

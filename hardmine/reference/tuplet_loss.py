@@ -19,6 +19,8 @@ def tuplet_loss(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     positive: str = "easiest",
     temperature: float = 0.1,
     similarity: str = "cosine",
@@ -39,7 +41,7 @@ def tuplet_loss(
         True
     """
     s, positives, negatives = candidate_pairs(
-        embeddings, labels, ref_embeddings, ref_labels, similarity, duplicate_threshold
+        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, similarity, duplicate_threshold
     )
     logsumexp = (s / temperature).masked_fill(~negatives | s.isnan(), -math.inf).logsumexp(1)
     if positive == "all":

@@ -69,9 +69,9 @@ class OpComparison:
         self.arguments: dict[str, Any] = {
             key: a.detach().clone() if isinstance(a, Tensor) else _as_plain(a) for key, a in arguments.items()
         }
-        for labels in ("labels", "ref_labels"):
-            if self.arguments.get(labels) is not None:
-                self.arguments[labels] = self.arguments[labels].long()
+        for integers in ("labels", "ref_labels", "ids", "ref_ids"):
+            if self.arguments.get(integers) is not None:
+                self.arguments[integers] = self.arguments[integers].long()
         options = {key: a for key, a in self.arguments.items() if not isinstance(a, Tensor)}
         self.options = resolve_options(name, options)
         self.names = [key for key in self.row_names if self.arguments.get(key) is not None]

@@ -82,10 +82,12 @@ class BatchAllComparison(OpComparison):
         options, labels = self.arguments, self.arguments["labels"]
         d = self.reference.distance_matrix(x, options["squared"], options["similarity"])
         alpha = self.reference.margin_matrix(labels, options["margin"], options["margin_labels"], d)
+        allowed = self.select.may_pair(d, options["ids"])
         active, at_kink = torch.zeros_like(d), torch.zeros_like(d)
         for a in range(len(x)):
             same = labels == labels[a]
-            negative = ~same
+            negative = ~same & allowed[a]
+            same &= allowed[a]
             same[a] = False
             argument = d[a, same][:, None] - d[a, negative] + alpha[a, negative]
             for count, mask in ((active, argument > -slack), (at_kink, argument.abs() <= slack)):

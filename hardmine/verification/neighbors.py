@@ -51,7 +51,7 @@ class NeighborComparison(OpComparison):
     def _check_neighbors(self, neighbors: Any, s: Tensor) -> str | None:
         similarity, index = neighbors.similarity.detach().double(), neighbors.index
         k = self.arguments["k"]
-        candidates = s > -torch.inf  # false for NaN
+        candidates = (s > -torch.inf) & self.select.may_pair(s, self.arguments["ids"], self.arguments["ref_ids"])
         if len(self.rows) == 1 and self.options["exclude_self"] is not False:
             candidates.fill_diagonal_(False)
         found = index >= 0

@@ -80,8 +80,8 @@ class SelectionComparison(OpComparison):
         slack = self.tolerance * scale
 
         same = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
-        is_number = ~s.isnan()
-        positives, negatives = same & is_number, ~same & is_number
+        allowed = ~s.isnan() & self.select.may_pair(s, *self._ids())
+        positives, negatives = same & allowed, ~same & allowed
         if self.refs is None:
             positives.fill_diagonal_(False)
         threshold = self.max_positive_similarity(self._selection_options()["duplicate_threshold"])
@@ -160,7 +160,12 @@ class SelectionComparison(OpComparison):
         if "preset" in self.options:
             options.update(importlib.import_module("hardmine.reference.sct_loss").preset_selection(**self.options))
         options.update(self._generator_copy())
+        options["ids"], options["ref_ids"] = self._ids()
         return {key: value for key, value in options.items() if key not in ("ref_embeddings", "ref_labels")}
+
+    def _ids(self) -> tuple[Tensor | None, Tensor | None]:
+        """The ids of anchors and refs."""
+        return self.arguments["ids"], self.arguments["ref_ids"]
 
     def _generator_copy(self) -> dict[str, torch.Generator]:
         """A fresh copy of the generator, if any, which draws the same numbers as the checked call."""

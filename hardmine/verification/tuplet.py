@@ -39,6 +39,8 @@ class TupletComparison(OpComparison):
             arguments["labels"],
             None if len(leaves) == 1 else leaves[1],
             arguments["ref_labels"],
+            arguments["ids"],
+            arguments["ref_ids"],
             similarity,
         )
         logsumexp = (s / temperature).masked_fill(~negatives, -torch.inf).logsumexp(1)

@@ -31,7 +31,7 @@ OPS = {
 each = pytest.mark.parametrize("name", OPS)
 # The modules that have all options of their op
 WHOLE = ("BatchAllTripletLoss", "GlobalLoss", "SCTLoss", "TripletLoss", "TupletLoss")
-OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "triplets"}
+OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "ids", "ref_ids", "triplets"}
 # The default of the module's term, if the op's default is None
 RESOLVED = {"temperature": 0.1, "margin": 0.2}
 

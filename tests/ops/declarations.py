@@ -34,6 +34,7 @@ EMBEDDINGS, LABELS = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0,
 REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])
 TRIPLETS = torch.tensor([[0, 1, 2], [3, 2, 0]])
 _LABELED = {"embeddings": EMBEDDINGS, "labels": LABELS}
+IDS, REF_IDS = torch.tensor([0, 1, 2, 3]), torch.tensor([7, 1, 8, 2, 9])
 _WITH_REFS = {**_LABELED, "ref_embeddings": REFS, "ref_labels": REF_LABELS}
 _GIVEN = {"embeddings": EMBEDDINGS, "triplets": TRIPLETS}
 CALLS: dict[str, dict[str, Any]] = {
@@ -69,6 +70,37 @@ _TENSORS = {
         more_wrong=(Wrong(None, ValueError, "must be given together with ref_embeddings, got None"),),
     ),
 }
+_TOO_LARGE = Wrong(
+    torch.tensor([0, 1, 2, 2**64 - 1], dtype=torch.uint64), ValueError, "must be below 2^63, got 18446744073709551615"
+)
+
+
+def _ids(name: str = "ref_embeddings", size: str = "B", **more: Any) -> dict[str, Labels]:
+    """Ids of rows and of refs."""
+    absent = {"ids": None, name: None} | ({"ref_labels": None} if name == "ref_embeddings" else {})
+    return {
+        "ids": Labels(
+            right=IDS,
+            size=size,
+            beside={**more, "ref_ids": REF_IDS},
+            more_wrong=(
+                Wrong(None, ValueError, "must be given together with ref_ids, got None"),
+                _TOO_LARGE,
+            ),
+        ),
+        "ref_ids": Labels(
+            right=REF_IDS,
+            size="M",
+            beside={**more, "ids": IDS},
+            more_wrong=(
+                Wrong(None, ValueError, "must be given together with ids, got None"),
+                Wrong(REF_IDS, ValueError, f"must be None without {name}, got Tensor", absent),
+            ),
+        ),
+    }
+
+
+_TENSORS |= _ids()
 _SEMIHARD = {"negative": ("semihard",)}
 _RANDOM = {"positive": ("random",), "negative": ("random",)}
 _SELECTION = {
@@ -173,6 +205,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     "batch_all_triplet_loss": {
         "embeddings": _EMBEDDINGS,
         "labels": _LABELS,
+        "ids": Labels(right=IDS, optional=True, more_wrong=(_TOO_LARGE,)),
         "margin": NumberOrTable(),
         "margin_labels": Labels(
             right=torch.tensor([0, 1]), size="C", device_of="embeddings", optional=True, only_with={"margin": (TABLE,)}
@@ -218,6 +251,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "queries": _EMBEDDINGS,
         "refs": Rows(rows=5, like="queries", optional=True),
         "k": Integer(lower=1, upper=1024),
+        **_ids("refs", "Q", refs=REFS),
         "exclude_self": Flag(
             optional=True,
             more_wrong=(

@@ -78,7 +78,9 @@ def compiled_arguments(monkeypatch, name, *, backward=False, **options):
         (2, REFS[:, :2], "ref_embeddings must be"),
         (2, REFS.double(), "ref_embeddings must have the dtype"),
         (3, REF_LABELS[:4], "ref_labels must be"),
-        (4, X[:1].double(), "random must be None where no selection is random"),
+        (4, Y, "ids and ref_ids must be given together"),
+        (5, REF_LABELS, "ids and ref_ids must be given together"),
+        (6, X[:1].double(), "random must be None where no selection is random"),
     ],
 )
 def test_compiled_forward_invalid_argument_raises(name, position, wrong, message, monkeypatch):
@@ -89,6 +91,19 @@ def test_compiled_forward_invalid_argument_raises(name, position, wrong, message
 
 
 @each_op
+@pytest.mark.parametrize(("position", "name_of_ids"), [(4, "ids"), (5, "ref_ids")])
+def test_compiled_forward_invalid_ids_raise(name, position, name_of_ids, monkeypatch):
+    packet, arguments = compiled_arguments(monkeypatch, name, ids=Y, ref_ids=REF_LABELS)
+    ids = arguments[position]
+    for wrong in (ids[:-1], ids.int(), ids[None]):
+        with pytest.raises((ValueError, RuntimeError), match=f"{name_of_ids} must be a CPU tensor"):
+            packet(*(wrong if i == position else a for i, a in enumerate(arguments)))
+    alone = [None if i in (2, 3) else a for i, a in enumerate(arguments)]
+    with pytest.raises((ValueError, RuntimeError), match="ref_ids must be None without refs"):
+        packet(*alone)
+
+
+@each_op
 @pytest.mark.parametrize(
     ("options", "rows"),
     [({"positive": "random"}, 1), ({"negative": "random"}, 1), ({"positive": "random", "negative": "random"}, 2)],
@@ -96,14 +111,14 @@ def test_compiled_forward_invalid_argument_raises(name, position, wrong, message
 )
 def test_compiled_forward_invalid_random_numbers_raise(name, options, rows, monkeypatch):
     packet, arguments = compiled_arguments(monkeypatch, name, **options)
-    assert arguments[4].shape == (rows, 4)
+    assert arguments[6].shape == (rows, 4)
     right = torch.zeros(rows, 4, dtype=torch.float64)
     for wrong in (None, right.float(), right.long(), right[:, :3], right[0], right[:, :, None]):
         with pytest.raises((ValueError, RuntimeError), match=rf"random must be a CPU tensor \[{rows}, 4\] of float64"):
-            packet(*(wrong if i == 4 else a for i, a in enumerate(arguments)))
+            packet(*(wrong if i == 6 else a for i, a in enumerate(arguments)))
     # Numbers outside [0, 1) still pick a candidate.
     for number in (1.0, -1.0, 1e300, math.inf, -math.inf, math.nan):
-        *_, positive, negative = packet(*(right + number if i == 4 else a for i, a in enumerate(arguments)))
+        *_, positive, negative = packet(*(right + number if i == 6 else a for i, a in enumerate(arguments)))
         assert (REF_LABELS[positive] == Y).all()
         assert (REF_LABELS[negative] != Y).all()
 

@@ -15,11 +15,11 @@ TABLE = torch.zeros(2, 2)
 
 GOOD = {
     # similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32
-    "tuplet_loss": [X, Y, REFS, REF_LABELS, 0, 0, 0.1, 0.9, 0, False],
+    "tuplet_loss": [X, Y, REFS, REF_LABELS, None, None, 0, 0, 0.1, 0.9, 0, False],
     # similarity, squared, margin, reduction, allow_tf32, need_grad
-    "batch_all_triplet_loss": [X, Y, None, None, 0, True, 0.2, 0, False, True],
+    "batch_all_triplet_loss": [X, Y, None, None, None, 0, True, 0.2, 0, False, True],
     # k, exclude_self, similarity, allow_tf32
-    "knn": [X, REFS, 3, False, 0, False],
+    "knn": [X, REFS, None, None, 3, False, 0, False],
 }
 CODES = "must be a code from 0 to 2, got"
 WRONG = [
@@ -31,34 +31,41 @@ WRONG = [
     ("tuplet_loss", {2: REFS[:, :2]}, "ref_embeddings must be"),
     ("tuplet_loss", {2: REFS.double()}, "ref_embeddings must have the dtype"),
     ("tuplet_loss", {3: REF_LABELS[:4]}, "ref_labels must be"),
-    *(("tuplet_loss", {i: code}, f"{CODES} {code}") for i in (4, 5, 8) for code in (-1, 3)),
-    ("tuplet_loss", {6: 1e-31}, "temperature must be at least 1e-30"),
+    *(("tuplet_loss", {i: code}, f"{CODES} {code}") for i in (6, 7, 10) for code in (-1, 3)),
+    ("tuplet_loss", {8: 1e-31}, "temperature must be at least 1e-30"),
     ("batch_all_triplet_loss", {0: X[0]}, "embeddings must be"),
     ("batch_all_triplet_loss", {0: X.int()}, "embeddings must be float32"),
     ("batch_all_triplet_loss", {1: Y[:3]}, "labels must be"),
     ("batch_all_triplet_loss", {1: Y.int()}, "labels must be"),
-    ("batch_all_triplet_loss", {2: TABLE}, "given together"),
-    ("batch_all_triplet_loss", {3: Y}, "given together"),
-    ("batch_all_triplet_loss", {2: torch.zeros(2, 3), 3: Y}, "margin_table must be"),
-    ("batch_all_triplet_loss", {2: torch.zeros(3, 2), 3: Y}, "margin_table must be"),
-    ("batch_all_triplet_loss", {2: TABLE[0], 3: Y}, "margin_table must be"),
-    ("batch_all_triplet_loss", {2: TABLE, 3: Y[:3]}, "table_row must be"),
-    ("batch_all_triplet_loss", {2: TABLE, 3: Y.int()}, "table_row must be"),
-    ("batch_all_triplet_loss", {2: TABLE, 3: Y - 1}, "table_row must lie in|labels must"),
-    ("batch_all_triplet_loss", {2: TABLE, 3: Y + 1}, "table_row must lie in|labels must"),
-    ("batch_all_triplet_loss", {2: TABLE, 3: Y + 2**40}, "table_row must lie in|labels must"),
-    *(("batch_all_triplet_loss", {i: code}, f"{CODES} {code}") for i in (4, 7) for code in (-1, 3)),
-    ("batch_all_triplet_loss", {4: 1}, "dot"),
+    ("batch_all_triplet_loss", {3: TABLE}, "given together"),
+    ("batch_all_triplet_loss", {4: Y}, "given together"),
+    ("batch_all_triplet_loss", {3: torch.zeros(2, 3), 4: Y}, "margin_table must be"),
+    ("batch_all_triplet_loss", {3: torch.zeros(3, 2), 4: Y}, "margin_table must be"),
+    ("batch_all_triplet_loss", {3: TABLE[0], 4: Y}, "margin_table must be"),
+    ("batch_all_triplet_loss", {3: TABLE, 4: Y[:3]}, "table_row must be"),
+    ("batch_all_triplet_loss", {3: TABLE, 4: Y.int()}, "table_row must be"),
+    ("batch_all_triplet_loss", {3: TABLE, 4: Y - 1}, "table_row must lie in|labels must"),
+    ("batch_all_triplet_loss", {3: TABLE, 4: Y + 1}, "table_row must lie in|labels must"),
+    ("batch_all_triplet_loss", {3: TABLE, 4: Y + 2**40}, "table_row must lie in|labels must"),
+    *(("batch_all_triplet_loss", {i: code}, f"{CODES} {code}") for i in (5, 8) for code in (-1, 3)),
+    ("batch_all_triplet_loss", {5: 1}, "dot"),
     ("knn", {0: X[0]}, "queries must be"),
     ("knn", {0: X.int()}, "queries must be float32|must be float32"),
     ("knn", {1: REFS[:, :2]}, "refs must be"),
     ("knn", {1: REFS.double()}, "refs must have the dtype"),
-    ("knn", {2: 0}, "k must be from 1 to 1024, got 0"),
-    ("knn", {2: -1}, "k must be from 1 to 1024, got -1"),
-    ("knn", {2: 2**40}, "k must be from 1 to 1024, got"),
-    ("knn", {3: True}, "exclude_self must be false with refs"),
-    ("knn", {4: 3}, f"{CODES} 3"),
-    ("knn", {4: -1}, f"{CODES} -1"),
+    *(("tuplet_loss", {4: ids, 5: REF_LABELS}, "ids must be a CPU tensor") for ids in (Y[:3], Y.int(), Y[None])),
+    *(("tuplet_loss", {4: Y, 5: ids}, "ref_ids must be a CPU tensor") for ids in (Y, REF_LABELS.int())),
+    ("tuplet_loss", {4: Y}, "ids and ref_ids must be given together"),
+    *(("batch_all_triplet_loss", {2: ids}, "ids must be a CPU tensor") for ids in (Y[:3], Y.int(), Y[None])),
+    *(("knn", {2: ids, 3: REF_LABELS}, "ids must be a CPU tensor") for ids in (Y[:3], Y.int(), Y[None])),
+    *(("knn", {2: Y, 3: ids}, "ref_ids must be a CPU tensor") for ids in (Y, REF_LABELS.int())),
+    ("knn", {1: None, 2: Y, 3: Y}, "ref_ids must be None without refs"),
+    ("knn", {4: 0}, "k must be from 1 to 1024, got 0"),
+    ("knn", {4: -1}, "k must be from 1 to 1024, got -1"),
+    ("knn", {4: 2**40}, "k must be from 1 to 1024, got"),
+    ("knn", {5: True}, "exclude_self must be false with refs"),
+    ("knn", {6: 3}, f"{CODES} 3"),
+    ("knn", {6: -1}, f"{CODES} -1"),
 ]
 
 
@@ -120,7 +127,7 @@ def test_compiled_backward_index_out_of_range_raises(name, bad_index, monkeypatc
     indices = [
         i
         for i, a in enumerate(arguments)
-        if isinstance(a, torch.Tensor) and a.dtype == torch.int64 and (name == "knn" or i > 4)
+        if isinstance(a, torch.Tensor) and a.dtype == torch.int64 and (name == "knn" or i > 6)
     ]
     wrong = arguments[indices[0]].clone()
     wrong.view(-1)[2] = bad_index

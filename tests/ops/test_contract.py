@@ -8,7 +8,7 @@ import torch.utils.checkpoint
 
 from hardmine import ops
 from support.comparisons import assert_bitwise_equal, assert_results_bitwise_equal
-from support.inputs import Inputs, exact_inputs, random_inputs
+from support.inputs import Inputs, exact_inputs, random_ids, random_inputs
 from support.ops import OPS, OPS_WITHOUT_REFS, SELECTED_LOSSES, each_of, each_with_refs, similarities_of_op
 from support.processes import output_of, run_python, threads
 from support.runs import differentiable_outputs, leaves_of, run
@@ -111,8 +111,11 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tu
 @ignore_warnings_of_torch
 @each_with_refs(OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_op_opcheck_passes(name, refs, dtype, device, monkeypatch):
-    check_compiled_ops(recorded_calls(monkeypatch, name, random_inputs(refs=refs, dtype=dtype).to(device)), dtype)
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_op_opcheck_passes(name, refs, dtype, with_ids, device, monkeypatch):
+    inputs = random_inputs(refs=refs, dtype=dtype).to(device)
+    options = random_ids(inputs, "few") if with_ids else {}
+    check_compiled_ops(recorded_calls(monkeypatch, name, inputs, **options), dtype)
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def tuplet_backward(size, depth):
     saved = [torch.ones(size) for _ in range(3)] + [torch.arange(size), torch.ones(size, dtype=torch.int64)]
     options = (0, 0, 0.1, float("inf"), 0, False)
     return lambda: torch.ops.hardmine.tuplet_loss_backward(
-        torch.tensor(1.0), x[:size, :depth], y, None, None, *saved, *options, True, False)
+        torch.tensor(1.0), x[:size, :depth], y, None, None, None, None, *saved, *options, True, False)
 
 def indexed_backward(size):
     zeros = torch.zeros(size)

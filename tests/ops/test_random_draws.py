@@ -177,7 +177,7 @@ def test_verify_candidate_not_drawn_raises(name, which, verify, monkeypatch):
 
     def coarse(*arguments):
         arguments = list(arguments)
-        arguments[4] = (arguments[4] * 2).floor() / 2
+        arguments[6] = (arguments[6] * 2).floor() / 2
         return right(*arguments)
 
     monkeypatch.setattr(torch.ops.hardmine, compiled, coarse)

@@ -27,6 +27,10 @@ CALLS = {
     "triplet_loss.labels": (LABELS, lambda t: ops.triplet_loss(ROWS, t)),
     "tuplet_loss.labels": (LABELS, lambda t: ops.tuplet_loss(ROWS, t)),
     "batch_all_triplet_loss.labels": (LABELS, lambda t: ops.batch_all_triplet_loss(ROWS, t)),
+    "sct_loss.ids": (LABELS, lambda t: ops.sct_loss(ROWS, LABELS, ids=t)),
+    "tuplet_loss.ref_ids": (LABELS, lambda t: ops.tuplet_loss(ROWS, LABELS, ROWS, LABELS, ids=LABELS, ref_ids=t)),
+    "batch_all_triplet_loss.ids": (LABELS, lambda t: ops.batch_all_triplet_loss(ROWS, LABELS, ids=t)),
+    "knn.ids": (LABELS, lambda t: ops.knn(ROWS, k=2, ids=t)),
     "batch_all_triplet_loss.margin": (
         torch.ones(3, 3),
         lambda t: ops.batch_all_triplet_loss(ROWS, LABELS, margin=t),
@@ -96,7 +100,7 @@ def test_op_meta_tensor_among_others_raises_by_name(name):
 @pytest.mark.parametrize("value", [None, [1, 2], ["a", "b"], ("x",), {"a": 1}, "text"], ids=repr)
 def test_op_non_tensor_raises_by_name(name, value):
     argument = name.partition(".")[2]
-    if (argument, value) in (("refs", None), ("margin_labels", None)) or (name, value) == (
+    if (argument, value) in (("refs", None), ("margin_labels", None), ("ids", None)) or (name, value) == (
         "indexed_triplet_loss.labels",
         None,
     ):

@@ -8,7 +8,7 @@ import torch
 import hardmine
 from hardmine import ops
 from support.comparisons import assert_results_bitwise_equal
-from support.inputs import Inputs, exact_inputs, random_inputs
+from support.inputs import Inputs, exact_inputs, random_ids, random_inputs
 from support.ops import OPS, OPS_WITHOUT_REFS, SIMILARITIES, selection_options, similarities_of_op
 from support.processes import output_of, run_python, simd_levels
 from support.runs import Result, run
@@ -22,7 +22,8 @@ def cases() -> dict[str, tuple[str, Inputs, dict]]:
     found = {}
 
     def add(name: str, inputs: Inputs, what: str, **options) -> None:
-        found[f"{name}, {what}, {options}"] = (name, inputs, options)
+        shown = {key: value for key, value in options.items() if not isinstance(value, torch.Tensor)}
+        found[f"{name}, {what}, {shown}"] = (name, inputs, options)
 
     for dtype in (torch.float32, torch.float64):
         for similarity in SIMILARITIES:
@@ -48,6 +49,10 @@ def cases() -> dict[str, tuple[str, Inputs, dict]]:
                 add("batch_all_triplet_loss", inputs, f"{dtype}", similarity=similarity, squared=squared, margin=0.4)
         for options in selection_options():
             add("triplet_loss", random_inputs(150, 20, dtype=dtype), f"{dtype}", **options)
+        for kind in ("few", "many"):
+            for name in OPS:
+                inputs = random_inputs(250, 20, 4, None if name in OPS_WITHOUT_REFS else 300, spread=1.5, dtype=dtype)
+                add(name, inputs, f"{dtype}, {kind} ids", **random_ids(inputs, kind))
     bad = random_inputs(50, 20)
     bad.embeddings[3, 5] = float("inf")
     bad.embeddings[8] = 0.0

@@ -105,6 +105,30 @@ def random_table(classes: int, seed: int = 0, dtype: torch.dtype = torch.float64
     return (torch.rand(classes, classes, generator=seeded(seed), dtype=torch.float64) - 0.3).to(dtype)
 
 
+def random_ids(inputs: Inputs, kind: str, seed: int = 0) -> dict[str, Tensor]:
+    """The options ``ids`` and, if there are refs, ``ref_ids``. Negative ids stand for none.
+
+    ``"few"``: some rows have a copy. ``"many"``: each id belongs to several rows, of its class and of others; some rows
+    have none. ``"all"``: all rows have the same id, so there is no candidate.
+    """
+    generator = seeded(seed)
+    count = len(inputs.labels)
+
+    def draw(rows: int, first: int) -> Tensor:
+        if kind == "all":
+            return torch.full((rows,), 2**62)
+        if kind == "many":
+            return torch.randint(-count // 8, max(count // 4, 1), (rows,), generator=generator) * 10**15
+        ids = first + torch.randperm(rows, generator=generator)
+        copies = torch.rand(rows, generator=generator) < 0.3
+        return torch.where(copies, torch.randint(0, max(count, 1), (rows,), generator=generator), ids)
+
+    ids = {"ids": draw(count, 0).to(inputs.labels.device)}
+    if inputs.ref_labels is not None:
+        ids["ref_ids"] = draw(len(inputs.ref_labels), 10**6).to(inputs.labels.device)
+    return ids
+
+
 # Five points whose similarities are easy to compute by hand; labels 0 0 1 0 1.
 #
 #   cosine    0     1     2     3     4         dot   0   1   2   3   4     |a - b|^2   0   1   2   3   4

@@ -129,8 +129,8 @@ def test_verify_batch_all_triplets_at_kink_may_be_active_or_not(squared, verify,
     inputs = exact_inputs("euclidean", 40, 4, 3, dtype=torch.float64)
     right = torch.ops.hardmine.batch_all_triplet_loss
 
-    def generous(x, labels, table, row, similarity, squared, margin, *rest):
-        return right(x, labels, table, row, similarity, squared, margin + 1e-12, *rest)
+    def generous(x, labels, ids, table, row, similarity, squared, margin, *rest):
+        return right(x, labels, ids, table, row, similarity, squared, margin + 1e-12, *rest)
 
     options = {"similarity": "euclidean", "margin": 0.0, "squared": squared}
     exact = run(ops.batch_all_triplet_loss, inputs, **options)

@@ -7,12 +7,13 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> select_triplets_cpu(
     Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
-    std::optional<Tensor> random, int64_t similarity, int64_t positive, int64_t negative, int64_t semihard_fallback,
-    int64_t tie, double duplicate_threshold, double semihard_margin, bool allow_tf32) {
+    std::optional<Tensor> ids, std::optional<Tensor> ref_ids, std::optional<Tensor> random, int64_t similarity,
+    int64_t positive, int64_t negative, int64_t semihard_fallback, int64_t tie, double duplicate_threshold,
+    double semihard_margin, bool allow_tf32) {
   const SelectionTensors selected =
       select_triplets_tensors(selection_rule(similarity, positive, negative, semihard_fallback, tie,
                                              duplicate_threshold, semihard_margin, allow_tf32),
-                              {embeddings, labels, ref_embeddings, ref_labels}, random);
+                              {embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids}, random);
   return {selected.positive_similarity, selected.negative_similarity, selected.positive_index, selected.negative_index};
 }
 

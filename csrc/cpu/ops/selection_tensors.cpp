@@ -3,11 +3,14 @@
 namespace hardmine::cpu {
 
 SelectionInputs::SelectionInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
-                                 const std::optional<Tensor>& ref_y)
+                                 const std::optional<Tensor>& ref_y, const std::optional<Tensor>& x_ids,
+                                 const std::optional<Tensor>& ref_x_ids)
     : type(compute_type(x)) {
-  check_labeled(x, y, ref_x, ref_y);
+  check_labeled(x, y, ref_x, ref_y, x_ids, ref_x_ids);
   embeddings = as_array(x, type);
   labels = contiguous_array(y);
+  ids = contiguous_array(x_ids);
+  ref_ids = contiguous_array(ref_x_ids);
   if (!ref_x) return;
   ref_embeddings = as_array(*ref_x, type);
   ref_labels = contiguous_array(*ref_y);

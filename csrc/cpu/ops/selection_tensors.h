@@ -9,19 +9,20 @@ namespace hardmine::cpu {
 // The checked inputs of an op on labeled embeddings, as contiguous arrays.
 struct SelectionInputs {
   Tensor embeddings, labels;
-  std::optional<Tensor> ref_embeddings, ref_labels;
+  std::optional<Tensor> ref_embeddings, ref_labels, ids, ref_ids;
   ScalarType type;
 
   SelectionInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
-                  const std::optional<Tensor>& ref_y);
+                  const std::optional<Tensor>& ref_y, const std::optional<Tensor>& x_ids,
+                  const std::optional<Tensor>& ref_x_ids);
 
   template <class T>
   LabeledMatrix<T> anchors() const {
-    return {data<T>(embeddings), data<int64_t>(labels), embeddings.size(0)};
+    return {data<T>(embeddings), data<int64_t>(labels), embeddings.size(0), data<int64_t>(ids)};
   }
   template <class T>
   LabeledMatrix<T> refs() const {
-    return {data<T>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
+    return {data<T>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0), data<int64_t>(ref_ids)};
   }
 };
 

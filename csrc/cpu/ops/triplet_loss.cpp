@@ -16,15 +16,15 @@ SelectedPairs<T> selected_pairs(const Tensor& positive_index, const Tensor& nega
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cpu(
     Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
-    std::optional<Tensor> random, int64_t similarity, int64_t positive, int64_t negative, int64_t semihard_fallback,
-    int64_t tie, double duplicate_threshold, double semihard_margin, bool allow_tf32, int64_t term, int64_t hard_rule,
-    bool separate_means, double temperature, double margin, double lam, double hard_cutoff, double min_similarity,
-    int64_t reduction) {
+    std::optional<Tensor> ids, std::optional<Tensor> ref_ids, std::optional<Tensor> random, int64_t similarity,
+    int64_t positive, int64_t negative, int64_t semihard_fallback, int64_t tie, double duplicate_threshold,
+    double semihard_margin, bool allow_tf32, int64_t term, int64_t hard_rule, bool separate_means, double temperature,
+    double margin, double lam, double hard_cutoff, double min_similarity, int64_t reduction) {
   const SelectionRule selection = selection_rule(similarity, positive, negative, semihard_fallback, tie,
                                                  duplicate_threshold, semihard_margin, allow_tf32);
   const LossRule rule =
       loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
-  const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   const SelectionTensors s = select_triplets_tensors(selection, inputs, random);
   const Tensor loss = rule.reduction == Reduction::kNone
                           ? new_array(inputs.embeddings, {embeddings.size(0)}, inputs.type)

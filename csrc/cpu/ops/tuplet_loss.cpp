@@ -8,10 +8,11 @@ namespace {
 using TupletOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
-                              std::optional<Tensor> ref_labels, int64_t similarity, int64_t positive,
-                              double temperature, double duplicate_threshold, int64_t reduction, bool allow_tf32) {
+                              std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
+                              std::optional<Tensor> ref_ids, int64_t similarity, int64_t positive, double temperature,
+                              double duplicate_threshold, int64_t reduction, bool allow_tf32) {
   const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
-  const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   const int64_t count = embeddings.size(0), depth = embeddings.size(1);
   const TupletTensors t(inputs.embeddings, inputs.labels, inputs.type);
   const Tensor value = new_array(inputs.embeddings, {count}, inputs.type);
@@ -40,13 +41,14 @@ TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Te
 
 std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor embeddings, Tensor labels,
                                                     std::optional<Tensor> ref_embeddings,
-                                                    std::optional<Tensor> ref_labels, Tensor shift, Tensor sum,
+                                                    std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
+                                                    std::optional<Tensor> ref_ids, Tensor shift, Tensor sum,
                                                     Tensor slope, Tensor positive_index, Tensor positive_count,
                                                     int64_t similarity, int64_t positive, double temperature,
                                                     double duplicate_threshold, int64_t reduction, bool allow_tf32,
                                                     bool need_embeddings, bool need_ref_embeddings) {
   const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
-  const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   const int64_t count = embeddings.size(0), depth = embeddings.size(1);
   const ScalarType type = inputs.type;
   const TupletSavedTensors given(rule, inputs.embeddings, type, grad_loss, shift, sum, slope, positive_index,

@@ -8,10 +8,11 @@ namespace hardmine::cuda {
 namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cuda(
-    Tensor embeddings, Tensor labels, std::optional<Tensor> margin_table, std::optional<Tensor> table_row,
-    int64_t similarity, bool squared, double margin, int64_t reduction, bool allow_tf32, bool need_grad) {
+    Tensor embeddings, Tensor labels, std::optional<Tensor> ids, std::optional<Tensor> margin_table,
+    std::optional<Tensor> table_row, int64_t similarity, bool squared, double margin, int64_t reduction,
+    bool allow_tf32, bool need_grad) {
   const BatchAllRule rule = batch_all_rule(similarity, squared, margin, reduction, allow_tf32);
-  const LabeledInputs inputs(embeddings, labels, std::nullopt, std::nullopt);
+  const LabeledInputs inputs(embeddings, labels, std::nullopt, std::nullopt, ids, std::nullopt);
   const MarginTensors margins(margin_table, table_row, inputs.embeddings, inputs.type);
   OpContext context(inputs.embeddings);
   const BatchAllTensors out(inputs.embeddings, inputs.labels, inputs.type, need_grad);

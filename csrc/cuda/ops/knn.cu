@@ -4,20 +4,22 @@
 namespace hardmine::cuda {
 namespace {
 
-std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, int64_t k, bool exclude_self,
-                                    int64_t similarity, bool allow_tf32) {
+std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, std::optional<Tensor> ids,
+                                    std::optional<Tensor> ref_ids, int64_t k, bool exclude_self, int64_t similarity,
+                                    bool allow_tf32) {
   const Similarity kind = similarity_from_code(similarity);
   const ScalarType type = compute_type(queries);
-  check_neighbors(queries, refs, k, exclude_self);
+  check_neighbors(queries, refs, ids, ref_ids, k, exclude_self);
   const int64_t count = queries.size(0), depth = queries.size(1);
   const Tensor x = contiguous_array(queries), y = refs ? contiguous_array(*refs) : x;
+  const std::optional<Tensor> x_ids = contiguous_array(ids), y_ids = contiguous_array(ref_ids);
   const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);
   OpContext context(x);
   with_mma_policy(x.scalar_type(), kind == Similarity::kEuclidean, allow_tf32, [&]<class MmaPolicy, class Scalar>() {
     using acc_t = typename MmaPolicy::acc_t;
-    const Matrix<Scalar> gallery{data<Scalar>(y), y.size(0)};
-    knn<MmaPolicy>(kind, Matrix<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
-                   KnnOut<acc_t>{mutable_data<acc_t>(values), mutable_data<int64_t>(indices)}, context,
+    const Matrix<Scalar> gallery{data<Scalar>(y), y.size(0), data<int64_t>(y_ids)};
+    knn<MmaPolicy>(kind, Matrix<Scalar>{data<Scalar>(x), count, data<int64_t>(x_ids)}, refs ? &gallery : nullptr, depth,
+                   k, exclude_self, KnnOut<acc_t>{mutable_data<acc_t>(values), mutable_data<int64_t>(indices)}, context,
                    context.stream());
   });
   return {values, indices};

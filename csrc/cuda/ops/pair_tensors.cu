@@ -3,11 +3,14 @@
 namespace hardmine::cuda {
 
 LabeledInputs::LabeledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
-                             const std::optional<Tensor>& ref_y)
+                             const std::optional<Tensor>& ref_y, const std::optional<Tensor>& x_ids,
+                             const std::optional<Tensor>& ref_x_ids)
     : type(compute_type(x)) {
-  check_labeled(x, y, ref_x, ref_y);
+  check_labeled(x, y, ref_x, ref_y, x_ids, ref_x_ids);
   embeddings = contiguous_array(x);
   labels = contiguous_array(y);
+  ids = contiguous_array(x_ids);
+  ref_ids = contiguous_array(ref_x_ids);
   count = x.size(0);
   depth = x.size(1);
   if (!ref_x) return;

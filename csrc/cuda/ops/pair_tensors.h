@@ -10,20 +10,21 @@ namespace hardmine::cuda {
 // Rows and labels of an op's inputs, as arrays that live as long as this object.
 struct LabeledInputs {
   Tensor embeddings, labels;
-  std::optional<Tensor> ref_embeddings, ref_labels;
+  std::optional<Tensor> ref_embeddings, ref_labels, ids, ref_ids;
   ScalarType type;  // of similarities and losses
   int64_t count, depth;
 
   LabeledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
-                const std::optional<Tensor>& ref_y);
+                const std::optional<Tensor>& ref_y, const std::optional<Tensor>& x_ids,
+                const std::optional<Tensor>& ref_x_ids);
 
   template <class Scalar>
   LabeledMatrix<Scalar> anchors() const {
-    return {data<Scalar>(embeddings), data<int64_t>(labels), count};
+    return {data<Scalar>(embeddings), data<int64_t>(labels), count, data<int64_t>(ids)};
   }
   template <class Scalar>
   LabeledMatrix<Scalar> refs() const {
-    return {data<Scalar>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
+    return {data<Scalar>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0), data<int64_t>(ref_ids)};
   }
 };
 

@@ -5,11 +5,12 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> select_triplets_cuda(
     Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
-    std::optional<Tensor> random, int64_t similarity, int64_t positive, int64_t negative, int64_t semihard_fallback,
-    int64_t tie, double duplicate_threshold, double semihard_margin, bool allow_tf32) {
+    std::optional<Tensor> ids, std::optional<Tensor> ref_ids, std::optional<Tensor> random, int64_t similarity,
+    int64_t positive, int64_t negative, int64_t semihard_fallback, int64_t tie, double duplicate_threshold,
+    double semihard_margin, bool allow_tf32) {
   const SelectionRule rule = selection_rule(similarity, positive, negative, semihard_fallback, tie, duplicate_threshold,
                                             semihard_margin, allow_tf32);
-  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   OpContext context(inputs.embeddings);
   const SelectionTensors s = select_triplets_tensors(rule, nullptr, inputs, random, context);
   return {s.positive_similarity, s.negative_similarity, s.positive_index, s.negative_index};

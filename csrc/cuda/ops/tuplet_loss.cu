@@ -20,10 +20,11 @@ void with_tuplets(const TupletRule& rule, const LabeledInputs& inputs, const Bod
 }
 
 TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
-                               std::optional<Tensor> ref_labels, int64_t similarity, int64_t positive,
-                               double temperature, double duplicate_threshold, int64_t reduction, bool allow_tf32) {
+                               std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
+                               std::optional<Tensor> ref_ids, int64_t similarity, int64_t positive, double temperature,
+                               double duplicate_threshold, int64_t reduction, bool allow_tf32) {
   const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
-  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   const Tensor loss = rule.reduction == Reduction::kNone ? new_array(inputs.embeddings, {inputs.count}, inputs.type)
                                                          : new_array(inputs.embeddings, {}, inputs.type);
   const TupletTensors t(inputs.embeddings, inputs.labels, inputs.type);
@@ -47,13 +48,14 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
 
 std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor embeddings, Tensor labels,
                                                      std::optional<Tensor> ref_embeddings,
-                                                     std::optional<Tensor> ref_labels, Tensor shift, Tensor sum,
+                                                     std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
+                                                     std::optional<Tensor> ref_ids, Tensor shift, Tensor sum,
                                                      Tensor slope, Tensor positive_index, Tensor positive_count,
                                                      int64_t similarity, int64_t positive, double temperature,
                                                      double duplicate_threshold, int64_t reduction, bool allow_tf32,
                                                      bool need_embeddings, bool need_ref_embeddings) {
   const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
-  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   const TupletSavedTensors given(rule, inputs.embeddings, inputs.type, grad_loss, shift, sum, slope, positive_index,
                                  positive_count);
   const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
