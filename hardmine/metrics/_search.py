@@ -22,7 +22,13 @@ MIN_CHUNK_ROWS = 256
 
 
 def neighbors(
-    embeddings: Tensor, ref_embeddings: Tensor | None, k: int, progress: bool | None, title: str
+    embeddings: Tensor,
+    ref_embeddings: Tensor | None,
+    k: int,
+    progress: bool | None,
+    title: str,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
 ) -> Iterator[tuple[slice, Neighbors]]:
     """Yields chunks of queries with their k nearest gallery rows; missing neighbors have index -1."""
     count, depth = embeddings.shape
@@ -36,12 +42,14 @@ def neighbors(
     with progress_bar(count, progress, title, "query", long=len(starts) >= LONG_WORK_CHUNKS) as bar:
         for start in starts:
             queries = slice(start, min(start + rows, count))
+            query_ids = None if ids is None else ids[queries]
             if search_self and rows == count:
-                yield queries, ops.knn(embeddings, k=k)
+                yield queries, ops.knn(embeddings, k=k, ids=ids)
             elif search_self:
-                yield queries, _drop_self(ops.knn(embeddings[queries], embeddings, k=k + 1), start)
+                found = ops.knn(embeddings[queries], embeddings, k=k + 1, ids=query_ids, ref_ids=ids)
+                yield queries, _drop_self(found, start)
             else:
-                yield queries, ops.knn(embeddings[queries], ref_embeddings, k=k)
+                yield queries, ops.knn(embeddings[queries], ref_embeddings, k=k, ids=query_ids, ref_ids=ref_ids)
             if bar is not None:
                 bar.update(queries.stop - start)
 

@@ -17,7 +17,8 @@ from hardmine.metrics._search import (
     neighbors,
     progress_bar,
 )
-from hardmine.ops._arguments import check_integer, check_labeled_rows, check_rows
+from hardmine.ops._arguments import check_ids, check_integer, check_labeled_rows, check_rows
+from hardmine.types import Neighbors
 
 _BLOCK_ROWS = 1024  # rows per block; a block's similarities to another are held at once, and come from one call of knn
 
@@ -56,7 +57,12 @@ class Distribution:
 
 
 def within_class_similarities(
-    embeddings: Tensor, labels: Tensor, *, bins: int = 200, progress: bool | None = None
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    ids: Tensor | None = None,
+    bins: int = 200,
+    progress: bool | None = None,
 ) -> Distribution:
     """The distribution of the cosine similarities of all pairs of samples with the same class.
 
@@ -68,6 +74,7 @@ def within_class_similarities(
     Args:
         embeddings: [N, D], float32, float64, float16 or bfloat16. Rows need not have unit length.
         labels: Classes [N], any integer dtype.
+        ids: Ids [N], any integer dtype; pairs of equal ids >= 0 are left out.
         bins: Number of bins.
         progress: Show a progress bar on stderr, which needs tqdm: True, False or None. None shows it if the work is
             long and tqdm is installed.
@@ -98,6 +105,7 @@ def within_class_similarities(
         (tensor([0, 0, 0, 2]), 0.8)
     """
     labels, _ = check_labeled_rows(embeddings, labels, None, None)
+    ids, _ = check_ids(ids, embeddings, None, None)
     bins = check_integer("bins", bins, 1)
     check_progress(progress)
     _check_finite("embeddings", embeddings)
@@ -107,19 +115,27 @@ def within_class_similarities(
     long = work >= LONG_WORK_CHUNKS * CHUNK_WORK
     with torch.no_grad(), progress_bar(len(labels), progress, "similarities", "row", long=long) as bar:
         for members in order.split(sizes):
-            blocks = embeddings[members].split(_BLOCK_ROWS)
+            blocks = members.split(_BLOCK_ROWS)
             for i, block in enumerate(blocks):
+                rows, row_ids = embeddings[block], None if ids is None else ids[block]
                 if len(block) > 1:  # knn finds each pair twice
-                    histogram.add(ops.knn(block, k=len(block) - 1).similarity, 1)
+                    histogram.add(ops.knn(rows, k=len(block) - 1, ids=row_ids), 1)
                 for other in blocks[i + 1 :]:
-                    histogram.add(ops.knn(block, other, k=len(other)).similarity, 2)
+                    ref_ids = None if ids is None else ids[other]
+                    histogram.add(ops.knn(rows, embeddings[other], k=len(other), ids=row_ids, ref_ids=ref_ids), 2)
                 if bar is not None:
                     bar.update(len(block))
     return histogram.distribution(2)
 
 
 def nearest_train_similarities(
-    test_embeddings: Tensor, train_embeddings: Tensor, *, bins: int = 200, progress: bool | None = None
+    test_embeddings: Tensor,
+    train_embeddings: Tensor,
+    *,
+    test_ids: Tensor | None = None,
+    train_ids: Tensor | None = None,
+    bins: int = 200,
+    progress: bool | None = None,
 ) -> Distribution:
     """The distribution of the cosine similarity of every test sample to the training sample most similar to it.
 
@@ -129,11 +145,14 @@ def nearest_train_similarities(
     Args:
         test_embeddings: [Q, D], float32, float64, float16 or bfloat16. Rows need not have unit length.
         train_embeddings: [M, D], dtype and device of the test embeddings, at least one row.
+        test_ids: Ids of the test samples [Q], any integer dtype; training samples with a test sample's id >= 0 are not
+            compared with it. Only this excludes a sample's own copy.
+        train_ids: Ids of the training samples [M]; given together with ``test_ids``.
         bins: Number of bins.
         progress: As in :func:`within_class_similarities`.
 
     Returns:
-        :class:`Distribution` over the Q test samples.
+        :class:`Distribution` over the Q test samples; one whose id all training samples have does not count.
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
@@ -157,6 +176,9 @@ def nearest_train_similarities(
     """
     check_rows("test_embeddings", test_embeddings, None)
     check_rows("train_embeddings", train_embeddings, test_embeddings, like_name="test_embeddings")
+    test_ids, train_ids = check_ids(
+        test_ids, test_embeddings, train_ids, train_embeddings, names=("test_ids", "train_ids"), size="Q"
+    )
     bins = check_integer("bins", bins, 1)
     check_progress(progress)
     if len(train_embeddings) == 0:
@@ -165,8 +187,8 @@ def nearest_train_similarities(
     _check_finite("train_embeddings", train_embeddings)
     histogram = _Histogram(bins)
     with torch.no_grad():
-        for _, found in neighbors(test_embeddings, train_embeddings, 1, progress, "similarities"):
-            histogram.add(found.similarity, 1)
+        for _, found in neighbors(test_embeddings, train_embeddings, 1, progress, "similarities", test_ids, train_ids):
+            histogram.add(found, 1)
     return histogram.distribution(1)
 
 
@@ -179,10 +201,11 @@ class _Histogram:
         self._sum = self._sum_of_squares = 0.0
         self._min, self._max = math.inf, -math.inf
 
-    def add(self, similarities: Tensor, weight: int) -> None:
-        if similarities.numel() == 0:
+    def add(self, found: Neighbors, weight: int) -> None:
+        """Counts the similarities of the neighbors that are not missing."""
+        values = found.similarity[found.index >= 0].detach().cpu().double()
+        if values.numel() == 0:
             return
-        values = similarities.detach().cpu().double().flatten()
         # The last bin includes its upper bound.
         bins = torch.bucketize(values, self._edges, right=True).clamp_max(len(self._counts)) - 1
         self._counts += weight * bins.bincount(minlength=len(self._counts))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine.metrics._search import all_finite, check_progress, neighbors
-from hardmine.ops._arguments import check_label_pair, check_labeled_rows, check_rows
+from hardmine.ops._arguments import check_ids, check_label_pair, check_labeled_rows, check_rows
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import HotelRecall
 
@@ -21,6 +21,9 @@ def recall_at_1(
     labels: Tensor,
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
+    *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
 ) -> float:
     """Share of queries whose most similar gallery sample, by cosine similarity, has the query's class.
 
@@ -33,6 +36,9 @@ def recall_at_1(
         labels: Classes of the queries [B], any integer dtype.
         ref_embeddings: Gallery [M, D]. None: the other queries.
         ref_labels: Classes of the gallery [M].
+        ids: Ids of the queries [B], any integer dtype; a negative id stands for none. Gallery samples with the query's
+            id are skipped. With a gallery, only this excludes a query's own copy.
+        ref_ids: Ids of the gallery [M]; given together with ``ids`` if there is a gallery.
 
     Returns:
         Recall@1 in [0, 1]; NaN if an embedding is not finite, so that divergence is not hidden.
@@ -58,7 +64,7 @@ def recall_at_1(
     """
     with torch.no_grad():
         selection = ops.select_triplets(
-            embeddings, labels, ref_embeddings, ref_labels, positive="easiest", negative="hardest"
+            embeddings, labels, ref_embeddings, ref_labels, ids=ids, ref_ids=ref_ids, negative="hardest"
         )
         if not all_finite(embeddings, ref_embeddings):
             return float("nan")
@@ -76,6 +82,8 @@ def recall_at_k(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     k: int | Iterable[int] = (1, 2, 4, 8),
     progress: bool | None = None,
 ) -> dict[int, float]:
@@ -92,6 +100,9 @@ def recall_at_k(
         labels: Classes of the queries [B], any integer dtype.
         ref_embeddings: Gallery [M, D]. None: the other queries.
         ref_labels: Classes of the gallery [M].
+        ids: Ids of the queries [B], any integer dtype; a negative id stands for none. Gallery samples with the query's
+            id are skipped. With a gallery, only this excludes a query's own copy.
+        ref_ids: Ids of the gallery [M]; given together with ``ids`` if there is a gallery.
         k: One K or several, integers from 1 to 1024. A K larger than the gallery finds the whole gallery.
         progress: Show a progress bar on stderr, which needs tqdm: True, False or None. None shows it if the work is
             long and tqdm is installed.
@@ -125,14 +136,14 @@ def recall_at_k(
     sizes = _check_k(k)
     check_progress(progress)
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
     gallery_labels = labels if ref_labels is None else ref_labels
     with torch.no_grad():
         if not all_finite(embeddings, ref_embeddings):
             return dict.fromkeys(sizes, float("nan"))
-        classes, count = gallery_labels.unique(return_counts=True)
-        _check_any_positive(torch.isin(labels, classes[count >= 2] if ref_labels is None else classes))
+        _check_any_positive(_has_positive(labels, ref_labels, ids, ref_ids))
         hits = dict.fromkeys(sizes, 0)
-        for queries, found in neighbors(embeddings, ref_embeddings, max(sizes), progress, "recall"):
+        for queries, found in neighbors(embeddings, ref_embeddings, max(sizes), progress, "recall", ids, ref_ids):
             _add_hits(hits, labels[queries], gallery_labels, found.index)
     return {size: hits[size] / len(labels) for size in sizes}
 
@@ -145,6 +156,8 @@ def hotel_recall(
     ref_instances: Tensor,
     ref_chains: Tensor,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     instance_k: int | Iterable[int] = (1, 10, 100),
     chain_k: int | Iterable[int] = (1, 3, 5),
     progress: bool | None = None,
@@ -158,6 +171,8 @@ def hotel_recall(
         ref_embeddings: Gallery [M, D], the training set.
         ref_instances: The gallery's hotels [M].
         ref_chains: The gallery's chains [M].
+        ids: Ids of the queries [B], as in :func:`recall_at_k`: only they exclude a query's own copy.
+        ref_ids: Ids of the gallery [M]; given together with ``ids``.
         instance_k: One K or several for hotels, integers from 1 to 1024.
         chain_k: One K or several for chains.
         progress: As in :func:`recall_at_k`.
@@ -197,16 +212,18 @@ def hotel_recall(
     check_rows("ref_embeddings", ref_embeddings, embeddings)
     instances, ref_instances = check_label_pair("instances", instances, embeddings, ref_instances, ref_embeddings)
     chains, ref_chains = check_label_pair("chains", chains, embeddings, ref_chains, ref_embeddings)
+    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
     known = chains >= 0
     # Unknown chains get different labels in queries (-1) and gallery (-2), so that they never match.
     chains, ref_chains = chains.clamp_min(-1), torch.where(ref_chains < 0, -2, ref_chains)
     with torch.no_grad():
         if not all_finite(embeddings, ref_embeddings):
             return HotelRecall(dict.fromkeys(sizes, float("nan")), dict.fromkeys(chain_sizes, float("nan")))
-        _check_any_positive(torch.isin(instances, ref_instances), "instances")
-        _check_any_positive(torch.isin(chains, ref_chains), "chains")
+        _check_any_positive(_has_positive(instances, ref_instances, ids, ref_ids), "instances")
+        _check_any_positive(_has_positive(chains, ref_chains, ids, ref_ids), "chains")
         hits, chain_hits = dict.fromkeys(sizes, 0), dict.fromkeys(chain_sizes, 0)
-        for queries, found in neighbors(embeddings, ref_embeddings, max(sizes + chain_sizes), progress, "recall"):
+        largest = max(sizes + chain_sizes)
+        for queries, found in neighbors(embeddings, ref_embeddings, largest, progress, "recall", ids, ref_ids):
             _add_hits(hits, instances[queries], ref_instances, found.index)
             _add_hits(chain_hits, chains[queries], ref_chains, found.index)
     return HotelRecall(
@@ -231,6 +248,24 @@ def _check_k(k: Any, name: str = "k") -> list[int]:
     if not sizes or min(sizes) < 1 or max(sizes) > MAX_NEIGHBORS:
         raise ValueError(f"{name} must be one or more integers from 1 to {MAX_NEIGHBORS}, got {sizes}")
     return [int(size) for size in sizes]
+
+
+def _has_positive(labels: Tensor, ref_labels: Tensor | None, ids: Tensor | None, ref_ids: Tensor | None) -> Tensor:
+    """Whether a gallery sample, not the query nor one with its id, has the query's class: bool [B]."""
+    gallery, gallery_ids = (labels, ids) if ref_labels is None else (ref_labels, ref_ids)
+    if ids is None or gallery_ids is None:
+        classes, count = gallery.unique(return_counts=True)
+        return torch.isin(labels, classes[count >= 2] if ref_labels is None else classes)
+    _, label = torch.cat([labels, gallery]).unique(return_inverse=True)
+    _, number = torch.cat([ids, gallery_ids]).unique(return_inverse=True)
+    copies = torch.where(ids >= 0, _count_equal(label * len(number) + number, len(ids)), int(ref_labels is None))
+    return _count_equal(label, len(labels)) > copies
+
+
+def _count_equal(keys: Tensor, queries: int) -> Tensor:
+    """For each of the first ``queries`` keys, the number of the other keys that are equal to it."""
+    _, number = keys.unique(return_inverse=True)
+    return number[queries:].bincount(minlength=len(keys))[number[:queries]]
 
 
 def _check_any_positive(has_positive: Tensor, name: str = "labels") -> None:

@@ -50,6 +50,8 @@ def hard_triplet_share(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     positive: PositiveRule = "easiest",
     negative: NegativeRule = "hardest",
 ) -> float:
@@ -60,6 +62,9 @@ def hard_triplet_share(
         labels: The anchors' classes [B], any integer dtype.
         ref_embeddings: Rows to select positives and negatives from, [M, D]. None: the anchors themselves.
         ref_labels: The refs' classes [M].
+        ids: The anchors' ids [B], as in :func:`hardmine.ops.select_triplets`: with refs, only this excludes an anchor's
+            own copy.
+        ref_ids: The refs' ids [M]; given together with ``ids`` if there are refs.
         positive: As in :func:`hardmine.ops.select_triplets`.
         negative: As in :func:`hardmine.ops.select_triplets`.
 
@@ -87,7 +92,14 @@ def hard_triplet_share(
     """
     with torch.no_grad():
         selection = ops.select_triplets(
-            embeddings, labels, ref_embeddings, ref_labels, positive=positive, negative=negative
+            embeddings,
+            labels,
+            ref_embeddings,
+            ref_labels,
+            ids=ids,
+            ref_ids=ref_ids,
+            positive=positive,
+            negative=negative,
         )
         if not all_finite(embeddings, ref_embeddings):
             return float("nan")
