@@ -4,8 +4,8 @@ A batch of 8 images drawn without regard to class rarely holds a good positive a
 memory does (cross-batch memory, Wang et al., CVPR 2020): embeddings change slowly, so those of the last steps can serve
 as references. Every loss takes them as `ref_embeddings` and `ref_labels`; their gradient is not needed.
 
-An anchor must not find its own copy in the memory, which would be its easiest positive, at similarity 1. So a batch
-enters the memory after its step, and the memory is emptied with each epoch, before any image comes a second time.
+An anchor must not find an earlier copy of its own image in the memory, which would be its easiest positive. Image
+numbers as `ids` and `ref_ids` exclude such pairs.
 """
 
 from __future__ import annotations
@@ -22,21 +22,19 @@ EPOCHS, BATCH_SIZE, CAPACITY, EMBEDDING_DIM = 6, 8, 512, 8
 
 
 class Memory:
-    """The last `capacity` embeddings and their labels, the oldest first."""
+    """The last `capacity` embeddings, their labels and image numbers, the oldest first."""
 
     def __init__(self, capacity: int, embedding_dim: int) -> None:
         self.capacity = capacity
         self.embeddings = torch.empty(0, embedding_dim)
         self.labels = torch.empty(0, dtype=torch.int64)
+        self.ids = torch.empty(0, dtype=torch.int64)
 
-    def enqueue(self, embeddings: Tensor, labels: Tensor) -> None:
+    def enqueue(self, embeddings: Tensor, labels: Tensor, ids: Tensor) -> None:
         """Append a batch and drop what exceeds the capacity."""
         self.embeddings = torch.cat([self.embeddings, embeddings.detach()])[-self.capacity :]
         self.labels = torch.cat([self.labels, labels])[-self.capacity :]
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.embeddings, self.labels = self.embeddings[:0], self.labels[:0]
+        self.ids = torch.cat([self.ids, ids])[-self.capacity :]
 
 
 def train(capacity: int) -> float:
@@ -45,23 +43,24 @@ def train(capacity: int) -> float:
     data = digits()
     network = ConvNet(data.train_images, EMBEDDING_DIM)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
-    loader = DataLoader(TensorDataset(data.train_images, data.train_labels), batch_size=BATCH_SIZE, shuffle=True)
+    images_with_ids = TensorDataset(data.train_images, data.train_labels, torch.arange(len(data.train_labels)))
+    loader = DataLoader(images_with_ids, batch_size=BATCH_SIZE, shuffle=True)
     generator = torch.Generator().manual_seed(0)
     test_images = rotated(data.test_images, generator)
     memory = Memory(capacity, EMBEDDING_DIM)
     loss_of = EPSHNLoss()
     for _ in range(EPOCHS):
-        memory.clear()
-        for images, labels in loader:
+        for images, labels, ids in loader:
             embeddings = network(rotated(images, generator))
             loss = loss_of(embeddings, labels)
             if capacity and len(memory.labels):
-                loss = loss + loss_of(embeddings, labels, memory.embeddings, memory.labels)
+                refs = {"ref_embeddings": memory.embeddings, "ref_labels": memory.labels, "ref_ids": memory.ids}
+                loss = loss + loss_of(embeddings, labels, ids=ids, **refs)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if capacity:
-                memory.enqueue(embeddings, labels)
+                memory.enqueue(embeddings, labels, ids)
     with torch.no_grad():
         return recall_at_1(network(test_images), data.test_labels)
 
