@@ -12,7 +12,7 @@ import pytest
 import setuptools
 
 import hardmine
-from support.processes import output_of, run_python, simd_levels
+from support.processes import SIMD_LEVELS, output_of, run_python, simd_levels
 
 PACKAGE = Path(hardmine.__file__).parent
 OBJECTS = PACKAGE.parent / "build" / f"cmake-{platform.system()}-{platform.machine()}".lower() / "CMakeFiles"
@@ -348,7 +348,7 @@ def test_simd_level_unknown_raises_in_simd_level():
 
 
 @pytest.mark.subprocess
-@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize("level", SIMD_LEVELS)
 def test_simd_objects_export_only_their_kernel_tables(level):
     """Everything that a level's object defines lies in the level's namespace.
 

@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 
+#include "core/selection.h"
 #include "support/check.h"
 #include "support/packed_batch.h"
 #include "support/simd_targets.h"

@@ -22,12 +22,10 @@ const VecMath<T>& math_of(const std::string& target) {
       return (void)for_float, for_double;
     }
   };
-#if defined(__x86_64__)
-  if (target == "avx2") return choose(kFloatMath_avx2, kDoubleMath_avx2);
-  if (target == "avx512") return choose(kFloatMath_avx512, kDoubleMath_avx512);
-#elif defined(__aarch64__)
-  if (target == "neon") return choose(kFloatMath_neon, kDoubleMath_neon);
-#endif
+#define HARDMINE_CHOOSE_MATH(name) \
+  if (target == #name) return choose(kFloatMath_##name, kDoubleMath_##name);
+  HARDMINE_FOR_EACH_TARGET(HARDMINE_CHOOSE_MATH)
+#undef HARDMINE_CHOOSE_MATH
   CHECK_EQ(target, "scalar");
   return choose(kFloatMath_scalar, kDoubleMath_scalar);
 }

@@ -14,7 +14,7 @@ from fanng_cases import METRICS, assert_same_index, sample_rows
 from hardmine.fanng import Index
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
-from support.processes import output_of, run_python, simd_levels, threads
+from support.processes import SIMD_LEVELS, output_of, run_python, simd_levels, threads
 
 each_metric = pytest.mark.parametrize("metric", METRICS)
 
@@ -70,7 +70,7 @@ def results_at():
 
 
 @pytest.mark.subprocess
-@pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
+@pytest.mark.parametrize("level", SIMD_LEVELS[1:])
 def test_index_simd_levels_are_bitwise_equal(level, results_at):
     if level not in simd_levels():
         pytest.skip(f"this CPU or build has {', '.join(simd_levels())} only")

@@ -10,7 +10,7 @@ import hardmine
 from hardmine import ops, reference
 from support.comparisons import assert_bitwise_equal
 from support.ops import FLOAT_DTYPES, REDUCTIONS
-from support.processes import output_of, run_python, simd_levels, threads
+from support.processes import SIMD_LEVELS, output_of, run_python, simd_levels, threads
 from triplets import (
     CASES,
     GIVEN,
@@ -237,7 +237,7 @@ def outcomes_at(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.subprocess
 @pytest.mark.cpu
-@pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
+@pytest.mark.parametrize("level", SIMD_LEVELS[1:])
 def test_op_simd_levels_are_bitwise_equal(level, outcomes_at):
     if level not in simd_levels():
         pytest.skip(f"this CPU or build has {', '.join(simd_levels())} only")

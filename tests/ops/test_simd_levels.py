@@ -10,7 +10,7 @@ from hardmine import ops
 from support.comparisons import assert_results_bitwise_equal
 from support.inputs import Inputs, exact_inputs, random_ids, random_inputs
 from support.ops import OPS, OPS_WITHOUT_REFS, SIMILARITIES, selection_options, similarities_of_op
-from support.processes import output_of, run_python, simd_levels
+from support.processes import SIMD_LEVELS, output_of, run_python, simd_levels
 from support.runs import Result, run
 
 # Rows on both sides of the bounds of every level's groups, panels and blocks; depths around those of vectors and chunks
@@ -87,7 +87,7 @@ def results_at(tmp_path_factory):
 
 
 @pytest.mark.subprocess
-@pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
+@pytest.mark.parametrize("level", SIMD_LEVELS[1:])
 def test_op_simd_levels_are_bitwise_equal(level, results_at):
     if level not in simd_levels():
         pytest.skip(f"this CPU or build has {', '.join(simd_levels())} only")

@@ -15,6 +15,8 @@ import torch
 
 import hardmine
 
+SIMD_LEVELS = ("scalar", "avx2", "avx512", "neon")  # of all machines; simd_levels() are those of this one
+
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:

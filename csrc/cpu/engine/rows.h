@@ -8,9 +8,10 @@
 
 #include "core/int_math.h"
 #include "core/similarity.h"
+#include "core/views.h"
 #include "cpu/engine/buffer.h"
-#include "cpu/engine/select_triplets.h"
 #include "cpu/engine/target.h"
+#include "cpu/engine/thread_pool.h"
 #include "cpu/simd/block_table.h"
 #include "cpu/simd/row_kernels_table.h"
 

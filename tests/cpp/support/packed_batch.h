@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "core/selection.h"
 #include "support/samples.h"
 #include "support/simd_targets.h"
 

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/engine/select_triplets.h"
+#include "core/views.h"
 
 namespace hardmine::test {
 

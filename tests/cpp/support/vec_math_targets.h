@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cpu/simd/kernel_table.h"
+
 namespace hardmine::test {
 
 // out[i] = f(x[i]). `count` is a multiple of 16, the largest number of lanes.
@@ -15,13 +17,7 @@ struct VecMath {
 #define HARDMINE_DECLARE_MATH(target)              \
   extern const VecMath<float> kFloatMath_##target; \
   extern const VecMath<double> kDoubleMath_##target;
-HARDMINE_DECLARE_MATH(scalar)
-#if defined(__x86_64__)
-HARDMINE_DECLARE_MATH(avx2)
-HARDMINE_DECLARE_MATH(avx512)
-#elif defined(__aarch64__)
-HARDMINE_DECLARE_MATH(neon)
-#endif
+HARDMINE_FOR_EACH_TARGET(HARDMINE_DECLARE_MATH)
 #undef HARDMINE_DECLARE_MATH
 
 }  // namespace hardmine::test
