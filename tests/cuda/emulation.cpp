@@ -24,6 +24,7 @@ namespace emulation {
 namespace {
 
 constexpr size_t kStack = 256 * 1024;
+constexpr size_t kMaxShared = 99 * 1024;  // per block, of the smallest GPUs
 constexpr int kWarp = 32;
 
 struct Copy {
@@ -203,6 +204,9 @@ void fail(const char* what) {
 void run(const char* name, int64_t blocks, int threads, size_t shared, const std::function<void()>& kernel) {
   if (threads < 1 || threads > 1024 || threads % kWarp != 0)
     throw std::runtime_error(std::string(name) + ": a block must have 32 to 1024 threads, a multiple of 32");
+  if (shared > kMaxShared)
+    throw std::runtime_error(std::string(name) + ": a block may have 99 KiB of shared memory, got " +
+                             std::to_string(shared) + " bytes");
   ++state.launches;
   while (static_cast<int>(state.fibers.size()) < threads) state.fibers.push_back(std::make_unique<Fiber>());
   while (static_cast<int>(state.lanes.size()) < threads / kWarp)

@@ -3,6 +3,7 @@
 //
 // It is strict where a GPU is silent:
 // - Shared memory starts as NaNs and has exactly the requested size, so that AddressSanitizer sees what lies outside.
+//   More than every supported GPU has is an error.
 // - Asynchronous copies arrive when they are waited for, and no sooner.
 // - Threads that meet different barriers, or that end while others wait, are an error. So are a warp exchange without
 //   all 32 lanes, copies that nobody waits for, and misaligned copies and loads.

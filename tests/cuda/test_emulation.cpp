@@ -193,6 +193,13 @@ TEST(launch_partial_warp_is_an_error) {
   run_block(1024, [] { __syncthreads(); });
 }
 
+TEST(launch_with_more_shared_memory_than_every_gpu_has_is_an_error) {
+  CHECK_THROWS(run_block(
+                   32, [] {}, 99 * 1024 + 1),
+               std::runtime_error, "kernel: a block may have 99 KiB of shared memory, got 101377 bytes");
+  run_block(32, [] {}, 99 * 1024);
+}
+
 TEST(warp_shuffles_exchange_values) {
   const AscendingAfterwards afterwards;
   for (const Order order : kOrders) {

@@ -52,12 +52,8 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRu
   if (loss)
     out.loss = loss->reduction == Reduction::kNone ? new_array(inputs.embeddings, {count}, inputs.type)
                                                    : new_array(inputs.embeddings, {}, inputs.type);
-  const ScalarType dtype = inputs.embeddings.scalar_type();
-  const bool squared_differences = rule.similarity == Similarity::kEuclidean;
-  with_mma_policy(dtype, squared_differences, rule.allow_tf32, [&]<class MmaPolicy, class Scalar>() {
+  const auto select = [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
     using acc_t = typename MmaPolicy::acc_t;
-    LabeledMatrix<Scalar> refs{};
-    if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
     LossOut<acc_t> loss_out;
     if (loss) loss_out = {.term = loss->term, .reduction = loss->reduction, .loss = mutable_data<acc_t>(out.loss)};
     const SelectionOut<acc_t> selection{
@@ -66,9 +62,10 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRu
         .positive_similarity = mutable_data<acc_t>(out.positive_similarity),
         .negative_similarity = mutable_data<acc_t>(out.negative_similarity),
     };
-    select_triplets<MmaPolicy>(rule, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth,
-                               uniforms, selection, loss_out, context, context.stream());
-  });
+    select_triplets<MmaPolicy>(rule, anchors, refs, inputs.depth, uniforms, selection, loss_out, context,
+                               context.stream());
+  };
+  with_labeled_inputs(inputs, rule.similarity, rule.allow_tf32, select);
   return out;
 }
 

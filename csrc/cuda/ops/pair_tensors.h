@@ -28,6 +28,18 @@ struct LabeledInputs {
   }
 };
 
+// Calls body<MmaPolicy, Scalar>(anchors, refs); refs is a pointer, null without refs.
+template <class Body>
+void with_labeled_inputs(const LabeledInputs& inputs, Similarity similarity, bool allow_tf32, const Body& body) {
+  const ScalarType dtype = inputs.embeddings.scalar_type();
+  const bool squared_differences = similarity == Similarity::kEuclidean;
+  with_mma_policy(dtype, squared_differences, allow_tf32, [&]<class MmaPolicy, class Scalar>() {
+    LabeledMatrix<Scalar> refs{};
+    if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
+    body.template operator()<MmaPolicy, Scalar>(inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr);
+  });
+}
+
 // The outputs of a selection, and the loss if there is a rule.
 struct SelectionTensors {
   Tensor positive_index, negative_index, positive_similarity, negative_similarity;

@@ -7,18 +7,6 @@ namespace {
 
 using TupletOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// Calls body<MmaPolicy, Scalar>(anchors, refs); refs is a pointer, null without refs.
-template <class Body>
-void with_tuplets(const TupletRule& rule, const LabeledInputs& inputs, const Body& body) {
-  const ScalarType dtype = inputs.embeddings.scalar_type();
-  const bool squared_differences = rule.similarity == Similarity::kEuclidean;
-  with_mma_policy(dtype, squared_differences, rule.allow_tf32, [&]<class MmaPolicy, class Scalar>() {
-    LabeledMatrix<Scalar> refs{};
-    if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
-    body.template operator()<MmaPolicy, Scalar>(inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr);
-  });
-}
-
 TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
                                std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
                                std::optional<Tensor> ref_ids, int64_t similarity, int64_t positive, double temperature,
@@ -29,7 +17,7 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
                                                          : new_array(inputs.embeddings, {}, inputs.type);
   const TupletTensors t(inputs.embeddings, inputs.labels, inputs.type);
   OpContext context(inputs.embeddings);
-  with_tuplets(rule, inputs, [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
+  const auto compute = [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
     using acc_t = typename MmaPolicy::acc_t;
     const TupletOut<acc_t> out{
         .loss = mutable_data<acc_t>(loss),
@@ -42,7 +30,8 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
         .positive_count = mutable_data<int64_t>(t.positive_count),
     };
     tuplet_loss<MmaPolicy>(rule, anchors, refs, inputs.depth, out, context, context.stream());
-  });
+  };
+  with_labeled_inputs(inputs, rule.similarity, rule.allow_tf32, compute);
   return {loss, t.logsumexp, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
 }
 
@@ -60,7 +49,7 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
                                  positive_count);
   const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
   OpContext context(inputs.embeddings);
-  with_tuplets(rule, inputs, [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
+  const auto compute = [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
     using acc_t = typename MmaPolicy::acc_t;
     const auto target = [](const Tensor& t) { return t.dim() == 2 ? mutable_data<Scalar>(t) : nullptr; };
     const TupletSaved<acc_t> saved{
@@ -74,7 +63,8 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
     tuplet_loss_gradient<MmaPolicy>(rule, anchors, refs, inputs.depth, saved,
                                     GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)}, context,
                                     context.stream());
-  });
+  };
+  with_labeled_inputs(inputs, rule.similarity, rule.allow_tf32, compute);
   return {tensors.grad_x, tensors.grad_refs};
 }
 
