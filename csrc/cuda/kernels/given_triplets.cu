@@ -14,10 +14,10 @@ constexpr int64_t kMaxTripletBlocks = 1024;
 
 // What each loss sums over triplets, and computes from the sums. kSums is the number of sums.
 //
-// IndexedLoss: the values of easy and of hard terms, and their counts.
+// IndexedLoss: those of add_term.
 template <class acc_t>
 struct IndexedSums {
-  static constexpr int kSums = 4;
+  static constexpr int kSums = kTermSums;
   const IndexedLoss& loss;
   SelectedPairs<acc_t> pairs;
 
@@ -26,17 +26,8 @@ struct IndexedSums {
 
   __device__ __forceinline__ void add(int64_t t, double* sum, acc_t* unreduced) const {
     const TripletTerm<acc_t> term = term_of(loss.term, pairs, t);
-    const bool hard = term.difficulty == Difficulty::kHard;
-    const auto value = static_cast<double>(term.value);
     if (unreduced && loss.reduction == Reduction::kNone) unreduced[t] = term.value;
-    sum[0] += hard ? 0 : value;
-    sum[1] += hard ? value : 0;
-    sum[2] += term.difficulty == Difficulty::kEasy;
-    sum[3] += hard;
-  }
-
-  __device__ __forceinline__ DifficultyWeights weights(const double* sum) const {
-    return difficulty_weights(loss.term, loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
+    add_term(term, sum);
   }
 
   // All threads of a block call it, with the same `sum`.
@@ -45,15 +36,14 @@ struct IndexedSums {
     if (loss.reduction == Reduction::kNone) {
       for (int64_t t = threadIdx.x; propagate_nan && t < pairs.count; t += blockDim.x) out[t] = nan;
     } else if (threadIdx.x == 0) {
-      const DifficultyWeights loss_weight = weights(sum);
-      *out = propagate_nan ? nan : static_cast<acc_t>(sum[0] * loss_weight.easy + sum[1] * loss_weight.hard);
+      *out = propagate_nan ? nan : static_cast<acc_t>(reduced_loss(loss.term, loss.reduction, sum));
     }
   }
 
   __device__ __forceinline__ void backward(int64_t t, const double* sum, const acc_t* grad_loss, acc_t* d_positive,
                                            acc_t* d_negative) const {
-    term_backward(weights(sum), term_of(loss.term, pairs, t), grad_loss[loss.reduction == Reduction::kNone ? t : 0],
-                  d_positive, d_negative);
+    term_backward(difficulty_weights(loss.term, loss.reduction, sum + kTermValues), term_of(loss.term, pairs, t),
+                  grad_loss[loss.reduction == Reduction::kNone ? t : 0], d_positive, d_negative);
   }
 };
 
