@@ -21,9 +21,6 @@ struct IndexedSums {
   const IndexedLoss& loss;
   SelectedPairs<acc_t> pairs;
 
-  static __device__ __forceinline__ acc_t kept(acc_t measure) { return measure; }
-  static __device__ __forceinline__ acc_t kept_backward(acc_t gradient) { return gradient; }
-
   __device__ __forceinline__ void add(int64_t t, double* sum, acc_t* unreduced) const {
     const TripletTerm<acc_t> term = term_of(loss.term, pairs, t);
     if (unreduced && loss.reduction == Reduction::kNone) unreduced[t] = term.value;
@@ -53,9 +50,6 @@ struct GlobalSums {
   static constexpr int kSums = 2;
   const GlobalRule& rule;
   SelectedPairs<acc_t> pairs;  // distances
-
-  static __device__ __forceinline__ acc_t kept(acc_t measure) { return global_distance(measure); }
-  static __device__ __forceinline__ acc_t kept_backward(acc_t gradient) { return global_distance_backward(gradient); }
 
   __device__ __forceinline__ void add(int64_t t, double* sum, acc_t*) const {
     sum[0] += static_cast<double>(pairs.positive_similarity[t]);
@@ -176,8 +170,8 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
     acc_t positive = std::numeric_limits<acc_t>::quiet_NaN(), negative = positive;
     if (is_valid) measure_triplet(params.measure, params.rows, triplet, &positive, &negative);
     if (lane_index() != 0) continue;
-    params.out.positive[t] = sums.kept(positive);
-    params.out.negative[t] = sums.kept(negative);
+    params.out.positive[t] = kept_measure(params.loss, positive);
+    params.out.negative[t] = kept_measure(params.loss, negative);
     sums.add(t, sum, params.out.loss);
     sum[kSums - 1] += !is_valid;
   }
@@ -236,8 +230,8 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
     list.left[t] = triplets.rows[3 * t];
     list.right[2 * t] = triplets.rows[3 * t + 1];
     list.right[2 * t + 1] = triplets.rows[3 * t + 2];
-    list.gradient[2 * t] = sums.kept_backward(d_positive);
-    list.gradient[2 * t + 1] = sums.kept_backward(d_negative);
+    list.gradient[2 * t] = kept_measure_backward(loss, d_positive);
+    list.gradient[2 * t + 1] = kept_measure_backward(loss, d_negative);
   }
 }
 
