@@ -148,11 +148,8 @@ __device__ __forceinline__ void measure_triplet(const PairMeasure& measure, cons
       sum_n = fma(x - z, x - z, sum_n);
     }
   }
-  sum_p = warp_reduce_sum(sum_p);
-  sum_n = warp_reduce_sum(sum_n);
-  const bool root = measure.quantity == PairQuantity::kNegativeDistance;
-  *positive = product ? clamped_measure(measure, sum_p) : root ? -std::sqrt(sum_p) : -sum_p;
-  *negative = product ? clamped_measure(measure, sum_n) : root ? -std::sqrt(sum_n) : -sum_n;
+  *positive = measure_from_sum(measure, warp_reduce_sum(sum_p));
+  *negative = measure_from_sum(measure, warp_reduce_sum(sum_n));
 }
 
 // One triplet per warp. The last block computes the loss from all sums.
