@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(PairMeasurePa
         if (column >= count) continue;
         acc_t v = fragment.at[r][c];
         if constexpr (MmaPolicy::kSquaredDifferences) {
-          v = acc_t(-0.5) * (params.squared ? v : std::sqrt(v));
+          v = batch_all_v(true, params.squared, v);
         } else {
           v += params.shift[column];
         }
