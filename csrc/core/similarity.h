@@ -21,10 +21,14 @@ HARDMINE_HD PairMeasure measure_of(Similarity similarity) {
           similarity == Similarity::kCosine};
 }
 
-// The key of a tile's score, which is an inner product or a squared distance.
+// The key of a tile's score, which is an inner product or a squared distance, and its similarity before it is clamped.
 template <class T>
 HARDMINE_HD T key_from_score(bool euclidean, T score) {
   return euclidean ? -score : score;
+}
+template <class T>
+HARDMINE_HD T similarity_from_score(bool euclidean, T score) {
+  return euclidean ? -std::sqrt(score) : score;
 }
 
 // The value that users see of a measure, from a sum over the rows' elements: the inner product or the squared distance.

@@ -73,7 +73,7 @@ class TupletWeightTile {
         const acc_t score = fragment_.at[r][c];
         acc_t weight = 0;
         if (label != labels_.column[MmaPolicy::column(c)]) {
-          const acc_t similarity = similarity_from_score<MmaPolicy>(score);
+          const acc_t similarity = similarity_from_score(MmaPolicy::kSquaredDifferences, score);
           weight = score == score ? of_negative(of_row, of_column, similarity) : acc_t(0);  // NaN: excluded by ids
         } else if (!(params_.symmetric && row == column)) {
           weight = -(params_.all ? of_positive(of_row, of_column, score) : of_chosen(of_row, of_column, row, column));
@@ -114,8 +114,8 @@ class TupletWeightTile {
   // -d loss / d s = positive_weight sigmoid((shift - s) / t + log_sum) per anchor, if all positives count.
   __device__ __forceinline__ acc_t of_positive(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
                                                acc_t score) const {
-    if (!(key_from_score<MmaPolicy>(score) <= params_.limit)) return 0;
-    const acc_t similarity = similarity_from_score<MmaPolicy>(score);
+    if (!(key_from_score(MmaPolicy::kSquaredDifferences, score) <= params_.limit)) return 0;
+    const acc_t similarity = similarity_from_score(MmaPolicy::kSquaredDifferences, score);
     const auto slope = [&](const TupletAnchor<acc_t>& anchor) {
       return anchor.positive_weight == acc_t(0)
                  ? acc_t(0)
