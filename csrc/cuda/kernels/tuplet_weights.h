@@ -9,7 +9,7 @@
 
 namespace hardmine::cuda {
 
-// An anchor's factors in the derivatives, [anchors] each. An invalid anchor has weights 0 and shift infinity.
+// AnchorCoefficients as arrays, [anchors] each.
 template <class acc_t>
 struct TupletCoefficients {
   acc_t* negative_weight;  // null: the rows of this operand are not anchors
@@ -31,16 +31,15 @@ struct TupletWeightParams : PairwiseOperands<MmaPolicy> {
 
 // The coefficients of one row of a pair; those of a ref are neutral.
 template <class acc_t>
-struct TupletAnchor {
-  acc_t negative_weight = 0, shift = std::numeric_limits<acc_t>::infinity(), positive_weight = 0, log_sum = 0;
+struct TupletAnchor : AnchorCoefficients<acc_t> {
   Index positive = kBelowRange;
 
   __device__ __forceinline__ TupletAnchor(const TupletCoefficients<acc_t>& coefficients, int64_t i, int64_t count) {
     if (!coefficients.negative_weight || i >= count) return;
-    negative_weight = coefficients.negative_weight[i];
-    shift = coefficients.shift[i];
-    positive_weight = coefficients.positive_weight[i];
-    log_sum = coefficients.log_sum[i];
+    this->negative_weight = coefficients.negative_weight[i];
+    this->shift = coefficients.shift[i];
+    this->positive_weight = coefficients.positive_weight[i];
+    this->log_sum = coefficients.log_sum[i];
     positive = coefficients.positive[i];
   }
 };
@@ -89,7 +88,7 @@ class TupletWeightTile {
   }
 
  private:
-  // d loss / d s = negative_weight exp((s - shift) / t) per anchor, with negative_weight = gradient slope / (t sum).
+  // d loss / d s = negative_weight exp((s - shift) / t) per anchor.
   __device__ __forceinline__ acc_t of_negative(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
                                                acc_t similarity) const {
     if (params_.one_shift)
