@@ -95,7 +95,6 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
       return value;
     };
     const acc_t norm = epilogue.norm ? epilogue.norm[row] : acc_t(1);
-    // With u = x / |x| and the sum g: the gradient is (g - (g u) u) / |x|.
     acc_t radial = 0;
     const bool is_zero = epilogue.norm && !has_direction(norm);
     if (epilogue.norm && !is_zero) {
@@ -104,7 +103,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
     }
     for (int64_t k = lane_index(); k < epilogue.depth; k += 32) {
       acc_t value = is_zero ? acc_t(0) : sum(k);
-      if (epilogue.norm) value = (value - to_acc(self[k]) / norm * radial) / norm;
+      if (epilogue.norm) value = projected(value, to_acc(self[k]) / norm, radial, norm);
       epilogue.grad[row * epilogue.depth + k] =
           from_acc<Scalar>(propagate_nan ? std::numeric_limits<acc_t>::quiet_NaN() : value);
     }
