@@ -1,6 +1,8 @@
 // The quantities that are measured between the two rows of a pair. Each grows with their similarity.
 #pragma once
 
+#include <cmath>
+
 #include "core/host_device.h"
 #include "core/selection.h"
 
@@ -19,17 +21,21 @@ HARDMINE_HD PairMeasure measure_of(Similarity similarity) {
           similarity == Similarity::kCosine};
 }
 
-// The key of a tile's score, which is an inner product or a squared distance.
+// The key of a tile's score, which is an inner product or a squared distance, and its similarity before it is clamped.
 template <class T>
 HARDMINE_HD T key_from_score(bool euclidean, T score) {
   return euclidean ? -score : score;
 }
-
-// The value that users see of a measure that was summed over the rows' elements.
 template <class T>
-HARDMINE_HD T clamped_measure(const PairMeasure& measure, T value) {
-  const bool cosine = measure.normalized && measure.quantity == PairQuantity::kInnerProduct;
-  return cosine ? clamped_cosine(value) : value;
+HARDMINE_HD T similarity_from_score(bool euclidean, T score) {
+  return euclidean ? -std::sqrt(score) : score;
+}
+
+// The value that users see of a measure, from a sum over the rows' elements: the inner product or the squared distance.
+template <class T>
+HARDMINE_HD T measure_from_sum(const PairMeasure& measure, T sum) {
+  if (measure.quantity == PairQuantity::kInnerProduct) return measure.normalized ? clamped_cosine(sum) : sum;
+  return measure.quantity == PairQuantity::kNegativeDistance ? -std::sqrt(sum) : -sum;
 }
 
 // Norms are clamped from below to this before rows are divided by them, as in torch.nn.functional.normalize.

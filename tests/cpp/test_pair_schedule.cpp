@@ -44,8 +44,12 @@ bool is_sound(const cpu::Block& block, int64_t rows, int64_t columns, bool symme
          !(symmetric && block.column_end - 1 <= block.row_begin);
 }
 
+cpu::PairSchedule schedule_of(int64_t rows, int64_t columns, bool symmetric) {
+  return {rows, columns, symmetric ? cpu::ScheduleShape::kSymmetric : cpu::ScheduleShape::kRectangular};
+}
+
 Course run(int64_t rows, int64_t columns, bool symmetric, const cpu::ThreadPool& pool, int64_t threads) {
-  const cpu::PairSchedule schedule(rows, columns, symmetric);
+  const cpu::PairSchedule schedule = schedule_of(rows, columns, symmetric);
   std::vector<std::atomic<int>> visits(cells(rows) * cells(columns));
   Course course{{},
                 std::vector<std::vector<Corners>>(cells(rows)),
@@ -100,7 +104,8 @@ void check_cover(const Course& course, int64_t rows, int64_t columns, bool symme
   }
 }
 
-void check_schedules(bool symmetric) {
+void check_schedules(cpu::ScheduleShape shape) {
+  const bool symmetric = shape == cpu::ScheduleShape::kSymmetric;
   for (const int64_t rows : kSizes) {
     for (const int64_t columns : kSizes) {
       if (symmetric && columns != rows) continue;
@@ -132,8 +137,8 @@ void check_schedules(bool symmetric) {
 
 }  // namespace
 
-TEST(pair_schedule_rectangular_visits_every_pair_once) { check_schedules(false); }
-TEST(pair_schedule_symmetric_visits_every_pair_once) { check_schedules(true); }
+TEST(pair_schedule_rectangular_visits_every_pair_once) { check_schedules(cpu::ScheduleShape::kRectangular); }
+TEST(pair_schedule_symmetric_visits_every_pair_once) { check_schedules(cpu::ScheduleShape::kSymmetric); }
 
 // In a tournament each group plays at most once per round, and as many pairs play as possible.
 TEST(pair_schedule_rounds_keep_all_groups_busy) {
@@ -143,7 +148,7 @@ TEST(pair_schedule_rounds_keep_all_groups_busy) {
         if (symmetric && columns != rows) continue;
         context = std::to_string(rows) + " x " + std::to_string(columns) + (symmetric ? " symmetric" : "");
         std::vector<std::array<int64_t, 2>> pairs;
-        cpu::PairSchedule(rows * kStep, columns * kStep, symmetric)
+        schedule_of(rows * kStep, columns * kStep, symmetric)
             .run(SerialPool(), 1, [&](int64_t, const cpu::Block& block) {
               pairs.push_back({block.row_begin / kStep, block.column_begin / kStep});
             });
@@ -171,7 +176,7 @@ TEST(pair_schedule_disjoint_pairs_run_concurrently) {
     context = symmetric ? "symmetric" : "rows and columns";
     const int64_t threads = 4, count = 8 * kStep;
     std::atomic<int64_t> inside{0}, together{0};
-    cpu::PairSchedule(count, count, symmetric).run(ThreadedPool(threads), threads, [&](int64_t, const cpu::Block&) {
+    schedule_of(count, count, symmetric).run(ThreadedPool(threads), threads, [&](int64_t, const cpu::Block&) {
       ++inside;
       // Near the end some threads wait for their groups, so only the maximum number of concurrent visits counts.
       for (int spins = 0; spins < 2000 && inside < threads && together < threads; ++spins) std::this_thread::yield();
@@ -190,10 +195,9 @@ TEST(pair_schedule_with_throwing_visit_ends_and_rethrows) {
       context = (symmetric ? "symmetric, " : "rows and columns, ") + std::to_string(pool->count()) + " threads";
       std::string message = "nothing was thrown";
       try {
-        cpu::PairSchedule(8 * kStep, 8 * kStep, symmetric)
-            .run(*pool, pool->count(), [](int64_t, const cpu::Block& block) {
-              if (block.row_begin == 0) throw std::runtime_error("visit");
-            });
+        schedule_of(8 * kStep, 8 * kStep, symmetric).run(*pool, pool->count(), [](int64_t, const cpu::Block& block) {
+          if (block.row_begin == 0) throw std::runtime_error("visit");
+        });
       } catch (const std::runtime_error& error) {
         message = error.what();
       }

@@ -47,23 +47,28 @@ HARDMINE_HD DifficultyWeights difficulty_weights(const TermRule& rule, Reduction
   return {easy ? 1.0 / static_cast<double>(easy) : 0.0, hard ? 1.0 / static_cast<double>(hard) : 0.0};
 }
 
-// The sums over terms that a reduced loss is computed from: the values of easy and of hard terms, and their counts. All
-// are doubles, so that threads of a device can reduce them as one array.
-inline constexpr int kTermSums = 4;
+// Counts of easy and of hard terms, as doubles, so that threads of a device can reduce them together with other sums.
+inline constexpr int kTermCounts = 2;
+HARDMINE_HD void count_term(Difficulty difficulty, double* counts) {
+  counts[0] += difficulty == Difficulty::kEasy;
+  counts[1] += difficulty == Difficulty::kHard;
+}
+HARDMINE_HD DifficultyWeights difficulty_weights(const TermRule& rule, Reduction reduction, const double* counts) {
+  return difficulty_weights(rule, reduction, static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1]));
+}
+
+// The sums over terms that a reduced loss is computed from: the values of easy and of hard terms, and their counts.
+inline constexpr int kTermValues = 2, kTermSums = kTermValues + kTermCounts;
 template <class T>
 HARDMINE_HD void add_term(const TripletTerm<T>& term, double* sums) {
   const bool hard = term.difficulty == Difficulty::kHard;
   const auto value = static_cast<double>(term.value);
   sums[0] += hard ? 0 : value;
   sums[1] += hard ? value : 0;
-  sums[2] += term.difficulty == Difficulty::kEasy;
-  sums[3] += hard;
-}
-HARDMINE_HD DifficultyWeights difficulty_weights(const TermRule& rule, Reduction reduction, const double* sums) {
-  return difficulty_weights(rule, reduction, static_cast<int64_t>(sums[2]), static_cast<int64_t>(sums[3]));
+  count_term(term.difficulty, sums + kTermValues);
 }
 HARDMINE_HD double reduced_loss(const TermRule& rule, Reduction reduction, const double* sums) {
-  const DifficultyWeights weights = difficulty_weights(rule, reduction, sums);
+  const DifficultyWeights weights = difficulty_weights(rule, reduction, sums + kTermValues);
   return sums[0] * weights.easy + sums[1] * weights.hard;
 }
 
@@ -96,10 +101,10 @@ HARDMINE_HD void term_backward(const DifficultyWeights& weights, const TripletTe
 template <class T>
 void reduce_loss_backward(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs, const T* grad_loss,
                           T* d_positive, T* d_negative) {
-  double sums[kTermSums] = {};
+  double counts[kTermCounts] = {};
   if (reduction == Reduction::kMean)
-    for (int64_t i = 0; i < pairs.count; ++i) add_term(term_of(rule, pairs, i), sums);
-  const DifficultyWeights weights = difficulty_weights(rule, reduction, sums);
+    for (int64_t i = 0; i < pairs.count; ++i) count_term(term_of(rule, pairs, i).difficulty, counts);
+  const DifficultyWeights weights = difficulty_weights(rule, reduction, counts);
   for (int64_t i = 0; i < pairs.count; ++i)
     term_backward(weights, term_of(rule, pairs, i), grad_loss[reduction == Reduction::kNone ? i : 0], d_positive + i,
                   d_negative + i);

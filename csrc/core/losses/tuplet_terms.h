@@ -109,6 +109,12 @@ T reduce_tuplets(Reduction reduction, const T* value, const int64_t* positive_co
   return static_cast<T>(sum * tuplet_loss_weight(reduction, positive_count, anchors));
 }
 
+// The gradient of an anchor's term from that of the loss, which is `grad_loss`.
+template <class T>
+HARDMINE_HD T tuplet_gradient(double loss_weight, T grad_loss) {
+  return static_cast<T>(loss_weight * static_cast<double>(grad_loss));
+}
+
 // The gradient of each anchor's term from grad_loss: [1], or [anchors] without reduction.
 template <class T>
 std::vector<T> tuplet_gradients(Reduction reduction, const T* grad_loss, const int64_t* positive_count,
@@ -116,7 +122,7 @@ std::vector<T> tuplet_gradients(Reduction reduction, const T* grad_loss, const i
   const double loss_weight = tuplet_loss_weight(reduction, positive_count, anchors);
   std::vector<T> gradient(anchors);
   for (int64_t i = 0; i < anchors; ++i)
-    gradient[i] = static_cast<T>(loss_weight * static_cast<double>(grad_loss[reduction == Reduction::kNone ? i : 0]));
+    gradient[i] = tuplet_gradient(loss_weight, grad_loss[reduction == Reduction::kNone ? i : 0]);
   return gradient;
 }
 

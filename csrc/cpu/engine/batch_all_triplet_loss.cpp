@@ -193,7 +193,7 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
   state.value = value.data();
   std::unique_ptr<BlockGradient<T>> gradient;
   if (grad) {
-    gradient = std::make_unique<BlockGradient<T>>(operands, true, false, pool);
+    gradient = std::make_unique<BlockGradient<T>>(operands, NeededGradients{.rows = true, .columns = false}, pool);
     state.need_weights = true;
   }
   std::vector<Buffer<T>> scratch;

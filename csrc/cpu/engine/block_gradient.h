@@ -11,10 +11,15 @@
 
 namespace hardmine::cpu {
 
+// The operands whose gradients are needed. If symmetric, the columns are the rows.
+struct NeededGradients {
+  bool rows, columns;
+};
+
 template <class T>
 class BlockGradient {
  public:
-  BlockGradient(const PairwiseOperands<T>& operands, bool need_rows, bool need_columns, const ThreadPool& pool)
+  BlockGradient(const PairwiseOperands<T>& operands, const NeededGradients& needed, const ThreadPool& pool)
       : operands_(operands),
         row_kernels_(kernels<RowKernels<T>>()),
         kernel_(kernels<GradientKernels<T>>()),
@@ -23,13 +28,13 @@ class BlockGradient {
     panels_ = ceil_div(operands.depth(), panel_);
     const bool euclidean = operands.params().euclidean;
     rows_.padded = round_up(operands.rows().count(), kBlockStep);
-    if (need_rows || operands.symmetric()) rows_.grad = zeros(rows_.padded);
-    if (need_columns || euclidean || operands.symmetric())
+    if (needed.rows || operands.symmetric()) rows_.grad = zeros(rows_.padded);
+    if (needed.columns || euclidean || operands.symmetric())
       rows_.value = packed(operands.anchors().x, operands.row_norm(), operands.rows(), rows_.padded);
     if (operands.symmetric()) return;
     columns_.padded = round_up(operands.columns().count(), kBlockStep);
-    if (need_columns) columns_.grad = zeros(columns_.padded);
-    if (need_rows || euclidean)
+    if (needed.columns) columns_.grad = zeros(columns_.padded);
+    if (needed.rows || euclidean)
       columns_.value = packed(operands.refs().x, operands.column_norm(), operands.columns(), columns_.padded);
   }
 

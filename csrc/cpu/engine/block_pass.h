@@ -21,7 +21,8 @@ void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double c
   const int64_t threads = thread_count_for(pool, cost * work / (params.symmetric ? 2 : 1), kMultiplyAddGrain);
   std::vector<Buffer<T>> scores;
   for (int64_t t = 0; t < threads; ++t) scores.emplace_back(kMaxBlockRows * kMaxBlockColumns);
-  const PairSchedule schedule(rows, columns, params.symmetric);
+  const PairSchedule schedule(rows, columns,
+                              params.symmetric ? ScheduleShape::kSymmetric : ScheduleShape::kRectangular);
   const auto &row_label = operands.rows().label(), &column_label = operands.columns().label();
   schedule.run(pool, threads, [&](int64_t worker, const Block& block) {
     const int64_t row_low = row_label[block.row_begin], row_high = row_label[block.row_end - 1];

@@ -8,9 +8,8 @@ namespace {
 
 template <class T>
 T measure_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const T* x, const T* y, int64_t depth) {
-  if (measure.quantity == PairQuantity::kInnerProduct) return clamped_measure(measure, kernel.dot(x, y, depth));
-  return measure.quantity == PairQuantity::kNegativeDistance ? -kernel.distance(x, y, depth)
-                                                             : -kernel.squared_distance(x, y, depth);
+  const bool product = measure.quantity == PairQuantity::kInnerProduct;
+  return measure_from_sum(measure, product ? kernel.dot(x, y, depth) : kernel.squared_distance(x, y, depth));
 }
 
 }  // namespace

@@ -119,7 +119,7 @@ void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64
   ReservoirSet<T> reservoirs(k, round_up(count, kBlockStep), num_splits);
   if (params.symmetric) {
     const Reservoirs<T> view = reservoirs.view(0);
-    const PairSchedule schedule(count, count, true);
+    const PairSchedule schedule(count, count, ScheduleShape::kSymmetric);
     schedule.run(pool, threads, [&](int64_t, const Block& block) { kernel.knn_block(params, block, view); });
   } else {
     parallel_tasks(pool, threads, row_blocks * num_splits, [&](int64_t, int64_t task) {

@@ -20,18 +20,20 @@
 
 namespace hardmine::cpu {
 
+// kRectangular: each group of rows meets each group of columns. kSymmetric: the columns are the rows, and each
+// unordered pair of groups, and each group with itself, is visited once, with row group <= column group.
+enum class ScheduleShape { kRectangular, kSymmetric };
+
 class PairSchedule {
  public:
-  // Pairs groups of rows with groups of columns. If symmetric, the columns are the rows: each unordered pair of groups,
-  // and each group with itself, is visited once, with row group <= column group.
-  PairSchedule(int64_t rows, int64_t columns, bool symmetric)
-      : symmetric_(symmetric),
+  PairSchedule(int64_t rows, int64_t columns, ScheduleShape shape)
+      : symmetric_(shape == ScheduleShape::kSymmetric),
         row_count_(rows),
         column_count_(columns),
         row_step_(group_step(rows)),
-        column_step_(symmetric ? row_step_ : group_step(columns)) {
+        column_step_(symmetric_ ? row_step_ : group_step(columns)) {
     const int64_t row_groups = ceil_div(rows, row_step_), column_groups = ceil_div(columns, column_step_);
-    if (symmetric) {
+    if (symmetric_) {
       for (int64_t g = 0; g < row_groups; ++g) pairs_.push_back({g, g});
       // The circle method of round-robin tournaments: the last place is fixed, the others rotate by one per round. With
       // an odd number of groups the last place is empty, and the group opposite pauses.
@@ -50,9 +52,9 @@ class PairSchedule {
     std::vector<int64_t> row_visits(row_groups, 0), column_visits(column_groups, 0);
     for (Pair& pair : pairs_) {
       pair.row_turn = row_visits[pair.row]++;
-      pair.column_turn = symmetric && pair.column == pair.row ? pair.row_turn
-                         : symmetric                          ? row_visits[pair.column]++
-                                                              : column_visits[pair.column]++;
+      pair.column_turn = symmetric_ && pair.column == pair.row ? pair.row_turn
+                         : symmetric_                          ? row_visits[pair.column]++
+                                                               : column_visits[pair.column]++;
     }
     row_groups_ = row_groups;
     column_groups_ = column_groups;

@@ -177,7 +177,7 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
                   .positive = all ? nullptr : positive.data()};
   weights.columns = weights.rows;
 
-  BlockGradient<T> gradient(operands, grad_x != nullptr, grad_refs != nullptr, pool);
+  BlockGradient<T> gradient(operands, {.rows = grad_x != nullptr, .columns = grad_refs != nullptr}, pool);
   for_each_block(operands, PairKind::kAny, 3, pool, [&](int64_t, const Block& block, T* scores) {
     kernel.tuplet_weights(params, block, weights, scores);
     gradient.add(block, scores);

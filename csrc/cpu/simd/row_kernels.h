@@ -129,7 +129,7 @@ void add_scaled_difference(T* acc, T weight, const T* y, const T* x, int64_t dep
 }
 
 // With u = x / |x|, d(u) = (I - u u^T) d(x) / |x|. So a gradient g of u becomes the gradient (g - u (u . g)) / |x| of
-// x.
+// x. CUDA's `projected` divides each x by |x| and does not fuse, so its bits differ.
 template <class T>
 void project(T* acc, const T* x, T norm, T radial, int64_t depth) {
   using V = Vec<T>;

@@ -216,16 +216,4 @@ HARDMINE_HD int64_t panel_bytes(int64_t depth) {
   return stages_of<MmaPolicy>(depth) * MmaPolicy::kStageBytes;
 }
 
-// The order-preserving key: of squared differences, the smallest are the most similar.
-template <class MmaPolicy>
-__device__ __forceinline__ typename MmaPolicy::acc_t key_from_score(typename MmaPolicy::acc_t score) {
-  return MmaPolicy::kSquaredDifferences ? -score : score;
-}
-
-// The similarity that users see.
-template <class MmaPolicy>
-__device__ __forceinline__ typename MmaPolicy::acc_t similarity_from_score(typename MmaPolicy::acc_t score) {
-  return MmaPolicy::kSquaredDifferences ? -std::sqrt(score) : score;
-}
-
 }  // namespace hardmine::cuda

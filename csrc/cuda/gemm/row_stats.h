@@ -49,6 +49,14 @@ HARDMINE_HD acc_t clamped_norm(acc_t norm) {
   return norm <= acc_t(kMinNorm) ? acc_t(kMinNorm) : norm;
 }
 
+// One element of the gradient of x through u = x / |x|: with g the gradient of u and radial = g u, it is
+// (g - radial u) / |x|. Not in core: the CPU's row kernel `project` has other bits, because it multiplies x by
+// radial / |x| and fuses the subtraction.
+template <class acc_t>
+__device__ __forceinline__ acc_t projected(acc_t gradient, acc_t unit, acc_t radial, acc_t norm) {
+  return (gradient - unit * radial) / norm;
+}
+
 // Calls use(r, norm) for the rows of a group that are below `count`, by all lanes of a warp; r is the row's place in
 // the group. True in all threads of the block if some norm is not finite.
 template <class acc_t, class Scalar, class Use>

@@ -189,25 +189,14 @@ class Anchor {
     for (int r = begin; r < end; ++r) put(r, before += get(r));
   }
 
-  // With v = -d / 2: dv = (y - x) / (2 d) = (y - x) / (-4 v). At d = 0 the subgradient is 0.
   __device__ __forceinline__ acc_t weight_of(int32_t triplets, acc_t v) const {
     const auto weight = static_cast<acc_t>(triplets);
-    if (params_.squared) return weight;
-    return v < acc_t(0) ? weight / (acc_t(-4) * v) : acc_t(0);
+    return params_.squared ? weight : batch_all_distance_weight(weight, v);
   }
 
   // The number of listed positives below x; 0 for NaN.
   __device__ __forceinline__ int positives_below(acc_t x) const {
-    int begin = 0, end = size_;
-    while (begin < end) {
-      const int middle = (begin + end) / 2;
-      if (-list_[middle].key() < x) {
-        begin = middle + 1;
-      } else {
-        end = middle;
-      }
-    }
-    return begin;
+    return partition_point(0, size_, [&](int p) { return -list_[p].key() < x; });
   }
 
   __device__ __forceinline__ void visit_negatives() {

@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(PairMeasurePa
         if (column >= count) continue;
         acc_t v = fragment.at[r][c];
         if constexpr (MmaPolicy::kSquaredDifferences) {
-          v = acc_t(-0.5) * (params.squared ? v : std::sqrt(v));
+          v = batch_all_v(true, params.squared, v);
         } else {
           v += params.shift[column];
         }
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAl
   *epilogue.out.total = has_nonfinite ? 0 : counts[1];
 }
 
-// One row per block. With u = x / |x| and the sum g: the gradient is (g - (g u) u) / |x|.
+// One row per block.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kTileThreads, 4)
     finalize_batch_all_gradient_kernel(BatchAllGradient<Scalar, acc_t> gradient, const acc_t* factor) {
@@ -189,8 +189,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     if (projects) block_all_reduce_sum<1>(radial, exchange);
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
       acc_t value = loss_weight != loss_weight ? loss_weight : is_zero ? acc_t(0) : grad[k];
-      if (projects) value -= gradient.row(i, k) * radial[0];
-      if (gradient.norm) value /= gradient.norm[i];
+      if (projects) value = projected(value, gradient.row(i, k), radial[0], gradient.norm[i]);
       grad[k] = value;
     }
   }

@@ -99,7 +99,6 @@ class GatherRow {
     return dot[0];
   }
 
-  // With u = x / |x|, the sum g and radial = g u: the gradient is (g - radial u) / |x|.
   __device__ __forceinline__ void write(Scalar* grad, acc_t radial) const {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) {
@@ -107,7 +106,7 @@ class GatherRow {
       if (k >= params_.depth) continue;
       acc_t value = sum_[i];
       // A row without pairs has gradient 0, even if it is not finite.
-      if (any_ && params_.measure.normalized) value = (value - to_acc(self_[k]) / norm_ * radial) / norm_;
+      if (any_ && params_.measure.normalized) value = projected(value, to_acc(self_[k]) / norm_, radial, norm_);
       grad[k] = from_acc<Scalar>(value);
     }
   }

@@ -14,29 +14,17 @@ constexpr int64_t kMaxTripletBlocks = 1024;
 
 // What each loss sums over triplets, and computes from the sums. kSums is the number of sums.
 //
-// IndexedLoss: the values of easy and of hard terms, and their counts.
+// IndexedLoss: those of add_term.
 template <class acc_t>
 struct IndexedSums {
-  static constexpr int kSums = 4;
+  static constexpr int kSums = kTermSums;
   const IndexedLoss& loss;
   SelectedPairs<acc_t> pairs;
 
-  static __device__ __forceinline__ acc_t kept(acc_t measure) { return measure; }
-  static __device__ __forceinline__ acc_t kept_backward(acc_t gradient) { return gradient; }
-
   __device__ __forceinline__ void add(int64_t t, double* sum, acc_t* unreduced) const {
     const TripletTerm<acc_t> term = term_of(loss.term, pairs, t);
-    const bool hard = term.difficulty == Difficulty::kHard;
-    const auto value = static_cast<double>(term.value);
     if (unreduced && loss.reduction == Reduction::kNone) unreduced[t] = term.value;
-    sum[0] += hard ? 0 : value;
-    sum[1] += hard ? value : 0;
-    sum[2] += term.difficulty == Difficulty::kEasy;
-    sum[3] += hard;
-  }
-
-  __device__ __forceinline__ DifficultyWeights weights(const double* sum) const {
-    return difficulty_weights(loss.term, loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
+    add_term(term, sum);
   }
 
   // All threads of a block call it, with the same `sum`.
@@ -45,15 +33,14 @@ struct IndexedSums {
     if (loss.reduction == Reduction::kNone) {
       for (int64_t t = threadIdx.x; propagate_nan && t < pairs.count; t += blockDim.x) out[t] = nan;
     } else if (threadIdx.x == 0) {
-      const DifficultyWeights loss_weight = weights(sum);
-      *out = propagate_nan ? nan : static_cast<acc_t>(sum[0] * loss_weight.easy + sum[1] * loss_weight.hard);
+      *out = propagate_nan ? nan : static_cast<acc_t>(reduced_loss(loss.term, loss.reduction, sum));
     }
   }
 
   __device__ __forceinline__ void backward(int64_t t, const double* sum, const acc_t* grad_loss, acc_t* d_positive,
                                            acc_t* d_negative) const {
-    term_backward(weights(sum), term_of(loss.term, pairs, t), grad_loss[loss.reduction == Reduction::kNone ? t : 0],
-                  d_positive, d_negative);
+    term_backward(difficulty_weights(loss.term, loss.reduction, sum + kTermValues), term_of(loss.term, pairs, t),
+                  grad_loss[loss.reduction == Reduction::kNone ? t : 0], d_positive, d_negative);
   }
 };
 
@@ -63,9 +50,6 @@ struct GlobalSums {
   static constexpr int kSums = 2;
   const GlobalRule& rule;
   SelectedPairs<acc_t> pairs;  // distances
-
-  static __device__ __forceinline__ acc_t kept(acc_t measure) { return global_distance(measure); }
-  static __device__ __forceinline__ acc_t kept_backward(acc_t gradient) { return global_distance_backward(gradient); }
 
   __device__ __forceinline__ void add(int64_t t, double* sum, acc_t*) const {
     sum[0] += static_cast<double>(pairs.positive_similarity[t]);
@@ -164,11 +148,8 @@ __device__ __forceinline__ void measure_triplet(const PairMeasure& measure, cons
       sum_n = fma(x - z, x - z, sum_n);
     }
   }
-  sum_p = warp_reduce_sum(sum_p);
-  sum_n = warp_reduce_sum(sum_n);
-  const bool root = measure.quantity == PairQuantity::kNegativeDistance;
-  *positive = product ? clamped_measure(measure, sum_p) : root ? -std::sqrt(sum_p) : -sum_p;
-  *negative = product ? clamped_measure(measure, sum_n) : root ? -std::sqrt(sum_n) : -sum_n;
+  *positive = measure_from_sum(measure, warp_reduce_sum(sum_p));
+  *negative = measure_from_sum(measure, warp_reduce_sum(sum_n));
 }
 
 // One triplet per warp. The last block computes the loss from all sums.
@@ -186,8 +167,8 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
     acc_t positive = std::numeric_limits<acc_t>::quiet_NaN(), negative = positive;
     if (is_valid) measure_triplet(params.measure, params.rows, triplet, &positive, &negative);
     if (lane_index() != 0) continue;
-    params.out.positive[t] = sums.kept(positive);
-    params.out.negative[t] = sums.kept(negative);
+    params.out.positive[t] = kept_measure(params.loss, positive);
+    params.out.negative[t] = kept_measure(params.loss, negative);
     sums.add(t, sum, params.out.loss);
     sum[kSums - 1] += !is_valid;
   }
@@ -246,8 +227,8 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
     list.left[t] = triplets.rows[3 * t];
     list.right[2 * t] = triplets.rows[3 * t + 1];
     list.right[2 * t + 1] = triplets.rows[3 * t + 2];
-    list.gradient[2 * t] = sums.kept_backward(d_positive);
-    list.gradient[2 * t + 1] = sums.kept_backward(d_negative);
+    list.gradient[2 * t] = kept_measure_backward(loss, d_positive);
+    list.gradient[2 * t + 1] = kept_measure_backward(loss, d_negative);
   }
 }
 

@@ -151,7 +151,9 @@ class KnnPanel {
       for (int c = 0; c < kColumns; ++c) {
         const int column = MmaPolicy::column(c);
         const bool candidate = column < columns && !(has_selves && column == row);
-        better |= static_cast<uint32_t>(candidate && key_from_score<MmaPolicy>(fragment_.at[r][c]) > worst) << c;
+        better |= static_cast<uint32_t>(candidate &&
+                                        key_from_score(MmaPolicy::kSquaredDifferences, fragment_.at[r][c]) > worst)
+                  << c;
       }
       if (better == 0) continue;
       const int32_t count = __popc(better), place = atomicAdd(size_ + row, count);
@@ -160,7 +162,7 @@ class KnnPanel {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c)
         if (better >> c & 1)
-          *to++ = Candidate::of(key_from_score<MmaPolicy>(fragment_.at[r][c]),
+          *to++ = Candidate::of(key_from_score(MmaPolicy::kSquaredDifferences, fragment_.at[r][c]),
                                 static_cast<Index>(first_column + MmaPolicy::column(c)));
     }
     return full;

@@ -15,7 +15,7 @@ constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountChun
 template <class acc_t>
 struct LossPairs {
   LossGradient<acc_t> loss;
-  const int64_t* counted;  // [kCountChunks, 2]: easy and hard terms per chunk; null: each block counts all
+  const int64_t* counted;  // [kCountChunks, kTermCounts]: easy and hard terms per chunk; null: each block counts all
   int64_t* right;          // [count, 2]
   acc_t* gradient;         // [count, 2]
 };
@@ -23,42 +23,37 @@ struct LossPairs {
 // This thread's count of easy and of hard terms.
 template <class acc_t>
 __device__ __forceinline__ void count_difficulties(const LossGradient<acc_t>& loss, int64_t begin, int64_t step,
-                                                   double* easy_hard) {
-  for (int64_t i = begin; i < loss.pairs.count; i += step) {
-    const Difficulty part = term_of(loss.term, loss.pairs, i).difficulty;
-    easy_hard[0] += part == Difficulty::kEasy;
-    easy_hard[1] += part == Difficulty::kHard;
-  }
+                                                   double* counts) {
+  for (int64_t i = begin; i < loss.pairs.count; i += step)
+    count_term(term_of(loss.term, loss.pairs, i).difficulty, counts);
 }
 
 template <class acc_t>
 __global__ void __launch_bounds__(kListThreads, 2)
     count_difficulties_kernel(LossGradient<acc_t> loss, int64_t* counted) {
   for (int64_t chunk = blockIdx.x; chunk < kCountChunks; chunk += gridDim.x) {
-    double easy_hard[2] = {0, 0};
-    count_difficulties(loss, chunk * blockDim.x + threadIdx.x, kCountChunks * blockDim.x, easy_hard);
-    block_reduce_sum<2>(easy_hard, reinterpret_cast<double*>(shared_memory()));
+    double counts[kTermCounts] = {};
+    count_difficulties(loss, chunk * blockDim.x + threadIdx.x, kCountChunks * blockDim.x, counts);
+    block_reduce_sum<kTermCounts>(counts, reinterpret_cast<double*>(shared_memory()));
     if (threadIdx.x != 0) continue;
-    counted[2 * chunk] = static_cast<int64_t>(easy_hard[0]);
-    counted[2 * chunk + 1] = static_cast<int64_t>(easy_hard[1]);
+    for (int s = 0; s < kTermCounts; ++s) counted[kTermCounts * chunk + s] = static_cast<int64_t>(counts[s]);
   }
 }
 
 template <class acc_t>
 __device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, double* shared) {
   const LossGradient<acc_t>& loss = list.loss;
-  double easy_hard[2] = {0, 0};
+  double counts[kTermCounts] = {};
   if (loss.grad_loss && loss.reduction == Reduction::kMean) {
     if (list.counted) {
       for (int64_t chunk = threadIdx.x; chunk < kCountChunks; chunk += blockDim.x)
-        for (int s = 0; s < 2; ++s) easy_hard[s] += static_cast<double>(list.counted[2 * chunk + s]);
+        for (int s = 0; s < kTermCounts; ++s) counts[s] += static_cast<double>(list.counted[kTermCounts * chunk + s]);
     } else {
-      count_difficulties(loss, threadIdx.x, blockDim.x, easy_hard);
+      count_difficulties(loss, threadIdx.x, blockDim.x, counts);
     }
-    block_all_reduce_sum<2>(easy_hard, shared);
+    block_all_reduce_sum<kTermCounts>(counts, shared);
   }
-  const DifficultyWeights weights = difficulty_weights(loss.term, loss.reduction, static_cast<int64_t>(easy_hard[0]),
-                                                       static_cast<int64_t>(easy_hard[1]));
+  const DifficultyWeights weights = difficulty_weights(loss.term, loss.reduction, counts);
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < loss.pairs.count;
        i += int64_t{gridDim.x} * blockDim.x) {
     acc_t d_positive = 0, d_negative = 0;
@@ -171,7 +166,7 @@ class PairGradient {
       list.gradient = workspace_.array<acc_t>(2 * loss->pairs.count);
       pairs = {nullptr, list.right, list.gradient, loss->pairs.count, 2};
       if (2 * pairs.count > kMaxPairsScanned && loss->grad_loss && loss->reduction == Reduction::kMean) {
-        auto* counted = workspace_.array<int64_t>(2 * kCountChunks);
+        auto* counted = workspace_.array<int64_t>(kTermCounts * kCountChunks);
         launch("count_difficulties", count_difficulties_kernel<acc_t>, {kCountChunks, kListThreads, kSumBytes}, stream_,
                *loss, counted);
         list.counted = counted;
@@ -198,7 +193,7 @@ class PairGradient {
   }
 
  private:
-  static constexpr size_t kSumBytes = 2 * kMaxWarps * sizeof(double);
+  static constexpr size_t kSumBytes = kTermCounts * kMaxWarps * sizeof(double);
 
   static int64_t loss_blocks(const LossGradient<acc_t>* loss) { return loss ? 1 : 0; }
 

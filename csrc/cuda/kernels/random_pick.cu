@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
     const int64_t label = params.anchors.label[row];
     // With the bits of a tile's score, so that the key of a pick compares with those of other candidates.
     const auto keys_of_columns = [&](int64_t first) {
-      return key_from_score<MmaPolicy>(make_row(rows, columns, row, first, scratch));
+      return key_from_score(MmaPolicy::kSquaredDifferences, make_row(rows, columns, row, first, scratch));
     };
     // The candidates among 32 columns, as a bit mask.
     const auto candidates_from = [&](int64_t first) {

@@ -19,12 +19,11 @@ struct SelectionEpilogue {
   FiniteFlags<2> finite;                                      // of the rows and, with refs, of the columns
   SelectionOut<acc_t> out;
   LossOut<acc_t> loss;
-  double* partial;       // [blocks][kLossSums]: the sums of every block
+  double* partial;       // [blocks][kTermSums]: the sums of every block
   int32_t* blocks_done;  // [1], starts at 0
 };
 
-inline constexpr int kLossSums = 4;  // values and counts of easy and of hard terms
-inline constexpr size_t kSelectionEpilogueSharedBytes = kLossSums * kMaxWarps * sizeof(double);
+inline constexpr size_t kSelectionEpilogueSharedBytes = kTermSums * kMaxWarps * sizeof(double);
 
 template <class acc_t>
 __device__ __forceinline__ void write_pair(const SelectionEpilogue<acc_t>& epilogue, const PackedCandidate<acc_t>& best,
@@ -45,7 +44,7 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
                                    out.negative_similarity, epilogue.count};
   const bool has_nonfinite = epilogue.loss.loss && epilogue.finite.block_any_nonfinite();
   const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
-  double sum[kLossSums] = {};
+  double sum[kTermSums] = {};
   const int64_t first = alone ? 0 : int64_t{blockIdx.x} * blockDim.x,
                 step = alone ? blockDim.x : int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = first + threadIdx.x; i < epilogue.count; i += step) {
@@ -59,33 +58,27 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
     if (!epilogue.loss.loss) continue;
     const TripletTerm<acc_t> term = term_of(epilogue.loss.term, pairs, i);
     if (epilogue.loss.reduction == Reduction::kNone) epilogue.loss.loss[i] = has_nonfinite ? nan : term.value;
-    const bool hard = term.difficulty == Difficulty::kHard;
-    const double value = static_cast<double>(term.value);
-    sum[0] += hard ? 0 : value;
-    sum[1] += hard ? value : 0;
-    sum[2] += term.difficulty == Difficulty::kEasy;
-    sum[3] += hard;
+    add_term(term, sum);
   }
   if (!epilogue.loss.loss || epilogue.loss.reduction == Reduction::kNone) return;
-  block_reduce_sum<kLossSums>(sum, exchange);
+  block_reduce_sum<kTermSums>(sum, exchange);
   if (!alone && gridDim.x > 1) {
     if (threadIdx.x == 0)
-      for (int s = 0; s < kLossSums; ++s) epilogue.partial[int64_t{blockIdx.x} * kLossSums + s] = sum[s];
+      for (int s = 0; s < kTermSums; ++s) epilogue.partial[int64_t{blockIdx.x} * kTermSums + s] = sum[s];
     if (!grid_is_last_block(epilogue.blocks_done)) return;
     // In the order of the blocks; block_reduce_partials() would add in another order, with other bits.
     if (threadIdx.x == 0) {
 #pragma unroll
-      for (int s = 0; s < kLossSums; ++s) sum[s] = 0;
+      for (int s = 0; s < kTermSums; ++s) sum[s] = 0;
       for (int64_t b = 0; b < gridDim.x; ++b)
 #pragma unroll
-        for (int s = 0; s < kLossSums; ++s) sum[s] += epilogue.partial[b * kLossSums + s];
+        for (int s = 0; s < kTermSums; ++s) sum[s] += epilogue.partial[b * kTermSums + s];
     }
   }
   if (threadIdx.x != 0) return;
-  const DifficultyWeights weights = difficulty_weights(epilogue.loss.term, epilogue.loss.reduction,
-                                                       static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
   // A non-finite embedding makes the loss NaN: divergence is never hidden.
-  *epilogue.loss.loss = has_nonfinite ? nan : static_cast<acc_t>(sum[0] * weights.easy + sum[1] * weights.hard);
+  *epilogue.loss.loss =
+      has_nonfinite ? nan : static_cast<acc_t>(reduced_loss(epilogue.loss.term, epilogue.loss.reduction, sum));
 }
 
 }  // namespace hardmine::cuda

@@ -165,7 +165,7 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
   }
   if (finalized) return;
   const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(ceil_div(count, kEpilogueThreads), 1024));
-  epilogue.partial = workspace.array<double>(blocks * kLossSums);
+  epilogue.partial = workspace.array<double>(blocks * kTermSums);
   launch("finalize_selection", finalize_selection_kernel<acc_t>,
          {blocks, kEpilogueThreads, kSelectionEpilogueSharedBytes}, stream, epilogue);
 }

@@ -39,18 +39,15 @@ struct TupletStart {
 
  private:
   __device__ __forceinline__ void write(int64_t i, double loss_weight) const {
-    const int64_t positives = saved.positive_count[i];
-    const bool counts = positives > 0, all = rule.positive == TupletPositive::kAll;
-    const auto arriving = static_cast<acc_t>(
-        loss_weight * static_cast<double>(saved.grad_loss[rule.reduction == Reduction::kNone ? i : 0]));
-    const double gradient = static_cast<double>(arriving) / rule.temperature;
-    const double slope = static_cast<double>(saved.slope[i]), sum = static_cast<double>(saved.sum[i]);
-    const double positive = all ? gradient / static_cast<double>(positives) : gradient * slope;
-    coefficients.negative_weight[i] = counts ? static_cast<acc_t>(gradient * slope / sum) : acc_t(0);
-    coefficients.positive_weight[i] = counts ? static_cast<acc_t>(positive) : acc_t(0);
-    coefficients.shift[i] = counts ? saved.shift[i] : std::numeric_limits<acc_t>::infinity();
-    coefficients.log_sum[i] = counts ? static_cast<acc_t>(log_of_sum(sum)) : acc_t(0);
-    coefficients.positive[i] = counts && !all ? static_cast<Index>(saved.positive_index[i]) : kBelowRange;
+    const acc_t gradient = tuplet_gradient(loss_weight, saved.grad_loss[rule.reduction == Reduction::kNone ? i : 0]);
+    const AnchorCoefficients<acc_t> of_anchor =
+        anchor_coefficients(rule, gradient, saved.shift[i], saved.sum[i], saved.slope[i], saved.positive_count[i]);
+    const bool has_one_positive = saved.positive_count[i] > 0 && rule.positive != TupletPositive::kAll;
+    coefficients.negative_weight[i] = of_anchor.negative_weight;
+    coefficients.shift[i] = of_anchor.shift;
+    coefficients.positive_weight[i] = of_anchor.positive_weight;
+    coefficients.log_sum[i] = of_anchor.log_sum;
+    coefficients.positive[i] = has_one_positive ? static_cast<Index>(saved.positive_index[i]) : kBelowRange;
   }
 };
 
@@ -98,7 +95,6 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
       return value;
     };
     const acc_t norm = epilogue.norm ? epilogue.norm[row] : acc_t(1);
-    // With u = x / |x| and the sum g: the gradient is (g - (g u) u) / |x|.
     acc_t radial = 0;
     const bool is_zero = epilogue.norm && !has_direction(norm);
     if (epilogue.norm && !is_zero) {
@@ -107,7 +103,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
     }
     for (int64_t k = lane_index(); k < epilogue.depth; k += 32) {
       acc_t value = is_zero ? acc_t(0) : sum(k);
-      if (epilogue.norm) value = (value - to_acc(self[k]) / norm * radial) / norm;
+      if (epilogue.norm) value = projected(value, to_acc(self[k]) / norm, radial, norm);
       epilogue.grad[row * epilogue.depth + k] =
           from_acc<Scalar>(propagate_nan ? std::numeric_limits<acc_t>::quiet_NaN() : value);
     }

@@ -203,7 +203,7 @@ class TupletPanel {
       const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const acc_t similarity = similarity_from_score<MmaPolicy>(fragment_.at[r][c]);
+        const acc_t similarity = similarity_from_score(MmaPolicy::kSquaredDifferences, fragment_.at[r][c]);
         const bool negative = !masks || (inside && label != row_label[r]);
         fragment_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // also for NaN
       }
@@ -266,10 +266,11 @@ class TupletPanel {
       for (int r = 0; r < kRows; ++r) {
         const acc_t score = fragment_.at[r][c];
         // NaN is never selected.
-        if (label != row_label[r] || !(key_from_score<MmaPolicy>(score) <= params_.limit) || is_self(r, column(c)))
+        if (label != row_label[r] || !(key_from_score(MmaPolicy::kSquaredDifferences, score) <= params_.limit) ||
+            is_self(r, column(c)))
           continue;
-        const acc_t x =
-            fma(shift[r] - similarity_from_score<MmaPolicy>(score), params_.inverse_temperature, log_sum[r]);
+        const acc_t x = fma(shift[r] - similarity_from_score(MmaPolicy::kSquaredDifferences, score),
+                            params_.inverse_temperature, log_sum[r]);
         values[r] += hardmine::softplus(x);
         slopes[r] += hardmine::sigmoid(x);
         ++found[r];

@@ -9,7 +9,7 @@
 
 namespace hardmine::cuda {
 
-// An anchor's factors in the derivatives, [anchors] each. An invalid anchor has weights 0 and shift infinity.
+// AnchorCoefficients as arrays, [anchors] each.
 template <class acc_t>
 struct TupletCoefficients {
   acc_t* negative_weight;  // null: the rows of this operand are not anchors
@@ -31,16 +31,15 @@ struct TupletWeightParams : PairwiseOperands<MmaPolicy> {
 
 // The coefficients of one row of a pair; those of a ref are neutral.
 template <class acc_t>
-struct TupletAnchor {
-  acc_t negative_weight = 0, shift = std::numeric_limits<acc_t>::infinity(), positive_weight = 0, log_sum = 0;
+struct TupletAnchor : AnchorCoefficients<acc_t> {
   Index positive = kBelowRange;
 
   __device__ __forceinline__ TupletAnchor(const TupletCoefficients<acc_t>& coefficients, int64_t i, int64_t count) {
     if (!coefficients.negative_weight || i >= count) return;
-    negative_weight = coefficients.negative_weight[i];
-    shift = coefficients.shift[i];
-    positive_weight = coefficients.positive_weight[i];
-    log_sum = coefficients.log_sum[i];
+    this->negative_weight = coefficients.negative_weight[i];
+    this->shift = coefficients.shift[i];
+    this->positive_weight = coefficients.positive_weight[i];
+    this->log_sum = coefficients.log_sum[i];
     positive = coefficients.positive[i];
   }
 };
@@ -73,7 +72,7 @@ class TupletWeightTile {
         const acc_t score = fragment_.at[r][c];
         acc_t weight = 0;
         if (label != labels_.column[MmaPolicy::column(c)]) {
-          const acc_t similarity = similarity_from_score<MmaPolicy>(score);
+          const acc_t similarity = similarity_from_score(MmaPolicy::kSquaredDifferences, score);
           weight = score == score ? of_negative(of_row, of_column, similarity) : acc_t(0);  // NaN: excluded by ids
         } else if (!(params_.symmetric && row == column)) {
           weight = -(params_.all ? of_positive(of_row, of_column, score) : of_chosen(of_row, of_column, row, column));
@@ -89,7 +88,7 @@ class TupletWeightTile {
   }
 
  private:
-  // d loss / d s = negative_weight exp((s - shift) / t) per anchor, with negative_weight = gradient slope / (t sum).
+  // d loss / d s = negative_weight exp((s - shift) / t) per anchor.
   __device__ __forceinline__ acc_t of_negative(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
                                                acc_t similarity) const {
     if (params_.one_shift)
@@ -114,8 +113,8 @@ class TupletWeightTile {
   // -d loss / d s = positive_weight sigmoid((shift - s) / t + log_sum) per anchor, if all positives count.
   __device__ __forceinline__ acc_t of_positive(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
                                                acc_t score) const {
-    if (!(key_from_score<MmaPolicy>(score) <= params_.limit)) return 0;
-    const acc_t similarity = similarity_from_score<MmaPolicy>(score);
+    if (!(key_from_score(MmaPolicy::kSquaredDifferences, score) <= params_.limit)) return 0;
+    const acc_t similarity = similarity_from_score(MmaPolicy::kSquaredDifferences, score);
     const auto slope = [&](const TupletAnchor<acc_t>& anchor) {
       return anchor.positive_weight == acc_t(0)
                  ? acc_t(0)
