@@ -98,7 +98,7 @@ void check_straight(const Problem& p) {
     const WithOrder order(running.order);
     const Stream stream{running.max_blocks};
     HostWorkspace workspace;
-    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), p.rows, true, 0, workspace, stream);
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), {.strip_rows = p.rows}, workspace, stream);
     std::vector<acc_t> out(p.rows * p.depth, std::numeric_limits<acc_t>::quiet_NaN());
     gradient_gemm<MmaPolicy>(products, {c.weight.data(), p.rows, p.count}, out.data(), stream);
     if (first.empty()) {
@@ -125,7 +125,9 @@ void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count
     const WithOrder order(running.order);
     const Stream stream{running.max_blocks};
     HostWorkspace workspace;
-    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), strip.rows, false, strip.count, workspace, stream);
+    const auto products = make_gradient_gemm<MmaPolicy>(
+        c.rows(), {.strip_rows = strip.rows, .untransposed = false, .transposed_columns = strip.count}, workspace,
+        stream);
     std::vector<acc_t> out(strip.count * strip.depth, acc_t(0.5));
     gradient_gemm_transposed_accumulate<MmaPolicy>(products, {weights.weight.data(), strip.rows, strip.count},
                                                    first_row, out.data(), stream);
@@ -200,7 +202,7 @@ TEST(gradient_gemm_any_norm_keeps_digits) {
     c.divisor[7] = acc_t(1e-12);
     for (int64_t d = 0; d < 4; ++d) c.x[7 * 4 + d] = {};
     HostWorkspace workspace;
-    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), 3, true, 0, workspace, Stream{});
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), {.strip_rows = 3}, workspace, Stream{});
     std::vector<acc_t> out(12);
     gradient_gemm<MmaPolicy>(products, {c.weight.data(), 3, 20}, out.data(), Stream{});
     check_sums<MmaPolicy>(out, 3, 4, 20, 0, [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
@@ -216,7 +218,8 @@ TEST(gradient_gemm_workspace_serves_any_strip_height) {
     const Problem p{260, 1030, 2};  // the lower strips are multiplied in more shares
     const Case<Way> c(p);
     HostWorkspace workspace;
-    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), p.rows, true, p.count, workspace, Stream{});
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), {.strip_rows = p.rows, .transposed_columns = p.count},
+                                                        workspace, Stream{});
     const int64_t bytes = workspace.bytes();
     for (const int64_t rows : {260, 3, 130}) {
       std::vector<acc_t> out(rows * p.depth), sum(p.count * p.depth, acc_t(0));
@@ -243,7 +246,7 @@ TEST(gradient_gemm_nonfinite_weights_reach_their_rows_only) {
     c.weight[40 + 7] = std::numeric_limits<acc_t>::quiet_NaN();
     c.weight[80 + 39] = std::numeric_limits<acc_t>::infinity();
     HostWorkspace workspace;
-    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), 4, true, 0, workspace, Stream{});
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), {.strip_rows = 4}, workspace, Stream{});
     std::vector<acc_t> out(12);
     gradient_gemm<MmaPolicy>(products, {c.weight.data(), 4, 40}, out.data(), Stream{});
     for (int d = 0; d < 3; ++d) {
@@ -257,7 +260,7 @@ TEST(gradient_gemm_nonfinite_weights_reach_their_rows_only) {
   });
   HostWorkspace workspace;
   const float x[1] = {1};
-  const auto none =
-      make_gradient_gemm<FloatProducts, float>({x, 5, 0, nullptr, nullptr}, 5, true, 5, workspace, Stream{});
+  const auto none = make_gradient_gemm<FloatProducts, float>(
+      {x, 5, 0, nullptr, nullptr}, {.strip_rows = 5, .transposed_columns = 5}, workspace, Stream{});
   gradient_gemm<FloatProducts>(none, {x, 5, 5}, nullptr, Stream{});
 }

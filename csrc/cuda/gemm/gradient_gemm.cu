@@ -257,8 +257,8 @@ GradientGemmWeights<typename MmaPolicy::acc_t> untransposed(const GradientGemm<M
 
 template <class MmaPolicy, class Scalar>
 GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typename MmaPolicy::acc_t>& rows,
-                                           int64_t strip_rows, bool untransposed, int64_t transposed_columns,
-                                           Workspace& workspace, const Stream& stream) {
+                                           const GradientGemmPlan& planned, Workspace& workspace,
+                                           const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
   static_assert(kStripAlignment % MmaPolicy::kStageDepth == 0);
   GradientGemm<MmaPolicy> out{};
@@ -271,7 +271,7 @@ GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typena
   if (kTwoBytes<MmaPolicy>) out.norm = rows.norm;
   // Sized for the larger of both kinds of product. Fewer rows, as in the last strip, may be multiplied in more splits.
   int64_t max_rows = 0, weight_bytes = 0, partials = 0;
-  const auto plan = [&](int64_t count, int64_t depth) {
+  const auto allow = [&](int64_t count, int64_t depth) {
     if (count == 0 || rows.depth == 0) return;
     max_rows = std::max(max_rows, count);
     weight_bytes = std::max(weight_bytes, panels_of<MmaPolicy>(count) * panel_bytes<MmaPolicy>(depth));
@@ -281,8 +281,8 @@ GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typena
       if (num_splits > 1) partials = std::max(partials, num_splits * rows_of_panels * rows.depth);
     }
   };
-  if (untransposed) plan(strip_rows, rows.count);
-  plan(transposed_columns, strip_rows);
+  if (planned.untransposed) allow(planned.strip_rows, rows.count);
+  allow(planned.transposed_columns, planned.strip_rows);
   out.weights = workspace.array<char>(weight_bytes);
   out.partial = workspace.array<acc_t>(partials);
   if (kShortRange<MmaPolicy>) out.exponent = workspace.array<int32_t>(max_rows);

@@ -41,13 +41,18 @@ struct GradientGemm {
 // A strip that is multiplied transposed begins at a multiple of this row.
 inline constexpr int64_t kStripAlignment = 128;
 
-// Packs the rows, and allocates for products of strips with at most `strip_rows` rows. `untransposed`: gradient_gemm
-// will be called. `transposed_columns`: the most columns for gradient_gemm_transposed_accumulate; 0: it will not be
-// called. O((strip_rows + depth) count + strip_rows transposed_columns) memory.
+// The products that a GradientGemm will be asked for.
+struct GradientGemmPlan {
+  int64_t strip_rows;              // the most rows of a strip
+  bool untransposed = true;        // gradient_gemm or gradient_gemm_accumulate
+  int64_t transposed_columns = 0;  // the most columns for gradient_gemm_transposed_accumulate; 0: it is not called
+};
+
+// Packs the rows, and allocates for the planned products. O((strip_rows + depth) count + strip_rows transposed_columns)
+// memory.
 template <class MmaPolicy, class Scalar>
 GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typename MmaPolicy::acc_t>& rows,
-                                           int64_t strip_rows, bool untransposed, int64_t transposed_columns,
-                                           Workspace& workspace, const Stream& stream);
+                                           const GradientGemmPlan& planned, Workspace& workspace, const Stream& stream);
 
 // out[r, :] = sum over c of weight[r, c] rows[c, :], for a strip of `count` columns.
 template <class MmaPolicy>

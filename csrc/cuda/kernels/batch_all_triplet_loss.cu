@@ -275,7 +275,7 @@ void batch_all(const BatchAllRule& rule, const LabeledMatrix<Scalar>& rows, int6
       gradient.center = center;
     }
     gemm = make_gradient_gemm<GemmPolicy>(GradientGemmRows<Scalar, acc_t>{rows.x, count, depth, norm, gradient.center},
-                                          strip_rows, true, count, workspace, stream);
+                                          {.strip_rows = strip_rows, .transposed_columns = count}, workspace, stream);
   }
   for (int64_t first = 0; first < count; first += strip_rows) {
     const WeightStrip<acc_t> strip{measures.pairs, std::min(strip_rows, count - first), count};

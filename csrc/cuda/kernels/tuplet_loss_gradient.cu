@@ -228,8 +228,8 @@ class TupletGradient {
         num_splits = difference_splits(strip, column_count, depth);
       } else {
         gemm = make_gradient_gemm<MmaPolicy>(
-            GradientGemmRows<Scalar, acc_t>{column, column_count, depth, columns.stats.norm, nullptr}, strip, true, 0,
-            of.workspace_, of.stream_);
+            GradientGemmRows<Scalar, acc_t>{column, column_count, depth, columns.stats.norm, nullptr},
+            {.strip_rows = strip}, of.workspace_, of.stream_);
       }
       out = of.workspace_.template array<acc_t>(num_splits * strip * depth);
     }
