@@ -3,6 +3,7 @@
 
 #include <bit>
 
+#include "core/random.h"
 #include "cpu/engine/rows.h"
 
 namespace hardmine::cpu {
@@ -86,9 +87,10 @@ class PairExclusions {
     Index find(int64_t id) const { return id < 0 ? -1 : slot_[slot_of(id)]; }
 
    private:
-    // Where the id is, or would be.
+    // Where the id is, or would be. A product alone would hash ids with a stride near some Fibonacci number to
+    // neighboring slots.
     size_t slot_of(int64_t id) const {
-      size_t slot = static_cast<uint64_t>(id) * 0x9E3779B97F4A7C15u >> shift_;  // Fibonacci hashing
+      size_t slot = random_bits(0, static_cast<uint64_t>(id)) >> shift_;
       while (slot_[slot] >= 0 && id_[slot_[slot]] != id) slot = slot + 1 == slot_.size() ? 0 : slot + 1;
       return slot;
     }
