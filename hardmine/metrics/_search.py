@@ -58,8 +58,8 @@ def _drop_self(found: Neighbors, start: int) -> Neighbors:
     """The k nearest others [Q, k] of queries start, start + 1, ... from the k + 1 nearest rows, queries not excluded.
 
     Neighbors have a total order (similarity, then index). Removing a row from the gallery only moves up the rows behind
-    it. So the first k others are among the first k + 1 rows. If the query is not among them, because k + 1 duplicates
-    with lower indices precede it, the last row is dropped.
+    it. So the first k others are among the first k + 1 rows. If the query is not among them, the last row is dropped:
+    its id excludes the query, or k + 1 duplicates with lower indices precede it.
     """
     similarity, index = found
     query = torch.arange(start, start + len(index), device=index.device)[:, None]
