@@ -90,3 +90,16 @@ TEST(excluded_pairs_without_ids_are_none) {
   CHECK(cpu::PairExclusions(nullptr, sorted, nullptr, sorted).view() == nullptr);
   CHECK(cpu::PairExclusions(rows.id.data(), sorted, rows.id.data(), sorted).view() != nullptr);
 }
+
+// A search probes one run of occupied slots at most.
+TEST(hash_of_id_any_stride_makes_short_runs) {
+  constexpr int kBits = 17;
+  for (const int64_t stride : {1, 2, 64, 832040, 1134903170}) {
+    context = "stride " + std::to_string(stride);
+    std::vector<bool> occupied(size_t{1} << kBits);
+    for (int64_t i = 0; i < 30000; ++i) occupied[cpu::hash_of_id(i * stride) >> (64 - kBits)] = true;
+    int64_t run = 0, max_run = 0;
+    for (const bool slot : occupied) max_run = std::max(max_run, run = slot ? run + 1 : 0);
+    CHECK(max_run < 30);
+  }
+}

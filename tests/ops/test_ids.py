@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import time
 
 import pytest
 import torch
@@ -274,22 +273,6 @@ def test_op_with_ids_any_thread_count_is_bitwise_equal(name, kind, refs):
     for count in (2, 3, 5):
         with threads(count):
             assert_results_bitwise_equal(run(getattr(ops, name), inputs, **options), expected)
-
-
-@pytest.mark.cpu
-@pytest.mark.parametrize("stride", [832040, 1134903170, 2**40], ids=["F30", "F45", "power"])
-def test_ids_with_any_stride_take_linear_time(stride):
-    """A multiplicative hash sends multiples of some Fibonacci numbers to neighboring slots."""
-    rows = 30000
-    x, labels = torch.zeros(rows, 1), torch.zeros(rows, dtype=torch.int64)
-
-    def cpu_time(step):
-        start = time.process_time()
-        ops.select_triplets(x, labels, x[:1], labels[:1], ids=torch.arange(rows) * step, ref_ids=labels[:1])
-        return time.process_time() - start
-
-    with threads(1):
-        assert min(cpu_time(stride) for _ in range(3)) < 10 * max(cpu_time(1) for _ in range(3)) + 0.05
 
 
 @pytest.mark.cpu

@@ -8,6 +8,10 @@
 
 namespace hardmine::cpu {
 
+// Its highest bits are the slot of a hash table. A product alone would send ids with a stride near some Fibonacci
+// number to neighboring slots.
+inline uint64_t hash_of_id(int64_t id) { return random_bits(0, static_cast<uint64_t>(id)); }
+
 // The pairs of equal ids >= 0 of two sorted matrices. O(rows + columns) time and memory: rows of equal ids share one
 // list of columns.
 class PairExclusions {
@@ -87,10 +91,9 @@ class PairExclusions {
     Index find(int64_t id) const { return id < 0 ? -1 : slot_[slot_of(id)]; }
 
    private:
-    // Where the id is, or would be. A product alone would hash ids with a stride near some Fibonacci number to
-    // neighboring slots.
+    // Where the id is, or would be.
     size_t slot_of(int64_t id) const {
-      size_t slot = random_bits(0, static_cast<uint64_t>(id)) >> shift_;
+      size_t slot = hash_of_id(id) >> shift_;
       while (slot_[slot] >= 0 && id_[slot_[slot]] != id) slot = slot + 1 == slot_.size() ? 0 : slot + 1;
       return slot;
     }
