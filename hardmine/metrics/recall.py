@@ -272,5 +272,5 @@ def _check_any_positive(has_positive: Tensor, name: str = "labels") -> None:
     """At least one query has a positive in the gallery."""
     if not has_positive.any():
         raise ValueError(
-            f"{name} must give a query a positive in the gallery, got none for {len(has_positive)} queries"
+            f"{name} must give at least one query a positive in the gallery, got none for {len(has_positive)} queries"
         )

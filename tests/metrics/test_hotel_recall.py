@@ -121,17 +121,17 @@ WRONG = [
     (
         {"instances": Y + 5},
         ValueError,
-        "instances must give a query a positive in the gallery, got none for 3 queries",
+        "instances must give at least one query a positive in the gallery, got none for 3 queries",
     ),
     (
         {"chains": Y - 3},
         ValueError,
-        "chains must give a query a positive in the gallery, got none for 3 queries",
+        "chains must give at least one query a positive in the gallery, got none for 3 queries",
     ),
     (
         {"ref_chains": Y - 3},
         ValueError,
-        "chains must give a query a positive in the gallery, got none for 3 queries",
+        "chains must give at least one query a positive in the gallery, got none for 3 queries",
     ),
 ]
 

@@ -80,7 +80,7 @@ def test_recall_without_any_positive_but_copies_raises(recall, labels, ids, has_
         if has_positive:
             recall(*given, **options)
         else:
-            with pytest.raises(ValueError, match=r"^labels must give a query a positive in the gallery"):
+            with pytest.raises(ValueError, match=r"^labels must give at least one query a positive in the gallery"):
                 recall(*given, **options)
 
 

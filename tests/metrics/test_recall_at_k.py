@@ -319,17 +319,17 @@ WRONG = [
     (
         {"labels": torch.arange(6)},
         ValueError,
-        "labels must give a query a positive in the gallery, got none for 6 queries",
+        "labels must give at least one query a positive in the gallery, got none for 6 queries",
     ),
     (
         {"ref_embeddings": X[:0], "ref_labels": Y[:0]},
         ValueError,
-        "labels must give a query a positive in the gallery, got none for 6 queries",
+        "labels must give at least one query a positive in the gallery, got none for 6 queries",
     ),
     (
         {"embeddings": X[:0], "labels": Y[:0]},
         ValueError,
-        "labels must give a query a positive in the gallery, got none for 0 queries",
+        "labels must give at least one query a positive in the gallery, got none for 0 queries",
     ),
 ]
 

@@ -157,7 +157,7 @@ signal.signal(signal.SIGTERM, handle)
 signal.signal(signal.SIGINT, handle)
 
 def fill_queue_and_signal():
-    time.sleep(BEFORE_SIGNAL)
+    time.sleep(BEFORE_SIGNAL)  # the op must be running; no event says that it is
     while add_pending_call(stay, None) == 0:
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -203,7 +203,7 @@ found, worker = None, threading.Thread(target=select)
 with send_signal_later():
     worker.start()
     try:
-        time.sleep(60)  # only for the signal to end, long before; the assertion is on what the worker found
+        time.sleep(60)  # the signal ends it long before; the assertion is on the result of the worker
     except KeyboardInterrupt:
         worker.join()
         print(all(map(torch.equal, found, expected)))
