@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import check_number, shape_of
+from hardmine.ops._arguments import shape_of
+from hardmine.ops._numbers import check_number
 
 _ROUNDING = 1e-6  # tolerance for similarities that float32 rounding moved out of the range of unit vectors
 

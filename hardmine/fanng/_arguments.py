@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hardmine._extras import require
-from hardmine.ops._arguments import check_flag, check_integer, check_rows, shape_of
+from hardmine.ops._arguments import check_rows, shape_of
+from hardmine.ops._numbers import check_flag, check_integer
 
 
 def default_effort(k: int) -> int:

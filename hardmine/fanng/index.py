@@ -14,7 +14,8 @@ from hardmine._extras import require
 from hardmine.fanng import _file
 from hardmine.fanng._arguments import as_rows, build_progress, check_effort, check_k, check_start, check_threads
 from hardmine.fanng._recall import measure_recall
-from hardmine.ops._arguments import check_choice, check_flag, check_integer, check_number, shape_of
+from hardmine.ops._arguments import check_choice, shape_of
+from hardmine.ops._numbers import check_flag, check_integer, check_number
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import DistanceSimilarity, Nearest
 

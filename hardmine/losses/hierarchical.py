@@ -10,15 +10,8 @@ import torch
 from torch import Tensor
 
 from hardmine.losses.batch_all import BatchAllTripletLoss
-from hardmine.ops._arguments import (
-    INTEGER_DTYPES,
-    check_finite,
-    check_has_values,
-    check_int64,
-    check_integer,
-    check_tensor,
-    shape_of,
-)
+from hardmine.ops._arguments import INTEGER_DTYPES, check_has_values, check_int64, check_tensor, shape_of
+from hardmine.ops._numbers import check_finite, check_integer
 from hardmine.types import BatchAllReduction
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine._extras import require
-from hardmine.ops._arguments import check_flag
+from hardmine.ops._numbers import check_flag
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import Neighbors
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hardmine._extras import require
 from hardmine.metrics._search import all_finite
-from hardmine.ops._arguments import check_choice, check_integer, check_labeled_rows
+from hardmine.ops._arguments import check_choice, check_labeled_rows
+from hardmine.ops._numbers import check_integer
 
 AVERAGES = ("arithmetic", "geometric")
 

@@ -17,7 +17,8 @@ from hardmine.metrics._search import (
     neighbors,
     progress_bar,
 )
-from hardmine.ops._arguments import check_ids, check_integer, check_labeled_rows, check_rows
+from hardmine.ops._arguments import check_ids, check_labeled_rows, check_rows
+from hardmine.ops._numbers import check_integer
 from hardmine.types import Neighbors
 
 _BLOCK_ROWS = 1024  # rows per block; a block's similarities to another are held at once, and come from one call of knn

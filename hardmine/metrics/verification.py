@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine.metrics._search import all_finite
-from hardmine.ops._arguments import INTEGER_DTYPES, check_integer, check_rows, shape_of
+from hardmine.ops._arguments import INTEGER_DTYPES, check_rows, shape_of
+from hardmine.ops._numbers import check_integer
 from hardmine.types import Verification
 
 _CHUNK_PAIRS = 2**14

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hardmine.mining._states import check_count, check_entries, check_list, check_real
-from hardmine.ops._arguments import check_integer
+from hardmine.ops._numbers import check_integer
 
 _MIN_ERROR_RANGE = 1e-6  # a smaller range of errors gives a slope that is only rounding error
 

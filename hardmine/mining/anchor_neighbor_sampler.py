@@ -12,7 +12,7 @@ from hardmine.mining._states import check_count, check_entries, check_range, che
 from hardmine.mining.class_distances import check_class_distances, nearest_classes
 from hardmine.mining.class_tree import ClassTree
 from hardmine.mining.sampler import ClassSampler
-from hardmine.ops._arguments import check_integer
+from hardmine.ops._numbers import check_integer
 from hardmine.types import ClassDistances
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hardmine._extras import require
 from hardmine.mining.class_distances import MAX_SQ_DIST, check_class_distances, class_distances
-from hardmine.ops._arguments import FLOAT_DTYPES, check_choice, check_finite, check_integer
+from hardmine.ops._arguments import FLOAT_DTYPES, check_choice
+from hardmine.ops._numbers import check_finite, check_integer
 from hardmine.types import ClassDistances
 
 LINKAGES = ("single", "average")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from hardmine._extras import require
-from hardmine.ops._arguments import check_flag, check_integer, shape_of
+from hardmine.ops._arguments import shape_of
+from hardmine.ops._numbers import check_flag, check_integer
 
 _INT32_MAX = 2**31 - 1
 

@@ -24,7 +24,8 @@ from hardmine.mining.labels import check_labels
 from hardmine.mining.lists import METHODS, neighbor_lists
 from hardmine.mining.ranks import check_ranks
 from hardmine.mining.smart_triplets import smart_triplets
-from hardmine.ops._arguments import check_choice, check_flag, check_integer
+from hardmine.ops._arguments import check_choice
+from hardmine.ops._numbers import check_flag, check_integer
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import TripletBatch
 

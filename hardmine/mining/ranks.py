@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
-from hardmine.ops._arguments import check_integer
+from hardmine.ops._numbers import check_integer
 
 _INT32_MAX = 2**31 - 1
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hardmine.mining.labels import check_labels
 from hardmine.mining.ranks import check_ranks, rows_of_rank
-from hardmine.ops._arguments import check_choice, check_integer
+from hardmine.ops._arguments import check_choice
+from hardmine.ops._numbers import check_integer
 
 SMALL_CLASSES = ("leave_out", "use_all")
 _INT32_MAX = 2**31 - 1

@@ -15,10 +15,8 @@ from hardmine.ops._arguments import (
     allow_tf32,
     check_choice,
     check_distance_similarity,
-    check_flag,
     check_ids,
     check_labeled_rows,
-    check_number,
     check_same_kind,
     check_tensor,
     has_values,
@@ -26,6 +24,7 @@ from hardmine.ops._arguments import (
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype
+from hardmine.ops._numbers import check_flag, check_number
 from hardmine.types import BatchAllReduction, BatchAllTripletLossOptions, DistanceSimilarity, TripletCounts
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from hardmine.ops._arguments import (
     SIMILARITIES,
     check_choice,
     check_distance_similarity,
-    check_number,
     check_triplets,
     loss_of_triplets,
 )
 from hardmine.ops._autograd import register_triplet_loss
 from hardmine.ops._fakes import fake_triplet_loss
+from hardmine.ops._numbers import check_number
 from hardmine.types import DistanceSimilarity
 
 

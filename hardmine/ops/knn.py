@@ -6,17 +6,10 @@ import torch
 from torch import Tensor
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import (
-    SIMILARITIES,
-    allow_tf32,
-    check_choice,
-    check_flag,
-    check_ids,
-    check_integer,
-    check_rows,
-)
+from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_ids, check_rows
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.ops._numbers import check_flag, check_integer
 from hardmine.types import Neighbors, Similarity
 
 MAX_NEIGHBORS = 1024

@@ -10,17 +10,10 @@ from torch import Tensor
 
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
-from hardmine.ops._arguments import (
-    REDUCTIONS,
-    check_flag,
-    check_ids,
-    check_labeled_rows,
-    check_loss,
-    check_selection,
-    draw_random,
-)
+from hardmine.ops._arguments import REDUCTIONS, check_ids, check_labeled_rows, check_loss, check_selection, draw_random
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
+from hardmine.ops._numbers import check_flag
 from hardmine.ops.select_triplets import as_selection
 from hardmine.types import (
     LossResult,

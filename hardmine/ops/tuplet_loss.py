@@ -9,19 +9,10 @@ import torch
 from torch import Tensor
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import (
-    REDUCTIONS,
-    SIMILARITIES,
-    allow_tf32,
-    check_choice,
-    check_flag,
-    check_ids,
-    check_labeled_rows,
-    check_temperature,
-    optional_number,
-)
+from hardmine.ops._arguments import REDUCTIONS, SIMILARITIES, allow_tf32, check_choice, check_ids, check_labeled_rows
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.ops._numbers import check_flag, check_temperature, optional_number
 from hardmine.types import LossResult, Reduction, Similarity, TupletLossOptions, TupletPositiveRule, TupletTerms
 
 if TYPE_CHECKING:

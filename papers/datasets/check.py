@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import check_choice, check_integer
+from hardmine.ops._arguments import check_choice
+from hardmine.ops._numbers import check_integer
 from papers._extras import require
 from papers.datasets.images import ImageDataset, ImageSplit, read_image
 from papers.datasets.lfw import VerificationPairs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hardmine.ops._arguments import check_integer
+from hardmine.ops._numbers import check_integer
 from papers._torchvision import torchvision_module
 from papers.datasets._layout import Layout, split_by_class
 from papers.datasets.images import ImageDataset, ImageSplit

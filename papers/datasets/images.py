@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import INTEGER_DTYPES, check_integer, shape_of
+from hardmine.ops._arguments import INTEGER_DTYPES, shape_of
+from hardmine.ops._numbers import check_integer
 from papers._extras import require
 from papers.datasets.transforms import SeededTransform, Transforms
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import check_integer, check_number
+from hardmine.ops._numbers import check_integer, check_number
 from papers._torchvision import torchvision_module
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hardmine.metrics import hard_share
-from hardmine.ops._arguments import check_integer
+from hardmine.ops._numbers import check_integer
 from papers.diagram import draw_legend, draw_triplets
 from papers.figures.drawing import checked_path, checked_runs, diagram_grid, evenly_spaced, rounded, save, with_spread
 from papers.figures.formats import SPLITS

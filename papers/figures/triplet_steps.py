@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hardmine.metrics import hard_share
-from hardmine.ops._arguments import check_choice, check_integer
+from hardmine.ops._arguments import check_choice
+from hardmine.ops._numbers import check_integer
 from papers._extras import require
 from papers.diagram import EASY_COLOR, HARD_COLOR
 from papers.figures.drawing import checked_path, checked_runs, diagram_grid, evenly_spaced, rounded, save, with_spread

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import check_integer, check_number
+from hardmine.ops._numbers import check_integer, check_number
 from papers._extras import require
 from papers.figures.drawing import COLORS, MARKERS, checked_path, new_figure, save
 from papers.figures.embeddings import EmbeddingSet, rows_of

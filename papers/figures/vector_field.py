@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hardmine.ops._arguments import check_integer, check_number
+from hardmine.ops._numbers import check_integer, check_number
 from papers._extras import require
 from papers.dynamics import similarity_change
 from papers.figures.drawing import checked_path, new_figure, rounded, save

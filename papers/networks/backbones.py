@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hardmine.ops._arguments import check_choice, check_integer, check_number, has_values, shape_of
+from hardmine.ops._arguments import check_choice, has_values, shape_of
+from hardmine.ops._numbers import check_integer, check_number
 from papers._extras import require
 from papers._torchvision import torchvision_module
 from papers.networks.convnet import convnet_layers

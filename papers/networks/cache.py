@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hardmine._tensor_file import CHECKSUM, checksum, write_tensors
 from hardmine._version import __version__
 from hardmine.mining.embedding import embed_chunks
-from hardmine.ops._arguments import check_integer
+from hardmine.ops._numbers import check_integer
 from papers._extras import require
 
 FORMAT, FORMAT_VERSION = "hardmine.features", "1"

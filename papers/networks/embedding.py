@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hardmine.ops._arguments import check_integer, check_number, shape_of
+from hardmine.ops._arguments import shape_of
+from hardmine.ops._numbers import check_integer, check_number
 from papers.networks.backbones import Backbone
 
 _CHUNK_ROWS = 4096  # rows with a float64 copy in memory at once

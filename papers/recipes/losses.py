@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hardmine import losses
-from hardmine.ops._arguments import check_finite, check_number
+from hardmine.ops._numbers import check_finite, check_number
 from papers.recipes.fields import RecipeError, check_keys
 
 _BATCH: dict[str, type[nn.Module]] = {
