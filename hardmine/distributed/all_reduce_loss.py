@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hardmine.distributed._groups import all_gather, check_group, devices_of, group_of
+from hardmine.ops import _gather as _gather  # defines the op
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_choice, check_tensor, shape_of
-from hardmine.ops._autograd import register_autograd
+from hardmine.ops._groups import all_gather, check_group, devices_of
 
 GRADIENT_REDUCTIONS = ("mean", "sum")
 
@@ -47,7 +47,7 @@ def all_reduce_loss(
         RuntimeError: ``group`` is not initialized.
 
     Note:
-        One collective of 16 bytes per rank, forward only. The sum is in float64. A GPU does
+        One collective of 24 bytes per rank, forward only. The sum is in float64. A GPU does
         not synchronize, so errors are not agreed on: a rank with an invalid argument sends NaN before it raises its
         error, and the others get a loss of NaN. They also do if some ranks have a count and some have none. It works
         under ``torch.compile(fullgraph=True)``.
@@ -70,7 +70,8 @@ def all_reduce_loss(
             _send_nan(total, group)
         raise
     scale = group.size() if gradient_reduction == "mean" else 1
-    return torch.ops.hardmine.all_reduce_loss(total, count, scale, group.group_name)[0]
+    counts = None if count is None else count[None]
+    return torch.ops.hardmine.all_reduce_loss(total[None], counts, count is not None, scale, group.group_name)[0]
 
 
 def _check_arguments(total: Any, count: Any, gradient_reduction: Any) -> None:
@@ -96,44 +97,5 @@ def _send_nan(total: Any, group: dist.ProcessGroup) -> None:
     devices = devices_of(group)
     known = isinstance(total, Tensor) and total.device.type in devices
     device = total.device if known else torch.device("cuda" if "cuda" in devices else "cpu")
-    part = torch.full((2,), math.nan, dtype=torch.float64, device=device)
-    all_gather(part.new_empty(2 * group.size()), part, group)
-
-
-def _reduce(total: Tensor, count: Tensor | None, scale: float, group_name: str) -> tuple[Tensor, Tensor]:
-    group = group_of(group_name)
-    local = torch.stack([total.double(), torch.full_like(total, math.nan, dtype=torch.float64)])
-    if count is not None:
-        local[1] = count
-    parts = local.new_empty(2 * group.size())
-    all_gather(parts, local, group)
-    totals, counts = parts.view(-1, 2).unbind(1)
-    loss = totals.sum()
-    if count is None:
-        loss = torch.where(counts.isnan().all(), loss, math.nan)
-        divisor = torch.ones_like(loss)
-    else:
-        divisor = counts.sum()
-        divisor = torch.where(divisor == 0, 1.0, divisor)
-    # Not scale / divisor, which torch computes as scale times a rounded reciprocal.
-    return (loss / divisor).to(total.dtype), torch.full_like(divisor, scale) / divisor
-
-
-def _setup_context(ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(outputs[1])
-    ctx.mark_non_differentiable(outputs[1])
-
-
-def _backward(ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor, _: Any) -> tuple[Tensor]:
-    return ((gradient.double() * saved[0]).to(gradient.dtype),)
-
-
-torch.library.define(
-    "hardmine::all_reduce_loss", "(Tensor total, Tensor? count, float scale, str group_name) -> (Tensor, Tensor)"
-)
-torch.library.impl("hardmine::all_reduce_loss", ("cpu", "cuda"), _reduce)
-torch.library.register_fake(
-    "hardmine::all_reduce_loss",
-    lambda total, count, scale, _: (torch.empty_like(total), torch.empty_like(total, dtype=torch.float64)),
-)
-register_autograd("all_reduce_loss", (0,), _setup_context, _backward)
+    part = torch.tensor([math.nan, math.nan, 0.0], dtype=torch.float64, device=device)
+    all_gather(part.new_empty(3 * group.size()), part, group)

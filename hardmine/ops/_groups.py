@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, NoReturn
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hardmine.ops._arguments import FLOAT_DTYPES
-
 # The errors of arguments. An error travels as its position here plus 1, with 0 for none.
 _ERRORS = (TypeError, ValueError, NotImplementedError, RuntimeError)
-_MAX_TEXT = 4096  # bytes of an error's message
-
-
-class Header(NamedTuple):
-    """What each rank tells the others before rows are exchanged. All entries travel as int64."""
-
-    error: int = 0
-    rows: int = 0
-    depth: int = 0
-    dtype: int = 0  # position in FLOAT_DTYPES
-    is_cuda: int = 0
-    has_ids: int = 0
-    needs_grad: int = 0
+_MAX_TEXT = 4096  # bytes of a text that is sent
+NUM_SIZES = 3
+"""Sizes that ranks tell each other: the numbers of anchors, of rows and of triplets."""
 
 
 def check_group(group: Any) -> dist.ProcessGroup:
@@ -62,57 +52,60 @@ def devices_of(group: dist.ProcessGroup) -> dict[str, str]:
     return {device: backend for device, backend in backends.items() if device == "cpu" or backend != "gloo"}
 
 
-def exchange_headers(group: dist.ProcessGroup, header: Header, failure: Exception | None = None) -> list[Header]:
-    """The headers of all ranks; one small collective.
+def agree(
+    group: dist.ProcessGroup, facts: dict[str, str], sizes: Sequence[int], failure: Exception | None = None
+) -> list[list[int]]:
+    """The sizes of every rank, in one small collective; every rank passes :data:`NUM_SIZES` of them.
 
-    If a rank passes a failure, a second collective sends the message of the lowest such rank, and every rank raises it.
-    All ranks must take part even if their arguments are invalid: the others wait for them.
+    ``facts`` maps requirements to the values that must be equal on every rank. Only their digest is sent. If digests
+    differ, or if a rank passes a failure, more collectives send the texts, and every rank raises the same error. So all
+    ranks must take part even if their arguments are invalid: the others wait for them.
     """
-    if failure is not None:
-        header = Header(error=1 + next((i for i, kind in enumerate(_ERRORS) if isinstance(failure, kind)), 3))
+    text = "\n".join(f"{requirement}\t{value}" for requirement, value in facts.items())
+    digest = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+    header = [code_of(failure), digest, *sizes]
     # On the CPU where the group allows it: a GPU would have to synchronize to read the headers.
     device = torch.device("cpu" if "cpu" in devices_of(group) else "cuda")
     gathered = torch.empty(group.size() * len(header), dtype=torch.int64, device=device)
     all_gather(gathered, torch.tensor(header, dtype=torch.int64, device=device), group)
-    headers = [Header(*entries) for entries in gathered.view(group.size(), -1).tolist()]
-    for rank, other in enumerate(headers):
-        if other.error:
-            _raise_everywhere(group, rank, _ERRORS[other.error - 1], failure, device)
-    return headers
+    headers = gathered.view(group.size(), -1).tolist()
+    raise_everywhere(group, [code for code, *_ in headers], failure, device)
+    for rank, (_, other, *_) in enumerate(headers):
+        if other != headers[0][1]:
+            _raise_difference(group, rank, text, device)
+    return [sizes for _, _, *sizes in headers]
 
 
-def _raise_everywhere(
-    group: dist.ProcessGroup, rank: int, kind: type[Exception], failure: Exception | None, device: torch.device
-) -> NoReturn:
-    """Raise the error of ``rank`` on every rank."""
+def code_of(failure: Exception | None) -> int:
+    """An error's kind as a number, by which it travels; 0 if there is none."""
+    return 0 if failure is None else 1 + next((i for i, kind in enumerate(_ERRORS) if isinstance(failure, kind)), 3)
+
+
+def raise_everywhere(
+    group: dist.ProcessGroup, codes: Sequence[int], failure: Exception | None, device: torch.device
+) -> None:
+    """If the ranks' codes have an error, every rank raises that of the lowest such rank."""
+    for rank, code in enumerate(codes):
+        if code:
+            raise _ERRORS[code - 1](f"on rank {rank}: {_broadcast(group, rank, str(failure), device)}") from failure
+
+
+def _raise_difference(group: dist.ProcessGroup, rank: int, text: str, device: torch.device) -> NoReturn:
+    """Raise the first difference between the facts of ranks 0 and ``rank`` on every rank."""
+    first, other = (_broadcast(group, source, text, device).split("\n") for source in (0, rank))
+    line, other_line = next(pair for pair in zip(first, other, strict=False) if pair[0] != pair[1])
+    requirement, _, value = line.partition("\t")
+    raise ValueError(f"{requirement}, got {value} on rank 0 and {other_line.partition(chr(9))[2]} on rank {rank}")
+
+
+def _broadcast(group: dist.ProcessGroup, source: int, text: str, device: torch.device) -> str:
+    """The text of rank ``source``, cut to the first bytes."""
     message = torch.zeros(_MAX_TEXT, dtype=torch.uint8, device=device)
-    if rank == group.rank():
-        encoded = str(failure).encode()[:_MAX_TEXT]
+    if source == group.rank():
+        encoded = text.encode()[:_MAX_TEXT]
         message[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8, device=device)
-    dist.broadcast(message, group=group, group_src=rank)
-    text = bytes(message.tolist()).rstrip(b"\0").decode(errors="replace")
-    raise kind(f"on rank {rank}: {text}") from failure
-
-
-def check_headers(headers: list[Header]) -> None:
-    """The ranks' arguments fit together. Every rank sees the same headers, and so raises the same error."""
-    _check_equal("embeddings must have the same dtype on every rank", [FLOAT_DTYPES[h.dtype] for h in headers])
-    _check_equal("embeddings must be [rows, D] with the same D on every rank", [h.depth for h in headers])
-    _check_equal(
-        "embeddings must be on the same type of device on every rank", [("cpu", "cuda")[h.is_cuda] for h in headers]
-    )
-    _check_equal("ids must be given on every rank or on none", [("None", "ids")[h.has_ids] for h in headers])
-    _check_equal(
-        "embeddings must require gradients, outside torch.no_grad, on every rank or on none: all ranks take part in "
-        "the backward pass",
-        [("no gradients", "gradients")[h.needs_grad] for h in headers],
-    )
-
-
-def _check_equal(requirement: str, values: list[Any]) -> None:
-    for rank, value in enumerate(values):
-        if value != values[0]:
-            raise ValueError(f"{requirement}, got {values[0]} on rank 0 and {value} on rank {rank}")
+    dist.broadcast(message, group=group, group_src=source)
+    return bytes(message.tolist()).rstrip(b"\0").decode(errors="replace")
 
 
 def all_gather(output: Tensor, local: Tensor, group: dist.ProcessGroup, *, async_op: bool = False) -> Any:
