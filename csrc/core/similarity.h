@@ -21,6 +21,9 @@ HARDMINE_HD PairMeasure measure_of(Similarity similarity) {
           similarity == Similarity::kCosine};
 }
 
+// True if a tile's scores are squared distances, false if they are inner products.
+HARDMINE_HD bool is_distance(const PairMeasure& measure) { return measure.quantity != PairQuantity::kInnerProduct; }
+
 // The key of a tile's score, which is an inner product or a squared distance, and its similarity before it is clamped.
 template <class T>
 HARDMINE_HD T key_from_score(bool euclidean, T score) {

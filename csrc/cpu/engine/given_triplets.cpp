@@ -8,7 +8,7 @@ namespace {
 
 template <class T>
 T measure_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const T* x, const T* y, int64_t depth) {
-  const bool product = measure.quantity == PairQuantity::kInnerProduct;
+  const bool product = !is_distance(measure);
   return measure_from_sum(measure, product ? kernel.dot(x, y, depth) : kernel.squared_distance(x, y, depth));
 }
 

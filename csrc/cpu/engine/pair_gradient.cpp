@@ -108,7 +108,7 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
   if (!grad_x && !grad_refs) return;
   const RowKernels<T>& kernel = kernels<RowKernels<T>>();
   const int64_t depth = rows.depth;
-  const UnitRows unit_rows = measure.quantity == PairQuantity::kInnerProduct ? UnitRows::kNotStored : UnitRows::kStored;
+  const UnitRows unit_rows = is_distance(measure) ? UnitRows::kStored : UnitRows::kNotStored;
   const NormalizedRows<T> x(measure, rows.x, rows.count, depth, unit_rows, pool);
   std::optional<NormalizedRows<T>> refs;
   if (rows.refs) refs.emplace(measure, rows.refs, rows.ref_count, depth, unit_rows, pool);

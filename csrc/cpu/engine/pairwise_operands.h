@@ -28,7 +28,7 @@ class PairwiseOperands {
     params_.columns = columns().view();
     params_.depth = depth;
     params_.symmetric = symmetric_;
-    params_.euclidean = measure.quantity != PairQuantity::kInnerProduct;
+    params_.euclidean = is_distance(measure);
     exclusions_ = std::make_unique<PairExclusions>(anchors.id, rows(), refs_.id, columns());
     params_.excluded = exclusions_->view();
   }

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/similarity.h"
 #include "cpu/engine/excluded_pairs.h"
 #include "cpu/engine/random_pick.h"
 #include "cpu/engine/selection_pass.h"
@@ -18,8 +19,8 @@ namespace hardmine::cpu {
 template <class T>
 bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
                      int64_t depth, const RandomNumbers& random, const ThreadPool& pool, const SelectionOut<T>& out) {
-  const bool symmetric = refs == nullptr, cosine = rule.similarity == Similarity::kCosine;
-  const bool euclidean = rule.similarity == Similarity::kEuclidean;
+  const bool symmetric = refs == nullptr;
+  const PairMeasure measure = measure_of(rule.similarity);
   const T nan = std::numeric_limits<T>::quiet_NaN();
   for (int64_t i = 0; i < anchors.count; ++i) {
     out.positive_index[i] = out.negative_index[i] = -1;
@@ -40,8 +41,8 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   // ids exclude pairs.
   const bool needs_tiles = !random_positive || !random_negative || bounded_positives || !finite || anchors.id;
 
-  const T* norm = cosine ? norms.norm.get() : nullptr;
-  const T* ref_norm = cosine && refs ? ref_norms->norm.get() : nullptr;
+  const T* norm = measure.normalized ? norms.norm.get() : nullptr;
+  const T* ref_norm = measure.normalized && refs ? ref_norms->norm.get() : nullptr;
   const SortedRows<T> rows(anchors, depth, norm, nullptr,
                            !needs_tiles ? PackFor::kNothing
                            : symmetric  ? PackFor::kRowsAndColumns
@@ -59,7 +60,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   PairwiseParams<T> params{};
   params.depth = depth;
   params.symmetric = symmetric;
-  params.euclidean = euclidean;
+  params.euclidean = is_distance(measure);
   params.excluded = exclusions.view();
   const auto write = [&](Index anchor, bool least_similar, T key, Index index, int64_t* indices, T* similarities) {
     indices[anchor] = index;
@@ -80,7 +81,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
     return pick_random<T>({.uniform = uniform,
                            .kind = kind,
                            .symmetric = symmetric,
-                           .euclidean = euclidean,
+                           .euclidean = params.euclidean,
                            .by_similarity = by_similarity || !finite || params.excluded,
                            .upper = upper,
                            .excluded = params.excluded,

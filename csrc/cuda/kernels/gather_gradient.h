@@ -202,7 +202,7 @@ class GatherRow {
   // Adds the listed contributions in order, and clears the list.
   __device__ __forceinline__ void add_listed() {
     __syncthreads();
-    const bool inner_product = params_.measure.quantity == PairQuantity::kInnerProduct;
+    const bool inner_product = !is_distance(params_.measure);
     for (int i = warp_index(); i < listed_; i += kGatherThreads / 32) {
       acc_t weight = shared_.weight[i];
       const acc_t norm = shared_.norm[i];

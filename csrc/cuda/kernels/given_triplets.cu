@@ -128,7 +128,7 @@ __device__ __forceinline__ void measure_triplet(const PairMeasure& measure, cons
                                                 const int64_t* triplet, acc_t* positive, acc_t* negative) {
   const Scalar *a = rows.x + triplet[0] * rows.depth, *p = rows.x + triplet[1] * rows.depth,
                *n = rows.x + triplet[2] * rows.depth;
-  const bool normalized = measure.normalized, product = measure.quantity == PairQuantity::kInnerProduct;
+  const bool normalized = measure.normalized, product = !is_distance(measure);
   const acc_t of_a = normalized ? rows.norm[triplet[0]] : acc_t(1),
               of_p = normalized ? rows.norm[triplet[1]] : acc_t(1),
               of_n = normalized ? rows.norm[triplet[2]] : acc_t(1);

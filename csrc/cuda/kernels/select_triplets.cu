@@ -70,7 +70,7 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
   using acc_t = typename MmaPolicy::acc_t;
   constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
   const int64_t count = anchors.count;
-  const bool symmetric = refs == nullptr, cosine = rule.similarity == Similarity::kCosine;
+  const bool symmetric = refs == nullptr, normalized = measure_of(rule.similarity).normalized;
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
   const bool semihard = rule.negative == Negative::kSemihard;
   const bool falls_back = semihard && rule.semihard_fallback != Fallback::kNone;
@@ -85,9 +85,9 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
   }
   start.blocks_done = workspace.array<int32_t>(1);
   const PackedMatrix<MmaPolicy> rows =
-      pack_matrix<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
+      pack_matrix<MmaPolicy>(anchors.x, count, depth, normalized, start, workspace, stream);
   const PackedMatrix<MmaPolicy> columns =
-      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : rows;
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, {}, workspace, stream) : rows;
 
   SelectionEpilogue<acc_t> epilogue{
       .count = count,

@@ -131,19 +131,19 @@ class TupletGradient {
       : rule_(rule), depth_(depth), strip_weights_(strip_weights), workspace_(workspace), stream_(stream) {}
 
   Operand operand(const LabeledMatrix<Scalar>& rows) {
-    const bool cosine = rule_.similarity == Similarity::kCosine;
+    const bool normalized = measure_of(rule_.similarity).normalized;
     Operand out{};
     out.rows = rows;
     out.stats = {
         .x = rows.x,
         .count = rows.count,
         .depth = depth_,
-        .norm = cosine ? workspace_.array<acc_t>(rows.count) : nullptr,
+        .norm = normalized ? workspace_.array<acc_t>(rows.count) : nullptr,
         .finite = workspace_.array<int32_t>(finite_flag_count(rows.count)),
         .incidence_count = nullptr,
     };
     if (rows.count > 0)
-      out.packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth_, cosine, {}, workspace_, stream_);
+      out.packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth_, normalized, {}, workspace_, stream_);
     return out;
   }
 

@@ -15,7 +15,7 @@ std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, 
   const std::optional<Tensor> x_ids = contiguous_array(ids), y_ids = contiguous_array(ref_ids);
   const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);
   OpContext context(x);
-  with_mma_policy(x.scalar_type(), kind == Similarity::kEuclidean, allow_tf32, [&]<class MmaPolicy, class Scalar>() {
+  with_mma_policy(x.scalar_type(), is_distance(measure_of(kind)), allow_tf32, [&]<class MmaPolicy, class Scalar>() {
     using acc_t = typename MmaPolicy::acc_t;
     const Matrix<Scalar> gallery{data<Scalar>(y), y.size(0), data<int64_t>(y_ids)};
     knn<MmaPolicy>(kind, Matrix<Scalar>{data<Scalar>(x), count, data<int64_t>(x_ids)}, refs ? &gallery : nullptr, depth,

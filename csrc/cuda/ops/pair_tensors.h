@@ -32,7 +32,7 @@ struct LabeledInputs {
 template <class Body>
 void with_labeled_inputs(const LabeledInputs& inputs, Similarity similarity, bool allow_tf32, const Body& body) {
   const ScalarType dtype = inputs.embeddings.scalar_type();
-  const bool squared_differences = similarity == Similarity::kEuclidean;
+  const bool squared_differences = is_distance(measure_of(similarity));
   with_mma_policy(dtype, squared_differences, allow_tf32, [&]<class MmaPolicy, class Scalar>() {
     LabeledMatrix<Scalar> refs{};
     if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
