@@ -1,4 +1,4 @@
-// Views of an op's inputs: matrices of embeddings, and triplets of their rows.
+// Views of the arrays that ops read and write, the same on every device.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +32,50 @@ struct MatrixPair {
   const Scalar* refs;  // [ref_count, depth]
   int64_t ref_count;
   int64_t depth;
+};
+
+// Each entry is a left row with `partners` right rows, and the gradients of the measures of these pairs.
+template <class T>
+struct PairList {
+  const int64_t* left;   // [count]; null: the left row of entry e is e
+  const int64_t* right;  // [count, partners]; -1, or on CUDA any invalid row: no pair
+  const T* gradient;     // [count, partners]
+  int64_t count;
+  int64_t partners;
+};
+
+// What rows that are not finite, or have such a norm, do to the gradients of listed pairs. A loss that they make NaN
+// has NaN gradients.
+enum class NonfiniteRows { kKeepGradients, kMakeGradientsNan };
+
+// The operands of pairs whose gradients are needed: anchors or queries, and refs. If symmetric, the columns are the
+// rows.
+struct NeededGradients {
+  bool rows, columns;
+};
+
+// The outputs of a tuplet loss, [anchors] each, except for the loss.
+template <class T>
+struct TupletOut {
+  T* loss;                  // [1], or [anchors] without reduction; 0 for an invalid anchor
+  T* logsumexp;             // over the anchor's negatives; -infinity without any
+  T* shift;                 // logsumexp = shift / temperature + log(sum)
+  T* sum;                   // 0 without a negative
+  T* slope;                 // d term / d logsumexp
+  T* positive_similarity;   // 0 without a positive, or with all
+  int64_t* positive_index;  // -1 without a positive, or with all
+  int64_t* positive_count;  // positives in the term's mean; 0 for an invalid anchor
+};
+
+// The outputs of a tuplet loss that its backward pass reads, [anchors] each, and the gradient that arrives at the loss.
+template <class T>
+struct TupletSaved {
+  const T* grad_loss;  // [1], or [anchors] without reduction
+  const T* shift;
+  const T* sum;
+  const T* slope;
+  const int64_t* positive_index;
+  const int64_t* positive_count;
 };
 
 // Triplets given by the user: the rows of anchor, positive and negative in the embeddings.

@@ -22,6 +22,8 @@ constexpr PairMeasure kMeasures[] = {{PairQuantity::kInnerProduct, false},
                                      {PairQuantity::kNegativeSquaredDistance, false},
                                      {PairQuantity::kNegativeSquaredDistance, true}};
 
+constexpr NonfiniteRows kKeep = NonfiniteRows::kKeepGradients, kMakeNan = NonfiniteRows::kMakeGradientsNan;
+
 template <class T>
 struct Pairs {
   std::vector<int64_t> first, second;  // first: empty where entry e is of row e
@@ -58,14 +60,14 @@ struct Gradient {
   std::vector<T> x, refs;
 
   Gradient(const PairMeasure& measure, const Batch<T>& rows, const Batch<T>* others, const Pairs<T>& pairs,
-           bool nan_if_not_finite = false, const Running& running = kRunnings[0])
+           NonfiniteRows nonfinite = kKeep, const Running& running = kRunnings[0])
       : x(rows.x.size(), T(-7)), refs(others ? others->x.size() : 0, T(-7)) {
     const WithOrder order(running.order);
     HostWorkspace workspace;
     const MatrixPair<T> paired{rows.x.data(), rows.count, others ? others->x.data() : nullptr,
                                others ? others->count : 0, rows.depth};
-    pair_gradient<T, T>(measure, paired, pairs.view(), nan_if_not_finite, {x.data(), others ? refs.data() : nullptr},
-                        workspace, Stream{running.max_blocks});
+    pair_gradient<T, T>(measure, paired, pairs.view(), nonfinite, {x.data(), others ? refs.data() : nullptr}, workspace,
+                        Stream{running.max_blocks});
   }
   bool same(const Gradient& other) const { return same_bits(x, other.x) && same_bits(refs, other.refs); }
 };
@@ -132,7 +134,7 @@ TEST(pair_gradient_index_of_many_rows_is_exact) {
     want[j] += pairs.gradient[p] * x.x[i];
   }
   const Running running{emulation::Order::kDescending, 64};
-  CHECK(Gradient<double>(kMeasures[0], x, nullptr, pairs, false, running).x == want);
+  CHECK(Gradient<double>(kMeasures[0], x, nullptr, pairs, kKeep, running).x == want);
 }
 
 TEST(pair_gradient_hub_matches_double_sum) {
@@ -172,8 +174,8 @@ TEST(pair_gradient_any_order_gives_same_bits) {
   for (const PairMeasure& measure : kMeasures) {
     for (const Batch<float>* others : {static_cast<const Batch<float>*>(nullptr), &refs}) {
       const Gradient<float> first(measure, x, others, few);
-      CHECK(first.same(Gradient<float>(measure, x, others, few, false, kRunnings[1 + ++turn % 4])));
-      CHECK(first.same(Gradient<float>(measure, x, others, many, false, kRunnings[turn % 5])));
+      CHECK(first.same(Gradient<float>(measure, x, others, few, kKeep, kRunnings[1 + ++turn % 4])));
+      CHECK(first.same(Gradient<float>(measure, x, others, many, kKeep, kRunnings[turn % 5])));
     }
   }
 }
@@ -191,7 +193,7 @@ TEST(pair_gradient_nan_row_reaches_all_or_its_partners) {
     pairs.second[1] = 18;
     pairs.gradient[1] = 0;  // adds nothing, not even a NaN
     for (const PairMeasure& measure : kMeasures) {
-      const Gradient<double> all(measure, x, nullptr, pairs, true), own(measure, x, nullptr, pairs);
+      const Gradient<double> all(measure, x, nullptr, pairs, kMakeNan), own(measure, x, nullptr, pairs);
       for (const double g : all.x) CHECK(std::isnan(g));
       for (int64_t row = 0; row < x.count; ++row) {
         context = "row " + std::to_string(row) + ", pairs " + std::to_string(count);
@@ -202,10 +204,10 @@ TEST(pair_gradient_nan_row_reaches_all_or_its_partners) {
           for (int64_t k = 0; k < 3; ++k) CHECK_EQ(own.x[3 * row + k], 0.0);
       }
       const Batch<double> finite(Values::kReals, Labels::kRandom, 20, 3, random);
-      const Gradient<double> by_refs(measure, finite, &x, pairs, true);
+      const Gradient<double> by_refs(measure, finite, &x, pairs, kMakeNan);
       for (const double g : by_refs.x) CHECK(std::isnan(g));
       for (const double g : by_refs.refs) CHECK(std::isnan(g));
-      const Gradient<double> none(measure, finite, nullptr, pairs, true);
+      const Gradient<double> none(measure, finite, nullptr, pairs, kMakeNan);
       for (const double g : none.x) CHECK(std::isfinite(g));
     }
   }
@@ -231,7 +233,7 @@ TEST(pair_gradient_half_types_equal_rounded_float) {
       for (const float value : x.x) rows.push_back(from_acc<Scalar>(value));
       for (const float value : want.x) rounded.push_back(from_acc<Scalar>(value));
       HostWorkspace workspace;
-      pair_gradient<Scalar, float>(measure, {rows.data(), 20, nullptr, 0, 9}, pairs.view(), false,
+      pair_gradient<Scalar, float>(measure, {rows.data(), 20, nullptr, 0, 9}, pairs.view(), kKeep,
                                    {got.data(), nullptr}, workspace, Stream{3});
       CHECK(same_bits(got, rounded));
     };
@@ -302,7 +304,7 @@ TEST(triplet_loss_gradient_equals_pair_gradient) {
       std::vector<double> to_x(x.x.size(), -7), to_refs(refs.x.size(), -7);
       HostWorkspace workspace;
       triplet_loss_gradient<double, double>(
-          c.measure, {x.x.data(), count, others ? refs.x.data() : nullptr, refs.count, 2}, loss, false,
+          c.measure, {x.x.data(), count, others ? refs.x.data() : nullptr, refs.count, 2}, loss, kKeep,
           {to_x.data(), others ? to_refs.data() : nullptr}, workspace, Stream{running.max_blocks});
       context = std::string(c.name) + ", anchors " + std::to_string(count);
       CHECK(same_bits(to_x, want.x));

@@ -65,8 +65,8 @@ struct CudaRun {
     const Stream stream{running.max_blocks};
     emulation::take_launch_count();
     tuplet_loss<MmaPolicy>(p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
-                           {value.data(), logsumexp.data(), positive_similarity.data(), shift.data(), sum.data(),
-                            slope.data(), positive_index.data(), positive_count.data()},
+                           {value.data(), logsumexp.data(), shift.data(), sum.data(), slope.data(),
+                            positive_similarity.data(), positive_index.data(), positive_count.data()},
                            workspace, stream);
     launches = emulation::take_launch_count();
     std::vector<Scalar> to_x(want_x ? x.size() : 0), to_refs(want_refs && p.refs ? y.size() : 0);

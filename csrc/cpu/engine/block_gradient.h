@@ -11,11 +11,6 @@
 
 namespace hardmine::cpu {
 
-// The operands whose gradients are needed. If symmetric, the columns are the rows.
-struct NeededGradients {
-  bool rows, columns;
-};
-
 template <class T>
 class BlockGradient {
  public:

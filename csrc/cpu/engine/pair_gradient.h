@@ -7,16 +7,6 @@
 
 namespace hardmine::cpu {
 
-// Each entry is a left row with `partners` right rows, and the gradients of the measures of these pairs.
-template <class T>
-struct PairList {
-  const int64_t* left;   // [count]; null: the left row of entry e is e
-  const int64_t* right;  // [count, partners], -1: no pair
-  const T* gradient;     // [count, partners]
-  int64_t count;
-  int64_t partners;
-};
-
 // Writes grad_x [count, depth] and, with refs, grad_refs [ref_count, depth]. A null output is not computed. Each output
 // row gathers its pairs in the order of the list, first those that have it on the left, then those on the right. The
 // result thus does not depend on the number of threads. O(rows depth + pairs) memory.

@@ -29,7 +29,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
                     int64_t depth, const ThreadPool& pool, const TupletOut<T>& out) {
   const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   const T infinity = std::numeric_limits<T>::infinity();
-  std::fill_n(out.value, anchors.count, T(0));
+  std::fill_n(out.loss, anchors.count, T(0));
   std::fill_n(out.logsumexp, anchors.count, -infinity);
   std::fill_n(out.shift, anchors.count, T(0));
   std::fill_n(out.sum, anchors.count, T(0));
@@ -99,7 +99,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
       if (!is_valid_tuplet(out.positive_index[i] >= 0, out.sum[i])) continue;
       const TupletTerm term =
           tuplet_term(out.shift[i], log_of_sum(out.sum[i]), out.positive_similarity[i], rule.temperature);
-      out.value[i] = static_cast<T>(term.value);
+      out.loss[i] = static_cast<T>(term.value);
       out.slope[i] = static_cast<T>(term.slope);
       out.positive_count[i] = 1;
     }
@@ -128,7 +128,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   for (int64_t i = 0; i < rows.count(); ++i) {
     if (!is_valid_tuplet(count[i], sum[i])) continue;
     const Index anchor = rows.permutation()[i];
-    out.value[anchor] = static_cast<T>(value[i] / static_cast<double>(count[i]));
+    out.loss[anchor] = static_cast<T>(value[i] / static_cast<double>(count[i]));
     out.slope[anchor] = static_cast<T>(slope[i] / static_cast<double>(count[i]));
     out.positive_count[anchor] = count[i];
   }
@@ -162,7 +162,7 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.permutation()[i];
     const int64_t count = saved.positive_count[anchor];
-    const AnchorCoefficients<T> coefficients = anchor_coefficients(rule, saved.gradient[anchor], saved.shift[anchor],
+    const AnchorCoefficients<T> coefficients = anchor_coefficients(rule, saved.grad_loss[anchor], saved.shift[anchor],
                                                                    saved.sum[anchor], saved.slope[anchor], count);
     negative_weight[i] = coefficients.negative_weight;
     shift[i] = coefficients.shift;

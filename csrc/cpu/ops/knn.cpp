@@ -26,7 +26,8 @@ std::tuple<Tensor, Tensor> knn_backward_cpu(Tensor grad_similarity, Tensor index
                                             std::optional<Tensor> refs, int64_t similarity, bool need_queries,
                                             bool need_refs) {
   return pair_gradient_tensors(measure_of(similarity_from_code(similarity)), {std::nullopt, index, grad_similarity},
-                               queries, refs, need_queries, need_refs, false);
+                               queries, refs, {.rows = need_queries, .columns = need_refs},
+                               NonfiniteRows::kKeepGradients);
 }
 
 }  // namespace

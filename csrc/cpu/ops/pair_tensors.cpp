@@ -38,8 +38,7 @@ Tensor interleaved(const Tensor& positive, const Tensor& negative) {
 
 std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, const PairTensors& pairs,
                                                  const Tensor& embeddings, const std::optional<Tensor>& ref_embeddings,
-                                                 bool need_embeddings, bool need_ref_embeddings,
-                                                 bool nan_if_not_finite) {
+                                                 const NeededGradients& needed, NonfiniteRows nonfinite) {
   check_matrix("embeddings", embeddings, -1);
   const int64_t count = embeddings.size(0), depth = embeddings.size(1);
   if (ref_embeddings) check_matrix("ref_embeddings", *ref_embeddings, depth);
@@ -52,7 +51,6 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
   const Tensor right = checked_indices("the indices of pairs", pairs.right, -1, ref_embeddings ? ref_count : count);
   std::optional<Tensor> left;
   if (pairs.left) left = checked_indices("the anchors of pairs", *pairs.left, 0, count);
-  need_ref_embeddings &= ref_embeddings.has_value();
 
   const Tensor x = as_array(embeddings, type);
   const Tensor refs = ref_embeddings ? as_array(*ref_embeddings, type) : x;
@@ -60,12 +58,13 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
   const auto new_gradient = [&](bool need, int64_t rows) {
     return need ? new_array(x, {rows, depth}, type) : new_array(x, {0}, type);
   };
-  const Tensor grad_x = new_gradient(need_embeddings, count), grad_refs = new_gradient(need_ref_embeddings, ref_count);
+  const Tensor grad_x = new_gradient(needed.rows, count),
+               grad_refs = new_gradient(needed.columns && ref_embeddings, ref_count);
   dispatch(type, [&]<class T>() {
     const TorchThreadPool pool;
-    const bool propagate_nan =
-        nan_if_not_finite && !(all_finite(data<T>(x), count, depth, pool) &&
-                               (!ref_embeddings || all_finite(data<T>(refs), ref_count, depth, pool)));
+    const bool propagate_nan = nonfinite == NonfiniteRows::kMakeGradientsNan &&
+                               !(all_finite(data<T>(x), count, depth, pool) &&
+                                 (!ref_embeddings || all_finite(data<T>(refs), ref_count, depth, pool)));
     if (propagate_nan) {
       for (const Tensor& grad : {grad_x, grad_refs}) {
         Tensor target = grad;
@@ -83,8 +82,8 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
                            .gradient = data<T>(gradient),
                            .count = entries,
                            .partners = right.size(1)};
-    pair_gradient<T>(measure, rows, list, pool, need_embeddings ? mutable_data<T>(grad_x) : nullptr,
-                     need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
+    pair_gradient<T>(measure, rows, list, pool, needed.rows ? mutable_data<T>(grad_x) : nullptr,
+                     needed.columns && ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
   });
   return {as_array(grad_x, embeddings.scalar_type()), as_array(grad_refs, embeddings.scalar_type())};
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/similarity.h"
+#include "core/views.h"
 #include "cpu/ops/torch_bridge.h"
 
 namespace hardmine::cpu {
@@ -13,12 +14,10 @@ struct PairTensors {
   Tensor gradient;             // [entries, partners], compute type
 };
 
-// The gradients of the embeddings and refs, in their dtypes; empty if not needed. nan_if_not_finite: all gradients are
-// NaN if some row or norm is not finite, as the loss is.
+// The gradients of the embeddings and refs, in their dtypes; empty if not needed.
 std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, const PairTensors& pairs,
                                                  const Tensor& embeddings, const std::optional<Tensor>& ref_embeddings,
-                                                 bool need_embeddings, bool need_ref_embeddings,
-                                                 bool nan_if_not_finite);
+                                                 const NeededGradients& needed, NonfiniteRows nonfinite);
 
 // The pairs of a selection, from indices and gradients of positives and negatives, all [B].
 PairTensors selected_pair_tensors(const Tensor& positive_index, const Tensor& negative_index,

@@ -25,7 +25,8 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cpu(Tensor grad_positive, Te
   const PairTensors pairs = selected_pair_tensors(positive_index, negative_index, grad_positive, grad_negative,
                                                   embeddings.size(0), compute_type(embeddings));
   return pair_gradient_tensors(measure_of(similarity_from_code(similarity)), pairs, embeddings, ref_embeddings,
-                               need_embeddings, need_ref_embeddings, false);
+                               {.rows = need_embeddings, .columns = need_ref_embeddings},
+                               NonfiniteRows::kKeepGradients);
 }
 
 }  // namespace

@@ -76,7 +76,8 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(
   });
   return pair_gradient_tensors(measure_of(similarity_from_code(similarity)),
                                selected_pair_tensors(p_index, n_index, d_positive, d_negative, count, type), embeddings,
-                               ref_embeddings, need_embeddings, need_ref_embeddings, true);
+                               ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings},
+                               NonfiniteRows::kMakeGradientsNan);
 }
 
 }  // namespace

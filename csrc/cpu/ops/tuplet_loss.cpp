@@ -22,7 +22,7 @@ TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Te
     const LabeledMatrix<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledMatrix<T>{};
     const bool finite =
         tuplet_forward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth, TorchThreadPool(),
-                          {.value = mutable_data<T>(value),
+                          {.loss = mutable_data<T>(value),
                            .logsumexp = mutable_data<T>(t.logsumexp),
                            .shift = mutable_data<T>(t.shift),
                            .sum = mutable_data<T>(t.sum),
@@ -64,7 +64,7 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor emb
     const std::vector<T> gradient =
         tuplet_gradients(rule.reduction, data<T>(given.gradient), data<int64_t>(given.positive_count), count);
     const bool finite = tuplet_backward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth,
-                                           {.gradient = gradient.data(),
+                                           {.grad_loss = gradient.data(),
                                             .shift = data<T>(given.shift),
                                             .sum = data<T>(given.sum),
                                             .slope = data<T>(given.slope),

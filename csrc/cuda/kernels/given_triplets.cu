@@ -284,9 +284,8 @@ void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, con
       .gradient = list.gradient,
       .count = triplets.count,
       .partners = 2,
-      .is_valid = is_valid,
   };
-  pair_gradient(measure, rows, pairs, true, {grad_x, nullptr}, workspace, stream);
+  pair_gradient(measure, rows, pairs, NonfiniteRows::kMakeGradientsNan, {grad_x, nullptr}, workspace, stream, is_valid);
 }
 
 #define HARDMINE_INSTANTIATE(Loss, Scalar, acc_t)                                                 \

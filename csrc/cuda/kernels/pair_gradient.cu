@@ -149,11 +149,13 @@ __global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(Gath
 template <class Scalar, class acc_t>
 class PairGradient {
  public:
-  PairGradient(const PairMeasure& measure, const MatrixPair<Scalar>& rows, bool nan_if_not_finite,
-               const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream)
+  PairGradient(const PairMeasure& measure, const MatrixPair<Scalar>& rows, NonfiniteRows nonfinite,
+               const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
+               const int32_t* is_valid = nullptr)
       : measure_(measure),
         rows_(rows),
-        propagates_nan_(nan_if_not_finite),
+        propagates_nan_(nonfinite == NonfiniteRows::kMakeGradientsNan),
+        is_valid_(is_valid),
         out_(out),
         workspace_(workspace),
         stream_(stream) {}
@@ -184,7 +186,7 @@ class PairGradient {
       auto* all = workspace_.array<int32_t>(1);
       launch("all_finite", all_finite_kernel, {1, kScanThreads}, stream_, static_cast<const int32_t*>(x_.finite),
              finite_flag_count(x_.count), static_cast<const int32_t*>(refs_.finite), finite_flag_count(refs_.count),
-             pairs.is_valid, all);
+             is_valid_, all);
       all_finite_ = all;
     }
     const PairEndpoints<acc_t> endpoints{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
@@ -228,7 +230,7 @@ class PairGradient {
     if (all_finite_) {
       params.finite = {{all_finite_}, {1}};
     } else if (propagates_nan_) {
-      params.finite = {{x_.finite, refs_.finite, endpoints.pairs.is_valid},
+      params.finite = {{x_.finite, refs_.finite, is_valid_},
                        {finite_flag_count(x_.count), finite_flag_count(refs_.count), 1}};
     }
     const PairRoles listed{.left = roles.left && endpoints.pairs.left,
@@ -253,6 +255,7 @@ class PairGradient {
   const PairMeasure measure_;
   const MatrixPair<Scalar> rows_;
   const bool propagates_nan_;
+  const int32_t* const is_valid_;  // [1], or null
   const GradientOut<Scalar> out_;
   Workspace& workspace_;
   const Stream& stream_;
@@ -264,15 +267,16 @@ class PairGradient {
 
 template <class Scalar, class acc_t>
 void pair_gradient(const PairMeasure& measure, const MatrixPair<Scalar>& rows, const PairList<acc_t>& pairs,
-                   bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream) {
-  PairGradient<Scalar, acc_t>(measure, rows, nan_if_not_finite, out, workspace, stream).run(pairs, nullptr);
+                   NonfiniteRows nonfinite, const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
+                   const int32_t* is_valid) {
+  PairGradient<Scalar, acc_t>(measure, rows, nonfinite, out, workspace, stream, is_valid).run(pairs, nullptr);
 }
 
 template <class Scalar, class acc_t>
 void triplet_loss_gradient(const PairMeasure& measure, const MatrixPair<Scalar>& rows, const LossGradient<acc_t>& loss,
-                           bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace,
+                           NonfiniteRows nonfinite, const GradientOut<Scalar>& out, Workspace& workspace,
                            const Stream& stream) {
-  PairGradient<Scalar, acc_t>(measure, rows, nan_if_not_finite, out, workspace, stream).run({}, &loss);
+  PairGradient<Scalar, acc_t>(measure, rows, nonfinite, out, workspace, stream).run({}, &loss);
 }
 
 #define HARDMINE_INSTANTIATE(Scalar, acc_t)                                     \

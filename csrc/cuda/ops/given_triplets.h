@@ -13,8 +13,8 @@ struct TripletInputs {
   ScalarType type;  // of measures and losses
   int64_t count;
 
-  TripletInputs(const Tensor& x, const Tensor& t, bool need_gradient)
-      : rows(x, std::nullopt, need_gradient, false), type(compute_type(x)) {
+  TripletInputs(const Tensor& x, const Tensor& t, const NeededGradients& needed)
+      : rows(x, std::nullopt, needed), type(compute_type(x)) {
     if (!is_here(t) || t.scalar_type() != ScalarType::Long || t.dim() != 2 || t.size(1) != 3)
       fail(std::string("triplets must be an int64 ") + kHere + " tensor [T, 3], got " + shape_of(t));
     check_same_device("triplets", t, x);
@@ -30,7 +30,7 @@ template <class Loss>
 std::tuple<Tensor, Tensor, Tensor> triplet_loss_tensors(const PairMeasure& measure, const Loss& loss,
                                                         const Tensor& embeddings, const Tensor& triplets,
                                                         bool unreduced) {
-  const TripletInputs in(embeddings, triplets, false);
+  const TripletInputs in(embeddings, triplets, {.rows = false, .columns = false});
   const Tensor positive = in.new_vector(), negative = in.new_vector();
   const Tensor value = unreduced ? in.new_vector() : new_array(in.rows.embeddings, {}, in.type);
   OpContext context(in.rows.embeddings);
@@ -57,7 +57,7 @@ struct TripletLossGradients {
 template <class Loss>
 Tensor triplet_gradient_tensor(const PairMeasure& measure, const Loss& loss, const Tensor& embeddings,
                                const Tensor& triplets, const TripletLossGradients& given, bool unreduced) {
-  const TripletInputs in(embeddings, triplets, true);
+  const TripletInputs in(embeddings, triplets, {.rows = true, .columns = false});
   const auto checked = [&](const char* name, const Tensor& t) { return checked_vector(name, t, triplets, in.type); };
   const Tensor positive = checked(given.positive_name, given.positive),
                negative = checked(given.negative_name, given.negative);

@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor> knn_backward_cuda(Tensor grad_similarity, Tensor inde
                                              std::optional<Tensor> refs, int64_t similarity, bool need_queries,
                                              bool need_refs) {
   const PairMeasure measure = measure_of(similarity_from_code(similarity));
-  const GradientTensors tensors(queries, refs, need_queries, need_refs);
+  const GradientTensors tensors(queries, refs, {.rows = need_queries, .columns = need_refs});
   const int64_t count = tensors.count();
   check_pairs("index", index, count, ScalarType::Long);
   check_pairs("grad_similarity", grad_similarity, count, compute_type(tensors.embeddings));
@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor> knn_backward_cuda(Tensor grad_similarity, Tensor inde
         .count = count,
         .partners = right.size(1),
     };
-    pair_gradient(measure, rows, pairs, false, out, context, context.stream());
+    pair_gradient(measure, rows, pairs, NonfiniteRows::kKeepGradients, out, context, context.stream());
   });
   return {tensors.grad_x, tensors.grad_refs};
 }

@@ -18,8 +18,7 @@ LabeledInputs::LabeledInputs(const Tensor& x, const Tensor& y, const std::option
   ref_labels = contiguous_array(*ref_y);
 }
 
-GradientTensors::GradientTensors(const Tensor& x, const std::optional<Tensor>& refs, bool need_embeddings,
-                                 bool need_ref_embeddings)
+GradientTensors::GradientTensors(const Tensor& x, const std::optional<Tensor>& refs, const NeededGradients& needed)
     : has_refs(refs.has_value()) {
   compute_type(x);
   check_matrix("embeddings", x, -1);
@@ -33,8 +32,8 @@ GradientTensors::GradientTensors(const Tensor& x, const std::optional<Tensor>& r
     return need ? new_array(rows, {rows.size(0), rows.size(1)}, x.scalar_type())
                 : new_array(rows, {0}, x.scalar_type());
   };
-  grad_x = gradient(need_embeddings, embeddings);
-  grad_refs = gradient(need_ref_embeddings && has_refs, ref_embeddings);
+  grad_x = gradient(needed.rows, embeddings);
+  grad_refs = gradient(needed.columns && has_refs, ref_embeddings);
 }
 
 SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRule* loss, const LabeledInputs& inputs,

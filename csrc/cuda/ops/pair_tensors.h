@@ -56,7 +56,7 @@ struct GradientTensors {
   bool has_refs;
   Tensor grad_x, grad_refs;
 
-  GradientTensors(const Tensor& x, const std::optional<Tensor>& refs, bool need_embeddings, bool need_ref_embeddings);
+  GradientTensors(const Tensor& x, const std::optional<Tensor>& refs, const NeededGradients& needed);
   int64_t count() const { return embeddings.size(0); }
 };
 

@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cuda(Tensor grad_positive, T
                                                          Tensor negative_index, int64_t similarity,
                                                          bool need_embeddings, bool need_ref_embeddings) {
   const PairMeasure measure = measure_of(similarity_from_code(similarity));
-  const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
+  const GradientTensors tensors(embeddings, ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings});
   const SelectedTensors selected(positive_index, negative_index, "grad_positive", grad_positive, "grad_negative",
                                  grad_negative, tensors.embeddings);
   OpContext context(tensors.embeddings);
@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cuda(Tensor grad_positive, T
     loss.pairs.positive_similarity = loss.pairs.negative_similarity = nullptr;
     loss.grad_positive = data<acc_t>(selected.positive);
     loss.grad_negative = data<acc_t>(selected.negative);
-    triplet_loss_gradient(measure, rows, loss, false, out, context, context.stream());
+    triplet_loss_gradient(measure, rows, loss, NonfiniteRows::kKeepGradients, out, context, context.stream());
   });
   return {tensors.grad_x, tensors.grad_refs};
 }

@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cuda(
   const LossRule rule =
       loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
   const PairMeasure measure = measure_of(similarity_from_code(similarity));
-  const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
+  const GradientTensors tensors(embeddings, ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings});
   const SelectedTensors selected(positive_index, negative_index, "positive_similarity", positive_similarity,
                                  "negative_similarity", negative_similarity, tensors.embeddings);
   const ScalarType type = compute_type(tensors.embeddings);
@@ -48,7 +48,7 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cuda(
         .grad_positive = grad_positive ? data<acc_t>(d_positive) : nullptr,
         .grad_negative = grad_negative ? data<acc_t>(d_negative) : nullptr,
     };
-    triplet_loss_gradient(measure, rows, loss, true, out, context, context.stream());
+    triplet_loss_gradient(measure, rows, loss, NonfiniteRows::kMakeGradientsNan, out, context, context.stream());
   });
   return {tensors.grad_x, tensors.grad_refs};
 }

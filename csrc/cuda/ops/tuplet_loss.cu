@@ -22,10 +22,10 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
     const TupletOut<acc_t> out{
         .loss = mutable_data<acc_t>(loss),
         .logsumexp = mutable_data<acc_t>(t.logsumexp),
-        .positive_similarity = mutable_data<acc_t>(t.positive_similarity),
         .shift = mutable_data<acc_t>(t.shift),
         .sum = mutable_data<acc_t>(t.sum),
         .slope = mutable_data<acc_t>(t.slope),
+        .positive_similarity = mutable_data<acc_t>(t.positive_similarity),
         .positive_index = mutable_data<int64_t>(t.positive_index),
         .positive_count = mutable_data<int64_t>(t.positive_count),
     };
@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   const TupletSavedTensors given(rule, inputs.embeddings, inputs.type, grad_loss, shift, sum, slope, positive_index,
                                  positive_count);
-  const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
+  const GradientTensors tensors(embeddings, ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings});
   OpContext context(inputs.embeddings);
   const auto compute = [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
     using acc_t = typename MmaPolicy::acc_t;

@@ -40,8 +40,8 @@ struct TupletRun {
                                      positive_similarity.data(), positive_index.data(), positive_count.data()});
     if (want_x) grad_x.assign(p.anchors.x.size(), T(kNaN));
     if (want_refs && p.refs) grad_refs.assign(p.refs->x.size(), T(kNaN));
-    const cpu::TupletSaved<T> saved{p.gradient.data(), shift.data(),          sum.data(),
-                                    slope.data(),      positive_index.data(), positive_count.data()};
+    const TupletSaved<T> saved{p.gradient.data(), shift.data(),          sum.data(),
+                               slope.data(),      positive_index.data(), positive_count.data()};
     // A wanted gradient without elements is not null either.
     T nothing[1];
     const auto data = [&](std::vector<T>& grad, bool wanted) {
