@@ -1,4 +1,4 @@
-// Checks of what ops are given, and tensors that they hand on, the same on every device.
+// Checks of what ops are given, the same on every device.
 #pragma once
 
 #include <optional>
@@ -6,8 +6,6 @@
 
 #include "core/candidate.h"
 #include "core/losses/batch_all.h"
-#include "core/losses/loss_reduction.h"
-#include "core/losses/tuplet_terms.h"
 #include "torch_bridge.h"
 
 namespace hardmine {
@@ -65,45 +63,6 @@ inline Tensor checked_vector(const char* name, const Tensor& t, const Tensor& ro
   check_same_device(name, t, rows);
   return contiguous_array(t);
 }
-
-// What the forward pass of a tuplet loss returns beside its loss.
-struct TupletTensors {
-  Tensor logsumexp, positive_similarity, shift, sum, slope, positive_index, positive_count;
-
-  TupletTensors(const Tensor& embeddings, const Tensor& labels, ScalarType type)
-      : logsumexp(values(embeddings, type)),
-        positive_similarity(values(embeddings, type)),
-        shift(values(embeddings, type)),
-        sum(values(embeddings, type)),
-        slope(values(embeddings, type)),
-        positive_index(values(labels, ScalarType::Long)),
-        positive_count(values(labels, ScalarType::Long)) {}
-
- private:
-  static Tensor values(const Tensor& like, ScalarType type) { return new_array(like, {like.size(0)}, type); }
-};
-
-// What its backward pass is given, contiguous.
-struct TupletSavedTensors {
-  Tensor gradient, shift, sum, slope, positive_index, positive_count;
-
-  TupletSavedTensors(const TupletRule& rule, const Tensor& embeddings, ScalarType type, const Tensor& grad_loss,
-                     const Tensor& shift, const Tensor& sum, const Tensor& slope, const Tensor& positive_index,
-                     const Tensor& positive_count)
-      : gradient(checked_gradient(rule, grad_loss, embeddings, type)),
-        shift(checked_vector("shift", shift, embeddings, type)),
-        sum(checked_vector("sum", sum, embeddings, type)),
-        slope(checked_vector("slope", slope, embeddings, type)),
-        positive_index(checked_vector("positive_index", positive_index, embeddings, ScalarType::Long)),
-        positive_count(checked_vector("positive_count", positive_count, embeddings, ScalarType::Long)) {}
-
- private:
-  static Tensor checked_gradient(const TupletRule& rule, const Tensor& grad_loss, const Tensor& embeddings,
-                                 ScalarType type) {
-    check_loss_gradient(grad_loss, embeddings, type, rule.reduction == Reduction::kNone ? embeddings.size(0) : 1);
-    return contiguous_array(grad_loss);
-  }
-};
 
 // A table of margins and the row of each sample's class in it, or neither.
 struct MarginTensors {

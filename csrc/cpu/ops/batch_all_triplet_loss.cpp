@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cpu(
     std::optional<Tensor> table_row, int64_t similarity, bool squared, double margin, int64_t reduction,
     bool allow_tf32, bool need_grad) {
   const BatchAllRule rule = batch_all_rule(similarity, squared, margin, reduction, allow_tf32);
-  const SelectionInputs inputs(embeddings, labels, std::nullopt, std::nullopt, ids, std::nullopt);
+  const LabeledInputs inputs(embeddings, labels, std::nullopt, std::nullopt, ids, std::nullopt);
   const int64_t depth = embeddings.size(1);
   const MarginTensors margins(margin_table, table_row, inputs.embeddings, inputs.type);
   std::vector<int64_t> rows;

@@ -5,7 +5,7 @@
 
 #include "cpu/engine/thread_pool.h"
 #include "cpu/ops/python_signals.h"
-#include "op_arguments.h"
+#include "op_tensors.h"
 
 namespace hardmine::cpu {
 

@@ -4,16 +4,6 @@
 namespace hardmine::cpu {
 namespace {
 
-template <class T>
-SelectedPairs<T> selected_pairs(const Tensor& positive_index, const Tensor& negative_index,
-                                const Tensor& positive_similarity, const Tensor& negative_similarity) {
-  return {.positive_index = data<int64_t>(positive_index),
-          .negative_index = data<int64_t>(negative_index),
-          .positive_similarity = data<T>(positive_similarity),
-          .negative_similarity = data<T>(negative_similarity),
-          .count = positive_index.size(0)};
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cpu(
     Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
     std::optional<Tensor> ids, std::optional<Tensor> ref_ids, std::optional<Tensor> random, int64_t similarity,
@@ -24,22 +14,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cpu(
                                                  duplicate_threshold, semihard_margin, allow_tf32);
   const LossRule rule =
       loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
-  const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
-  const SelectionTensors s = select_triplets_tensors(selection, inputs, random);
-  const Tensor loss = rule.reduction == Reduction::kNone
-                          ? new_array(inputs.embeddings, {embeddings.size(0)}, inputs.type)
-                          : new_array(inputs.embeddings, {}, inputs.type);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
+  const CheckedSelection s = select_triplets_tensors(selection, inputs, random);
+  const Tensor loss = inputs.new_loss(rule.reduction);
   dispatch(inputs.type, [&]<class T>() {
     if (s.finite) {
-      reduce_loss<T>(
-          rule.term, rule.reduction,
-          selected_pairs<T>(s.positive_index, s.negative_index, s.positive_similarity, s.negative_similarity),
-          mutable_data<T>(loss));
+      reduce_loss<T>(rule.term, rule.reduction, s.pairs<T>(), mutable_data<T>(loss));
     } else {  // divergence is never hidden
       std::fill_n(mutable_data<T>(loss), loss.numel(), std::numeric_limits<T>::quiet_NaN());
     }
   });
-  return {loss, s.positive_similarity, s.negative_similarity, s.positive_index, s.negative_index};
+  return {loss, s.positive, s.negative, s.positive_index, s.negative_index};
 }
 
 std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(
@@ -50,34 +35,26 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(
     bool need_ref_embeddings) {
   const LossRule rule =
       loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
-  const ScalarType type = compute_type(embeddings);
-  check_matrix("embeddings", embeddings, -1);
-  const int64_t count = embeddings.size(0);
-  for (const Tensor* index : {&positive_index, &negative_index})
-    check_vector("positive_index, negative_index", *index, count, ScalarType::Long);
-  for (const Tensor* s : {&positive_similarity, &negative_similarity})
-    check_vector("positive_similarity, negative_similarity", *s, count, type);
-  check_loss_gradient(grad_loss, embeddings, type, rule.reduction == Reduction::kNone ? count : 1);
-  const Tensor p_index = contiguous_array(positive_index), n_index = contiguous_array(negative_index);
-  const Tensor p_sim = contiguous_array(positive_similarity), n_sim = contiguous_array(negative_similarity);
-  const Tensor grad = contiguous_array(grad_loss);
-  const Tensor d_positive = new_array(p_sim, {count}, type), d_negative = new_array(p_sim, {count}, type);
-  dispatch(type, [&]<class T>() {
-    reduce_loss_backward<T>(rule.term, rule.reduction, selected_pairs<T>(p_index, n_index, p_sim, n_sim), data<T>(grad),
-                            mutable_data<T>(d_positive), mutable_data<T>(d_negative));
+  const BackwardInputs inputs(embeddings, ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings});
+  const SelectionTensors selected(positive_index, negative_index, "positive_similarity", positive_similarity,
+                                  "negative_similarity", negative_similarity, inputs);
+  const SelectionGradients arriving(rule, grad_loss, grad_positive, grad_negative, inputs);
+  // The same pairs, with the gradients of their similarities.
+  SelectionTensors gradients = selected;
+  gradients.positive = inputs.new_vector();
+  gradients.negative = inputs.new_vector();
+  dispatch(inputs.type, [&]<class T>() {
+    reduce_loss_backward<T>(rule.term, rule.reduction, selected.pairs<T>(), data<T>(arriving.loss),
+                            mutable_data<T>(gradients.positive), mutable_data<T>(gradients.negative));
     const auto add = [&](const std::optional<Tensor>& extra, const Tensor& target) {
       if (!extra) return;
-      check_vector("grad_positive, grad_negative", *extra, count, type);
-      const Tensor values = contiguous_array(*extra);
-      for (int64_t i = 0; i < count; ++i) mutable_data<T>(target)[i] += data<T>(values)[i];
+      for (int64_t i = 0; i < inputs.count(); ++i) mutable_data<T>(target)[i] += data<T>(*extra)[i];
     };
-    add(grad_positive, d_positive);
-    add(grad_negative, d_negative);
+    add(arriving.positive, gradients.positive);
+    add(arriving.negative, gradients.negative);
   });
-  return pair_gradient_tensors(measure_of(similarity_from_code(similarity)),
-                               selected_pair_tensors(p_index, n_index, d_positive, d_negative, count, type), embeddings,
-                               ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings},
-                               NonfiniteRows::kMakeGradientsNan);
+  return pair_gradient_tensors(measure_of(similarity_from_code(similarity)), selected_pair_tensors(gradients), inputs,
+                               NonfiniteRows::kMakeGradientsNan, embeddings.scalar_type());
 }
 
 }  // namespace

@@ -6,7 +6,7 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> global_loss_cuda(Tensor embeddings, Tensor triplets, int64_t similarity, double lam,
                                                     double threshold) {
   const GlobalLossRule options = global_loss_rule(similarity, lam, threshold);
-  return triplet_loss_tensors(options.measure, options.rule, embeddings, triplets, false);
+  return triplet_loss_tensors(options.measure, options.rule, embeddings, triplets);
 }
 
 Tensor global_loss_backward_cuda(Tensor grad_loss, std::optional<Tensor> grad_positive,
@@ -15,9 +15,13 @@ Tensor global_loss_backward_cuda(Tensor grad_loss, std::optional<Tensor> grad_po
                                  double threshold) {
   const GlobalLossRule options = global_loss_rule(similarity, lam, threshold);
   return triplet_gradient_tensor(options.measure, options.rule, embeddings, triplets,
-                                 {grad_loss, grad_positive, grad_negative, "positive_distance", "negative_distance",
-                                  positive_distance, negative_distance},
-                                 false);
+                                 {.grad_loss = grad_loss,
+                                  .grad_positive = grad_positive,
+                                  .grad_negative = grad_negative,
+                                  .positive_name = "positive_distance",
+                                  .negative_name = "negative_distance",
+                                  .positive = positive_distance,
+                                  .negative = negative_distance});
 }
 
 }  // namespace

@@ -7,8 +7,7 @@ std::tuple<Tensor, Tensor, Tensor> indexed_triplet_loss_cuda(Tensor embeddings, 
                                                              int64_t term, double temperature, double margin,
                                                              double lam, int64_t reduction) {
   const IndexedLossRule rule = indexed_loss_rule(similarity, term, temperature, margin, lam, reduction);
-  return triplet_loss_tensors(rule.measure, IndexedLoss{rule.term, rule.reduction}, embeddings, triplets,
-                              rule.reduction == Reduction::kNone);
+  return triplet_loss_tensors(rule.measure, IndexedLoss{rule.term, rule.reduction}, embeddings, triplets);
 }
 
 Tensor indexed_triplet_loss_backward_cuda(Tensor grad_loss, std::optional<Tensor> grad_positive,
@@ -18,9 +17,13 @@ Tensor indexed_triplet_loss_backward_cuda(Tensor grad_loss, std::optional<Tensor
                                           int64_t reduction) {
   const IndexedLossRule rule = indexed_loss_rule(similarity, term, temperature, margin, lam, reduction);
   return triplet_gradient_tensor(rule.measure, IndexedLoss{rule.term, rule.reduction}, embeddings, triplets,
-                                 {grad_loss, grad_positive, grad_negative, "positive_similarity", "negative_similarity",
-                                  positive_similarity, negative_similarity},
-                                 rule.reduction == Reduction::kNone);
+                                 {.grad_loss = grad_loss,
+                                  .grad_positive = grad_positive,
+                                  .grad_negative = grad_negative,
+                                  .positive_name = "positive_similarity",
+                                  .negative_name = "negative_similarity",
+                                  .positive = positive_similarity,
+                                  .negative = negative_similarity});
 }
 
 }  // namespace

@@ -12,8 +12,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_triplets_cuda(
                                             semihard_margin, allow_tf32);
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   OpContext context(inputs.embeddings);
-  const SelectionTensors s = select_triplets_tensors(rule, nullptr, inputs, random, context);
-  return {s.positive_similarity, s.negative_similarity, s.positive_index, s.negative_index};
+  const SelectionTensors s = select_triplets_tensors(rule, inputs, random, context);
+  return {s.positive, s.negative, s.positive_index, s.negative_index};
 }
 
 std::tuple<Tensor, Tensor> select_triplets_backward_cuda(Tensor grad_positive, Tensor grad_negative, Tensor embeddings,
@@ -21,11 +21,11 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cuda(Tensor grad_positive, T
                                                          Tensor negative_index, int64_t similarity,
                                                          bool need_embeddings, bool need_ref_embeddings) {
   const PairMeasure measure = measure_of(similarity_from_code(similarity));
-  const GradientTensors tensors(embeddings, ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings});
-  const SelectedTensors selected(positive_index, negative_index, "grad_positive", grad_positive, "grad_negative",
-                                 grad_negative, tensors.embeddings);
-  OpContext context(tensors.embeddings);
-  with_gradient(tensors, [&]<class acc_t>(const auto& rows, const auto& out) {
+  const BackwardInputs inputs(embeddings, ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings});
+  const SelectionTensors selected(positive_index, negative_index, "grad_positive", grad_positive, "grad_negative",
+                                  grad_negative, inputs);
+  OpContext context(inputs.embeddings);
+  with_gradient(inputs, [&]<class acc_t>(const auto& rows, const auto& out) {
     // No loss, and the gradients of the similarities do not depend on the similarities.
     LossGradient<acc_t> loss{};
     loss.pairs = selected.pairs<acc_t>();
@@ -34,7 +34,7 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cuda(Tensor grad_positive, T
     loss.grad_negative = data<acc_t>(selected.negative);
     triplet_loss_gradient(measure, rows, loss, NonfiniteRows::kKeepGradients, out, context, context.stream());
   });
-  return {tensors.grad_x, tensors.grad_refs};
+  return inputs.gradients.as(embeddings.scalar_type());
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 
 #include "cuda/device/launch.h"
 #include "cuda/gemm/mma_policy.h"
-#include "op_arguments.h"
+#include "op_tensors.h"
 
 namespace hardmine::cuda {
 
@@ -41,6 +41,10 @@ class OpContext : public Workspace {
   Stream stream_;
   std::vector<Tensor> memory_;
 };
+
+// The type that sums over rows of Scalar are in.
+template <class Scalar>
+using AccumulatorOf = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
 
 // Calls body.template operator()<Scalar>() with the C++ type of the embeddings.
 template <class Body>

@@ -15,8 +15,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cuda(
       loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   OpContext context(inputs.embeddings);
-  const SelectionTensors s = select_triplets_tensors(selection, &rule, inputs, random, context);
-  return {s.loss, s.positive_similarity, s.negative_similarity, s.positive_index, s.negative_index};
+  const Tensor loss = inputs.new_loss(rule.reduction);
+  const SelectionTensors s = select_triplets_tensors(selection, inputs, random, context, &rule, &loss);
+  return {loss, s.positive, s.negative, s.positive_index, s.negative_index};
 }
 
 std::tuple<Tensor, Tensor> triplet_loss_backward_cuda(
@@ -28,29 +29,23 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cuda(
   const LossRule rule =
       loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
   const PairMeasure measure = measure_of(similarity_from_code(similarity));
-  const GradientTensors tensors(embeddings, ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings});
-  const SelectedTensors selected(positive_index, negative_index, "positive_similarity", positive_similarity,
-                                 "negative_similarity", negative_similarity, tensors.embeddings);
-  const ScalarType type = compute_type(tensors.embeddings);
-  check_loss_gradient(grad_loss, tensors.embeddings, type, rule.reduction == Reduction::kNone ? tensors.count() : 1);
-  const Tensor grad = contiguous_array(grad_loss);
-  const auto extra = [&](const char* name, const std::optional<Tensor>& t) {
-    return t ? checked_vector(name, *t, tensors.embeddings, type) : grad;
-  };
-  const Tensor d_positive = extra("grad_positive", grad_positive), d_negative = extra("grad_negative", grad_negative);
-  OpContext context(tensors.embeddings);
-  with_gradient(tensors, [&]<class acc_t>(const auto& rows, const auto& out) {
+  const BackwardInputs inputs(embeddings, ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings});
+  const SelectionTensors selected(positive_index, negative_index, "positive_similarity", positive_similarity,
+                                  "negative_similarity", negative_similarity, inputs);
+  const SelectionGradients arriving(rule, grad_loss, grad_positive, grad_negative, inputs);
+  OpContext context(inputs.embeddings);
+  with_gradient(inputs, [&]<class acc_t>(const auto& rows, const auto& out) {
     const LossGradient<acc_t> loss{
         .term = rule.term,
         .reduction = rule.reduction,
         .pairs = selected.pairs<acc_t>(),
-        .grad_loss = data<acc_t>(grad),
-        .grad_positive = grad_positive ? data<acc_t>(d_positive) : nullptr,
-        .grad_negative = grad_negative ? data<acc_t>(d_negative) : nullptr,
+        .grad_loss = data<acc_t>(arriving.loss),
+        .grad_positive = data<acc_t>(arriving.positive),
+        .grad_negative = data<acc_t>(arriving.negative),
     };
     triplet_loss_gradient(measure, rows, loss, NonfiniteRows::kMakeGradientsNan, out, context, context.stream());
   });
-  return {tensors.grad_x, tensors.grad_refs};
+  return inputs.gradients.as(embeddings.scalar_type());
 }
 
 }  // namespace

@@ -1,0 +1,383 @@
+// The tensors of the ops as checked, contiguous arrays, the same on every device: inputs, outputs, and what backward
+// passes are given.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "core/losses/given_triplets.h"
+#include "core/losses/loss_reduction.h"
+#include "core/random.h"
+#include "core/views.h"
+#include "op_arguments.h"
+
+namespace hardmine {
+
+// Embeddings in the type that the engine reads: on CUDA their own, on the CPU the compute type.
+inline Tensor embedding_array(const Tensor& embeddings) {
+#ifdef HARDMINE_FOR_CUDA
+  return contiguous_array(embeddings);
+#else
+  return as_array(embeddings, compute_type(embeddings));
+#endif
+}
+inline std::optional<Tensor> embedding_array(const std::optional<Tensor>& embeddings) {
+  return embeddings ? std::optional(embedding_array(*embeddings)) : std::nullopt;
+}
+
+// The inputs of an op on labeled embeddings.
+struct LabeledInputs {
+  Tensor embeddings, labels;
+  std::optional<Tensor> ref_embeddings, ref_labels, ids, ref_ids;
+  ScalarType type;  // of similarities and losses
+  int64_t count, depth;
+
+  LabeledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
+                const std::optional<Tensor>& ref_y, const std::optional<Tensor>& x_ids,
+                const std::optional<Tensor>& ref_x_ids)
+      : type(compute_type(x)) {
+    check_labeled(x, y, ref_x, ref_y, x_ids, ref_x_ids);
+    embeddings = embedding_array(x);
+    labels = contiguous_array(y);
+    ref_embeddings = embedding_array(ref_x);
+    ref_labels = contiguous_array(ref_y);
+    ids = contiguous_array(x_ids);
+    ref_ids = contiguous_array(ref_x_ids);
+    count = x.size(0);
+    depth = x.size(1);
+  }
+
+  template <class Scalar>
+  LabeledMatrix<Scalar> anchors() const {
+    return {data<Scalar>(embeddings), data<int64_t>(labels), count, data<int64_t>(ids)};
+  }
+  // Empty without refs.
+  template <class Scalar>
+  LabeledMatrix<Scalar> refs() const {
+    if (!ref_embeddings) return {};
+    return {data<Scalar>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0), data<int64_t>(ref_ids)};
+  }
+
+  Tensor new_vector(ScalarType of) const { return new_array(embeddings, {count}, of); }
+  // [], or [count] without reduction.
+  Tensor new_loss(Reduction reduction) const {
+    return reduction == Reduction::kNone ? new_vector(type) : new_array(embeddings, {}, type);
+  }
+};
+
+// The numbers that random selections are picked by; see csrc/library.cpp.
+struct RandomTensor {
+  Tensor array;
+  RandomNumbers numbers;
+
+  RandomTensor(const SelectionRule& rule, const std::optional<Tensor>& random, const LabeledInputs& inputs) {
+    const bool positive = rule.positive == Positive::kRandom, negative = rule.negative == Negative::kRandom;
+    array = checked_random(random, positive + negative, inputs.count, inputs.labels);
+    if (positive) numbers.positive = data<double>(array);
+    if (negative) numbers.negative = data<double>(array) + (positive ? inputs.count : 0);
+  }
+};
+
+// The gradient that arrives at a loss: [], or [count] without reduction.
+inline Tensor checked_loss_gradient(const Tensor& grad_loss, const Tensor& embeddings, ScalarType type, bool is_reduced,
+                                    int64_t count) {
+  check_loss_gradient(grad_loss, embeddings, type, is_reduced ? 1 : count);
+  return contiguous_array(grad_loss);
+}
+
+// The gradient of a similarity that a loss returns; none if nothing was computed from it.
+inline std::optional<Tensor> checked_vector(const char* name, const std::optional<Tensor>& t, const Tensor& rows,
+                                            ScalarType type) {
+  return t ? std::optional(checked_vector(name, *t, rows, type)) : std::nullopt;
+}
+
+// The gradients that an op returns, in the type of the arrays that the engine reads. One that is not needed is empty.
+struct GradientTensors {
+  Tensor x, refs;
+
+  GradientTensors(const Tensor& rows, const std::optional<Tensor>& columns, const NeededGradients& needed)
+      : x(new_gradient(needed.rows, rows)),
+        refs(columns ? new_gradient(needed.columns, *columns) : new_gradient(false, rows)) {}
+
+  // Null if not needed.
+  template <class Scalar>
+  Scalar* x_data() const {
+    return x.dim() == 2 ? mutable_data<Scalar>(x) : nullptr;
+  }
+  template <class Scalar>
+  Scalar* refs_data() const {
+    return refs.dim() == 2 ? mutable_data<Scalar>(refs) : nullptr;
+  }
+
+  // On the CPU.
+  template <class T>
+  void fill_nan() const {
+    for (const Tensor& gradient : {x, refs})
+      std::fill_n(mutable_data<T>(gradient), gradient.numel(), std::numeric_limits<T>::quiet_NaN());
+  }
+
+  std::tuple<Tensor, Tensor> as(ScalarType type) const { return {as_array(x, type), as_array(refs, type)}; }
+
+ private:
+  static Tensor new_gradient(bool needed, const Tensor& rows) {
+    return needed ? new_array(rows, {rows.size(0), rows.size(1)}, rows.scalar_type())
+                  : new_array(rows, {0}, rows.scalar_type());
+  }
+};
+
+// The inputs of an op that only passes on gradients, and the gradients that it returns.
+struct BackwardInputs {
+  ScalarType type;  // of similarities and losses
+  Tensor embeddings;
+  std::optional<Tensor> ref_embeddings;
+  GradientTensors gradients;
+
+  BackwardInputs(const Tensor& x, const std::optional<Tensor>& refs, const NeededGradients& needed)
+      : type(checked_type(x, refs)),
+        embeddings(embedding_array(x)),
+        ref_embeddings(embedding_array(refs)),
+        gradients(embeddings, ref_embeddings, needed) {}
+
+  int64_t count() const { return embeddings.size(0); }
+  Tensor new_vector() const { return new_array(embeddings, {count()}, type); }
+  template <class Scalar>
+  MatrixPair<Scalar> matrices() const {
+    return {.x = data<Scalar>(embeddings),
+            .count = count(),
+            .refs = data<Scalar>(ref_embeddings),
+            .ref_count = ref_embeddings ? ref_embeddings->size(0) : 0,
+            .depth = embeddings.size(1)};
+  }
+
+ private:
+  static ScalarType checked_type(const Tensor& x, const std::optional<Tensor>& refs) {
+    check_matrix("embeddings", x, -1);
+    if (refs) check_refs("ref_embeddings", *refs, "embeddings", x);
+    return compute_type(x);
+  }
+};
+
+// The indices of a selection, and per pair its similarity or the gradient of that.
+struct SelectionTensors {
+  Tensor positive_index, negative_index, positive, negative;
+
+  // The outputs of a selection.
+  explicit SelectionTensors(const LabeledInputs& inputs)
+      : positive_index(inputs.new_vector(ScalarType::Long)),
+        negative_index(inputs.new_vector(ScalarType::Long)),
+        positive(inputs.new_vector(inputs.type)),
+        negative(inputs.new_vector(inputs.type)) {}
+
+  // What a backward op is given. The names are those of the arguments `p` and `n`.
+  SelectionTensors(const Tensor& p_index, const Tensor& n_index, const char* p_name, const Tensor& p,
+                   const char* n_name, const Tensor& n, const BackwardInputs& inputs)
+      : positive_index(checked_vector("positive_index", p_index, inputs.embeddings, ScalarType::Long)),
+        negative_index(checked_vector("negative_index", n_index, inputs.embeddings, ScalarType::Long)),
+        positive(checked_vector(p_name, p, inputs.embeddings, inputs.type)),
+        negative(checked_vector(n_name, n, inputs.embeddings, inputs.type)) {}
+
+  template <class T>
+  SelectionOut<T> out() const {
+    return {.positive_index = mutable_data<int64_t>(positive_index),
+            .negative_index = mutable_data<int64_t>(negative_index),
+            .positive_similarity = mutable_data<T>(positive),
+            .negative_similarity = mutable_data<T>(negative)};
+  }
+  template <class T>
+  SelectedPairs<T> pairs() const {
+    return {.positive_index = data<int64_t>(positive_index),
+            .negative_index = data<int64_t>(negative_index),
+            .positive_similarity = data<T>(positive),
+            .negative_similarity = data<T>(negative),
+            .count = positive_index.size(0)};
+  }
+};
+
+// The gradients that arrive at the loss and the similarities of a triplet loss.
+struct SelectionGradients {
+  Tensor loss;
+  std::optional<Tensor> positive, negative;  // [count]; none: zeros
+
+  SelectionGradients(const LossRule& rule, const Tensor& grad_loss, const std::optional<Tensor>& grad_positive,
+                     const std::optional<Tensor>& grad_negative, const BackwardInputs& inputs)
+      : loss(checked_loss_gradient(grad_loss, inputs.embeddings, inputs.type, rule.reduction != Reduction::kNone,
+                                   inputs.count())),
+        positive(checked_vector("grad_positive", grad_positive, inputs.embeddings, inputs.type)),
+        negative(checked_vector("grad_negative", grad_negative, inputs.embeddings, inputs.type)) {}
+};
+
+// The outputs of the nearest neighbors, and their inputs.
+struct NeighborTensors {
+  ScalarType type;
+  Tensor queries;
+  std::optional<Tensor> refs, ids, ref_ids;
+  Tensor similarity, index;  // [queries, k]
+
+  NeighborTensors(const Tensor& x, const std::optional<Tensor>& y, const std::optional<Tensor>& x_ids,
+                  const std::optional<Tensor>& y_ids, int64_t k, bool exclude_self)
+      : type(compute_type(x)) {
+    check_neighbors(x, y, x_ids, y_ids, k, exclude_self);
+    queries = embedding_array(x);
+    refs = embedding_array(y);
+    ids = contiguous_array(x_ids);
+    ref_ids = contiguous_array(y_ids);
+    similarity = new_array(queries, {x.size(0), k}, type);
+    index = new_array(queries, {x.size(0), k}, ScalarType::Long);
+  }
+
+  template <class Scalar>
+  Matrix<Scalar> query_matrix() const {
+    return {data<Scalar>(queries), queries.size(0), data<int64_t>(ids)};
+  }
+  // Empty without refs.
+  template <class Scalar>
+  Matrix<Scalar> ref_matrix() const {
+    if (!refs) return {};
+    return {data<Scalar>(*refs), refs->size(0), data<int64_t>(ref_ids)};
+  }
+};
+
+// Per row of the embeddings, its pairs and the gradients that arrive at their measures, [count, partners] each.
+struct PairTensors {
+  Tensor index, gradient;
+
+  template <class T>
+  PairList<T> list() const {
+    return {.left = nullptr,
+            .right = data<int64_t>(index),
+            .gradient = data<T>(gradient),
+            .count = index.size(0),
+            .partners = index.size(1)};
+  }
+};
+
+// The pairs of nearest neighbors, from the arguments of the backward op.
+inline PairTensors checked_neighbors(const Tensor& index, const Tensor& grad_similarity, const BackwardInputs& inputs) {
+  check_pairs("index", index, inputs.count(), ScalarType::Long);
+  check_pairs("grad_similarity", grad_similarity, inputs.count(), inputs.type);
+  check_same_device("index", index, inputs.embeddings);
+  check_same_device("grad_similarity", grad_similarity, inputs.embeddings);
+  check(grad_similarity.size(1) == index.size(1), "grad_similarity must have the shape of index");
+  return {contiguous_array(index), contiguous_array(grad_similarity)};
+}
+
+// What the forward pass of a tuplet loss returns beside its loss.
+struct TupletTensors {
+  Tensor logsumexp, shift, sum, slope, positive_similarity, positive_index, positive_count;
+
+  explicit TupletTensors(const LabeledInputs& inputs)
+      : logsumexp(inputs.new_vector(inputs.type)),
+        shift(inputs.new_vector(inputs.type)),
+        sum(inputs.new_vector(inputs.type)),
+        slope(inputs.new_vector(inputs.type)),
+        positive_similarity(inputs.new_vector(inputs.type)),
+        positive_index(inputs.new_vector(ScalarType::Long)),
+        positive_count(inputs.new_vector(ScalarType::Long)) {}
+
+  template <class T>
+  TupletOut<T> out(const Tensor& loss) const {
+    return {.loss = mutable_data<T>(loss),
+            .logsumexp = mutable_data<T>(logsumexp),
+            .shift = mutable_data<T>(shift),
+            .sum = mutable_data<T>(sum),
+            .slope = mutable_data<T>(slope),
+            .positive_similarity = mutable_data<T>(positive_similarity),
+            .positive_index = mutable_data<int64_t>(positive_index),
+            .positive_count = mutable_data<int64_t>(positive_count)};
+  }
+};
+
+// What its backward pass is given.
+struct TupletSavedTensors {
+  Tensor grad_loss, shift, sum, slope, positive_index, positive_count;
+
+  TupletSavedTensors(const TupletRule& rule, const LabeledInputs& inputs, const Tensor& grad_loss, const Tensor& shift,
+                     const Tensor& sum, const Tensor& slope, const Tensor& positive_index, const Tensor& positive_count)
+      : grad_loss(checked_loss_gradient(grad_loss, inputs.embeddings, inputs.type, rule.reduction != Reduction::kNone,
+                                        inputs.count)),
+        shift(checked_vector("shift", shift, inputs.embeddings, inputs.type)),
+        sum(checked_vector("sum", sum, inputs.embeddings, inputs.type)),
+        slope(checked_vector("slope", slope, inputs.embeddings, inputs.type)),
+        positive_index(checked_vector("positive_index", positive_index, inputs.embeddings, ScalarType::Long)),
+        positive_count(checked_vector("positive_count", positive_count, inputs.embeddings, ScalarType::Long)) {}
+
+  template <class T>
+  TupletSaved<T> saved() const {
+    return {.grad_loss = data<T>(grad_loss),
+            .shift = data<T>(shift),
+            .sum = data<T>(sum),
+            .slope = data<T>(slope),
+            .positive_index = data<int64_t>(positive_index),
+            .positive_count = data<int64_t>(positive_count)};
+  }
+};
+
+// Triplets of rows of the embeddings, whose values are not checked: on CUDA the host would wait for the device.
+struct TripletInputs {
+  BackwardInputs rows;
+  Tensor triplets;  // [count, 3]
+  int64_t count;
+
+  TripletInputs(const Tensor& x, const Tensor& t, const NeededGradients& needed) : rows(x, std::nullopt, needed) {
+    if (!is_here(t) || t.scalar_type() != ScalarType::Long || t.dim() != 2 || t.size(1) != 3)
+      fail(std::string("triplets must be an int64 ") + kHere + " tensor [T, 3], got " + shape_of(t));
+    check_same_device("triplets", t, x);
+    triplets = contiguous_array(t);
+    count = t.size(0);
+  }
+
+  TripletList list() const { return {data<int64_t>(triplets), count}; }
+  Tensor new_vector() const { return new_array(rows.embeddings, {count}, rows.type); }
+};
+
+// The outputs of a loss of given triplets: the loss, [] or [T], and the kept numbers of all pairs, each [T].
+struct TripletLossTensors {
+  Tensor loss, positive, negative;
+
+  TripletLossTensors(const TripletInputs& inputs, bool is_reduced)
+      : loss(is_reduced ? new_array(inputs.rows.embeddings, {}, inputs.rows.type) : inputs.new_vector()),
+        positive(inputs.new_vector()),
+        negative(inputs.new_vector()) {}
+
+  template <class T>
+  TripletLossOut<T> out() const {
+    return {
+        .loss = mutable_data<T>(loss), .positive = mutable_data<T>(positive), .negative = mutable_data<T>(negative)};
+  }
+};
+
+// These outputs as the arguments of a backward op, with their names in the schema, and the gradients that arrive.
+struct TripletLossGradients {
+  const Tensor& grad_loss;
+  const std::optional<Tensor>&grad_positive, &grad_negative;
+  const char *positive_name, *negative_name;
+  const Tensor &positive, &negative;
+};
+
+// The same, checked.
+struct TripletSavedTensors {
+  Tensor grad_loss, positive, negative;
+  std::optional<Tensor> grad_positive, grad_negative;
+
+  TripletSavedTensors(const TripletInputs& inputs, const TripletLossGradients& given, bool is_reduced)
+      : grad_loss(
+            checked_loss_gradient(given.grad_loss, inputs.rows.embeddings, inputs.rows.type, is_reduced, inputs.count)),
+        positive(checked_vector(given.positive_name, given.positive, inputs.triplets, inputs.rows.type)),
+        negative(checked_vector(given.negative_name, given.negative, inputs.triplets, inputs.rows.type)),
+        grad_positive(checked_vector("grad_positive", given.grad_positive, inputs.triplets, inputs.rows.type)),
+        grad_negative(checked_vector("grad_negative", given.grad_negative, inputs.triplets, inputs.rows.type)) {}
+
+  template <class T>
+  TripletLossGradient<T> saved() const {
+    return {.positive = data<T>(positive),
+            .negative = data<T>(negative),
+            .grad_loss = data<T>(grad_loss),
+            .grad_positive = data<T>(grad_positive),
+            .grad_negative = data<T>(grad_negative)};
+  }
+};
+
+}  // namespace hardmine
