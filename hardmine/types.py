@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 Similarity: TypeAlias = Literal["cosine", "dot", "euclidean"]
 DistanceSimilarity: TypeAlias = Literal["cosine", "euclidean"]
@@ -21,6 +22,7 @@ Term: TypeAlias = Literal["nca", "hinge", "soft_margin", "sct"]
 IndexedTerm: TypeAlias = Literal["nca", "hinge", "soft_margin", "sct", "ratio"]
 HardRule: TypeAlias = Literal["above", "above_and_cutoff", "above_or_cutoff"]
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
+GradientReduction: TypeAlias = Literal["mean", "sum"]
 BatchAllReduction: TypeAlias = Literal["mean", "mean_active", "sum"]
 Preset: TypeAlias = Literal["paper", "code2020", "code2021"]
 
@@ -190,6 +192,13 @@ class PairIds(TypedDict, total=False):
     ref_ids: Tensor | None
 
 
+class GroupOptions(TypedDict, total=False):
+    """Options of every loss for several ranks."""
+
+    group: ProcessGroup | None
+    gradient_reduction: GradientReduction | None
+
+
 class SelectionOptions(PairIds, total=False):
     """Options of every op that selects one positive and one negative per anchor."""
 
@@ -203,7 +212,7 @@ class SelectionOptions(PairIds, total=False):
     generator: torch.Generator | None
 
 
-class TripletLossOptions(SelectionOptions, total=False):
+class TripletLossOptions(SelectionOptions, GroupOptions, total=False):
     """Options of :func:`hardmine.ops.triplet_loss`."""
 
     term: Term
@@ -214,7 +223,7 @@ class TripletLossOptions(SelectionOptions, total=False):
     min_similarity: float | None
 
 
-class SCTLossOptions(SelectionOptions, total=False):
+class SCTLossOptions(SelectionOptions, GroupOptions, total=False):
     """Options of :func:`hardmine.ops.sct_loss`."""
 
     lam: float
@@ -225,7 +234,7 @@ class SCTLossOptions(SelectionOptions, total=False):
     min_similarity: float | None
 
 
-class TupletLossOptions(PairIds, total=False):
+class TupletLossOptions(PairIds, GroupOptions, total=False):
     """Options of :func:`hardmine.ops.tuplet_loss`."""
 
     positive: TupletPositiveRule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from hardmine import _library, types
 from hardmine._hooks import replaying
 from hardmine._options import check_choice as check_choice  # for the modules that check other arguments
 from hardmine.ops._numbers import check_number, check_temperature, optional_number
+
+if TYPE_CHECKING:
+    from hardmine.ops._ranks import Anchors
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGER_DTYPES = (
@@ -301,21 +304,30 @@ def forbid_recomputation() -> None:
         )
 
 
-def draw_random(embeddings: Tensor, options: dict[str, Any]) -> Tensor | None:
-    """Uniform numbers in [0, 1) for the random selections, one row per selection, [1 or 2, B]; None if none is random.
-
-    The numbers are float64 for every dtype: with fewer bits, some of many candidates would be picked more often than
-    others.
-    """
+def check_random(embeddings: Tensor, options: dict[str, Any]) -> int:
+    """Checks the generator; returns the number of random selections."""
     generator = options["generator"]
     check_generator(generator, embeddings)
     rows = (options["positive"] == "random") + (options["negative"] == "random")
+    if rows and generator is not None:
+        forbid_recomputation()
+    return rows
+
+
+def draw_random(embeddings: Tensor, options: dict[str, Any], anchors: Anchors | None = None) -> Tensor | None:
+    """Uniform numbers in [0, 1) for the random selections, one row per selection, [1 or 2, B]; None if none is random.
+
+    The numbers are float64 for every dtype: with fewer bits, some of many candidates would be picked more often than
+    others. With the anchors of all ranks, every rank draws the numbers of all, and uses those of its own anchors.
+    """
+    rows = check_random(embeddings, options)
     if not rows:
         return None
-    if generator is not None:
-        forbid_recomputation()
+    generator = options["generator"]
     drawn_by = {} if generator is None else {"generator": generator}  # torch.compile takes no None at dynamic shapes
-    return torch.rand(rows, embeddings.shape[0], dtype=torch.float64, device=embeddings.device, **drawn_by)
+    count = (embeddings if anchors is None else anchors.number).shape[0]
+    numbers = torch.rand(rows, count, dtype=torch.float64, device=embeddings.device, **drawn_by)
+    return numbers if anchors is None else numbers[:, anchors.own]
 
 
 def check_loss(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]:

@@ -53,7 +53,7 @@ def _all_gather_rows(
     failure, integers, sizes, known = None, [], [0] * NUM_SIZES, {}
     try:
         integers = check_gathered(rows, labels, ids, group, tuple(names.split(",")))  # type: ignore[arg-type]
-        known = _facts_of(rows, ids, needs_grad, names.split(","))
+        known = _facts_of(rows, labels, ids, needs_grad, names.split(","))
         sizes = [len(rows) if anchors is None else anchors, len(rows), 0 if triplets is None else len(triplets)]
     except Exception as error:
         failure = error
@@ -80,12 +80,15 @@ def _all_gather_rows(
     return all_rows, all_labels, all_ids, all_triplets, anchor_number, own, all_counts
 
 
-def _facts_of(rows: Tensor, ids: Tensor | None, needs_grad: bool, names: list[str]) -> dict[str, str]:
+def _facts_of(
+    rows: Tensor, labels: Tensor | None, ids: Tensor | None, needs_grad: bool, names: list[str]
+) -> dict[str, str]:
     """What must be equal on every rank of the tensors that are gathered."""
     return {
         f"{names[0]} must have the same dtype on every rank": str(rows.dtype),
         f"{names[0]} must be [rows, D] with the same D on every rank": str(rows.shape[1]),
         f"{names[0]} must be on the same type of device on every rank": rows.device.type,
+        f"{names[1]} must be given on every rank or on none": "None" if labels is None else names[1],
         f"{names[2]} must be given on every rank or on none": "None" if ids is None else names[2],
         f"{names[0]} must require gradients, outside torch.no_grad, on every rank or on none: all ranks take part in "
         "the backward pass": "gradients" if needs_grad else "no gradients",
@@ -129,7 +132,7 @@ def _all_gather_rows_fake(
     context = torch.library.get_ctx()
     total = context.new_dynamic_size()
 
-    def integers(*shape: int) -> Tensor:
+    def integers(*shape: Any) -> Tensor:
         return torch.empty(shape, dtype=torch.int64, device=rows.device)
 
     all_triplets = integers(0) if triplets is None else integers(context.new_dynamic_size(), 3)

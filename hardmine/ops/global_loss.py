@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine.ops._arguments import (
@@ -11,12 +15,15 @@ from hardmine.ops._arguments import (
     check_choice,
     check_distance_similarity,
     check_triplets,
+    has_values,
     loss_of_triplets,
 )
 from hardmine.ops._autograd import register_triplet_loss
 from hardmine.ops._fakes import fake_triplet_loss
+from hardmine.ops._gather import check_gathered
 from hardmine.ops._numbers import check_number
-from hardmine.types import DistanceSimilarity
+from hardmine.ops._ranks import PartialLoss, agree_on_checks, gather, group_loss
+from hardmine.types import DistanceSimilarity, GradientReduction
 
 
 @observed("global_loss")
@@ -28,6 +35,8 @@ def global_loss(
     threshold: float = 0.01,
     similarity: DistanceSimilarity = "cosine",
     labels: Tensor | None = None,
+    group: ProcessGroup | None = None,
+    gradient_reduction: GradientReduction | None = None,
 ) -> Tensor:
     """The global loss of Smart Mining on given triplets, forward and backward.
 
@@ -49,6 +58,11 @@ def global_loss(
             given).
         labels: [B], any integer dtype. If given, every triplet must have a positive of the anchor's class and a
             negative of another class. Labels do not change the loss.
+        group: A ``torch.distributed`` process group, such as ``torch.distributed.group.WORLD``: each rank passes its
+            rows and triplets, and the triplets hold row numbers of all ranks, rank 0's first. The loss is that of one
+            process with all triplets. Every rank computes it whole. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces the parameters' gradients over the ranks,
+            ``"mean"`` as DDP and FSDP do (and the default), or ``"sum"``. Both give the gradient of one process.
 
     Returns:
         The loss, float64 for float64 inputs, else float32.
@@ -83,14 +97,61 @@ def global_loss(
         tensor(0.0800, grad_fn=<GlobalLossBackward>)
         >>> loss.backward()
     """
+    options = {"lam": lam, "threshold": threshold, "similarity": similarity}
+    call = group_loss("global_loss", group, gradient_reduction, "mean")
+    if call is None:
+        return _compute(embeddings, triplets, labels, options)
+    agree_on_checks(
+        call.group,
+        call.check,
+        lambda: check_gathered(embeddings, labels, None, call.group),
+        lambda: _check(embeddings, triplets, labels, options),
+    )
+    same = {**options, "gradient_reduction": gradient_reduction}
+    found = gather(
+        call.group,
+        call.name,
+        same,
+        embeddings,
+        labels,
+        triplets=triplets,
+    )
+
+    def compute() -> PartialLoss:
+        """The whole loss, on every rank: the loss of all ranks is the mean.
+
+        On the CPU, each rank first checks its triplets: the error then names the rank and position of an invalid one.
+        """
+        all_labels = None if labels is None else found.labels
+        one = torch.ones((), device=embeddings.device)
+        if has_values(triplets):
+            _compute(found.rows.detach(), triplets, all_labels, options)
+            try:
+                return PartialLoss(_compute(found.rows, found.triplets, all_labels, options), None, one)
+            except ValueError:  # another rank's triplets, which that rank reports
+                return PartialLoss(one * math.nan, None, one)
+        return PartialLoss(_compute(found.rows, found.triplets, all_labels, options), None, one)
+
+    return call.add_up(compute, embeddings.device, mean=True).totals
+
+
+def _check(
+    embeddings: Any, triplets: Any, labels: Any, options: dict[str, Any]
+) -> tuple[Tensor, Tensor | None, list[int | float]]:
+    """Checks the arguments; returns integers as int64, and the options in the order of the compiled op's schema."""
     triplets, labels = check_triplets(embeddings, triplets, labels)
-    options = [
-        check_choice("similarity", similarity, SIMILARITIES),
-        check_number("lam", lam, like=embeddings),
-        check_number("threshold", threshold, like=embeddings),
+    compiled_options: list[int | float] = [
+        check_choice("similarity", options["similarity"], SIMILARITIES),
+        check_number("lam", options["lam"], like=embeddings),
+        check_number("threshold", options["threshold"], like=embeddings),
     ]
-    check_distance_similarity(similarity, "global_loss")
-    return loss_of_triplets(torch.ops.hardmine.global_loss, embeddings, triplets, labels, options)
+    check_distance_similarity(options["similarity"], "global_loss")
+    return triplets, labels, compiled_options
+
+
+def _compute(embeddings: Tensor, triplets: Tensor, labels: Tensor | None, options: dict[str, Any]) -> Tensor:
+    triplets, labels, compiled_options = _check(embeddings, triplets, labels, options)
+    return loss_of_triplets(torch.ops.hardmine.global_loss, embeddings, triplets, labels, compiled_options)
 
 
 @torch.library.register_fake("hardmine::global_loss")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
@@ -19,7 +22,9 @@ from hardmine.ops._arguments import (
 )
 from hardmine.ops._autograd import register_triplet_loss
 from hardmine.ops._fakes import fake_triplet_loss
-from hardmine.types import IndexedTerm, Reduction, Similarity
+from hardmine.ops._gather import check_gathered
+from hardmine.ops._ranks import PartialLoss, agree_on_checks, gather, group_loss
+from hardmine.types import GradientReduction, IndexedTerm, Reduction, Similarity
 
 
 @observed("indexed_triplet_loss")
@@ -34,6 +39,8 @@ def indexed_triplet_loss(
     similarity: Similarity = "cosine",
     reduction: Reduction = "mean",
     labels: Tensor | None = None,
+    group: ProcessGroup | None = None,
+    gradient_reduction: GradientReduction | None = None,
 ) -> Tensor:
     """A triplet loss on given triplets, forward and backward.
 
@@ -59,6 +66,12 @@ def indexed_triplet_loss(
         reduction: ``"mean"`` over the T triplets, ``"sum"``, or ``"none"``: [T].
         labels: [B], any integer dtype. If given, every triplet must have a positive of the anchor's class and a
             negative of another class. Labels do not change the loss.
+        group: A ``torch.distributed`` process group, such as ``torch.distributed.group.WORLD``: each rank passes its
+            rows and triplets, and the triplets hold row numbers of all ranks, rank 0's first. The loss is that of one
+            process with all triplets, on every rank. ``reduction="none"`` returns the losses of this rank's triplets,
+            with gradients that are never scaled. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces the parameters' gradients over the ranks,
+            ``"mean"`` as DDP and FSDP do (and the default), or ``"sum"``. Both give the gradient of one process.
 
     Returns:
         The loss, float64 for float64 inputs, else float32.
@@ -93,17 +106,54 @@ def indexed_triplet_loss(
         >>> ops.indexed_triplet_loss(embeddings.detach(), triplets, term="hinge", margin=0.3, reduction="none")
         tensor([0.1000, 0.1000])
     """
+    options = {
+        "term": term,
+        "temperature": temperature,
+        "margin": margin,
+        "lam": lam,
+        "similarity": similarity,
+        "reduction": reduction,
+    }
+    call = group_loss("indexed_triplet_loss", group, gradient_reduction, reduction)
+    if call is None:
+        return _compute(embeddings, triplets, labels, options)
+    agree_on_checks(
+        call.group,
+        call.check,
+        lambda: check_gathered(embeddings, labels, None, call.group),
+        lambda: _check(embeddings, triplets, labels, options),
+    )
+    same = {**resolve_options("indexed_triplet_loss", options), "gradient_reduction": gradient_reduction}
+    found = gather(call.group, call.name, same, embeddings, labels)
+    rows, all_labels = found.rows, None if labels is None else found.labels
+    part_options = {**options, "reduction": "none" if reduction == "none" else "sum"}
+
+    def compute() -> PartialLoss:
+        count = torch.full((), triplets.shape[0], device=embeddings.device)
+        return PartialLoss(_compute(rows, triplets, all_labels, part_options), None, count)
+
+    return call.add_up(compute, embeddings.device, mean=reduction == "mean").totals
+
+
+def _check(
+    embeddings: Any, triplets: Any, labels: Any, options: dict[str, Any]
+) -> tuple[Tensor, Tensor | None, list[int | float]]:
+    """Checks the arguments; returns integers as int64, and the options in the order of the compiled op's schema."""
     triplets, labels = check_triplets(embeddings, triplets, labels)
-    options = {"term": term, "temperature": temperature, "margin": margin, "lam": lam}
     options = resolve_options("indexed_triplet_loss", options)
     compiled_options = [
-        check_choice("similarity", similarity, SIMILARITIES),
-        check_choice("term", term, INDEXED_TERMS),
+        check_choice("similarity", options["similarity"], SIMILARITIES),
+        check_choice("term", options["term"], INDEXED_TERMS),
         *check_term_numbers(embeddings, options),
-        check_choice("reduction", reduction, REDUCTIONS),
+        check_choice("reduction", options["reduction"], REDUCTIONS),
     ]
-    if term == "ratio":
-        check_distance_similarity(similarity, "term 'ratio'")
+    if options["term"] == "ratio":
+        check_distance_similarity(options["similarity"], "term 'ratio'")
+    return triplets, labels, compiled_options
+
+
+def _compute(embeddings: Tensor, triplets: Tensor, labels: Tensor | None, options: dict[str, Any]) -> Tensor:
+    triplets, labels, compiled_options = _check(embeddings, triplets, labels, options)
     return loss_of_triplets(torch.ops.hardmine.indexed_triplet_loss, embeddings, triplets, labels, compiled_options)
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_ids, check_rows
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.ops._gather import check_gathered
+from hardmine.ops._groups import check_group
 from hardmine.ops._numbers import check_flag, check_integer
+from hardmine.ops._ranks import agree_on_checks, own_part
 from hardmine.types import Neighbors, Similarity
 
 MAX_NEIGHBORS = 1024
@@ -25,6 +31,7 @@ def knn(
     ref_ids: Tensor | None = None,
     exclude_self: bool | None = None,
     similarity: Similarity = "cosine",
+    group: ProcessGroup | None = None,
 ) -> Neighbors:
     """The exact ``k`` nearest neighbors of every query, without the matrix of similarities.
 
@@ -43,6 +50,9 @@ def knn(
             without refs, False with refs. True with refs is an error.
         similarity: ``"cosine"`` (normalizes inside), ``"dot"``, or ``"euclidean"``: the negative distance,
             ``-|a - b|``; as in :func:`hardmine.ops.select_triplets`.
+        group: A ``torch.distributed`` process group, such as ``torch.distributed.group.WORLD``: the neighbors of this
+            rank's queries among the queries of all its ranks, or with refs, among the refs of all ranks. Indices are
+            row numbers of all ranks, rank 0's rows first. None: this process alone.
 
     Returns:
         :class:`hardmine.types.Neighbors`, both tensors ``[Q, k]``. The similarity is float64 for float64 inputs, else
@@ -72,18 +82,52 @@ def knn(
         tensor([[0.8000, 0.6000],
                 [0.8000, 0.6000]])
     """
+    options = {"k": k, "exclude_self": exclude_self, "similarity": similarity}
+    inputs = queries, refs, ids, ref_ids
+    if group is None:
+        return _search(*inputs, options)
+    group = check_group(group)
+
+    def check() -> None:
+        _check(*inputs, options)
+        check_gathered(queries, None, ids, group, ("queries", "", "ids"))
+        if refs is not None:
+            check_gathered(refs, None, ref_ids, group, ("refs", "", "ref_ids"))
+
+    agree_on_checks(group, check)
+    part, _ = own_part(
+        group,
+        "knn",
+        options,
+        (queries, None, refs, None, ids, ref_ids),
+        skip_self=exclude_self is None or bool(exclude_self),
+    )
+    queries, _, refs, _, ids, ref_ids = part
+    return _search(queries, refs, ids, ref_ids, {**options, "exclude_self": False})
+
+
+def _check(
+    queries: Any, refs: Any, ids: Any, ref_ids: Any, options: dict[str, Any]
+) -> tuple[Tensor | None, Tensor | None, list[int | bool]]:
+    """Checks the arguments; returns the ids as int64, and the options in the order of the compiled op's schema."""
     check_rows("queries", queries, None)
     if refs is not None:
         check_rows("refs", refs, queries, like_name="queries")
     ids, ref_ids = check_ids(ids, queries, ref_ids, refs, refs_name="refs", size="Q")
-    k = check_integer("k", k, 1, MAX_NEIGHBORS)
-    if exclude_self is None:
-        exclude_self = refs is None
+    k = check_integer("k", options["k"], 1, MAX_NEIGHBORS)
+    exclude_self = refs is None if options["exclude_self"] is None else options["exclude_self"]
     exclude_self = check_flag("exclude_self", exclude_self, "True, False or None")
     if exclude_self and refs is not None:
         raise ValueError("exclude_self must be False or None if refs are given, got True")
-    kind = check_choice("similarity", similarity, SIMILARITIES)
-    return Neighbors(*torch.ops.hardmine.knn(queries, refs, ids, ref_ids, k, exclude_self, kind, allow_tf32(queries)))
+    kind = check_choice("similarity", options["similarity"], SIMILARITIES)
+    return ids, ref_ids, [k, exclude_self, kind, allow_tf32(queries)]
+
+
+def _search(
+    queries: Tensor, refs: Tensor | None, ids: Tensor | None, ref_ids: Tensor | None, options: dict[str, Any]
+) -> Neighbors:
+    ids, ref_ids, compiled_options = _check(queries, refs, ids, ref_ids, options)
+    return Neighbors(*torch.ops.hardmine.knn(queries, refs, ids, ref_ids, *compiled_options))
 
 
 @torch.library.register_fake("hardmine::knn")

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import check_choice, resolve_options
 from hardmine.ops.triplet_loss import loss_of_selected
 from hardmine.types import (
+    GradientReduction,
     HardRule,
     LossResult,
     NegativeRule,
@@ -111,6 +113,8 @@ def sct_loss(
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
+    group: ProcessGroup | None = None,
+    gradient_reduction: GradientReduction | None = None,
 ) -> LossResult[Selection]:
     """The Selectively Contrastive Triplet loss, forward and backward, without the matrix of similarities.
 
@@ -151,6 +155,10 @@ def sct_loss(
         return_count: Also return the number of anchors that count in the mean, int64 []. In `code2020` these are the
             anchors of both parts, in `code2021` those that are hard or easy. This does not synchronize a GPU.
         generator: Source of random ``positive`` and ``negative`` picks, as in :func:`hardmine.ops.select_triplets`.
+        group: As in :func:`hardmine.ops.triplet_loss`, like ``gradient_reduction``: the candidates of all ranks of a
+            ``torch.distributed`` process group, and the loss of one process with all rows.
+        gradient_reduction: Only with ``group``: whether the trainer averages gradients over the ranks, ``"mean"``, or
+            adds them up, ``"sum"``.
 
     Returns:
         The loss, float64 for float64 inputs, else float32; with ``return_selection`` or ``return_count``, a tuple of
@@ -195,6 +203,10 @@ def sct_loss(
         "min_similarity": min_similarity,
         "generator": generator,
     }
-    options = resolve_preset(resolve_options("sct_loss", options))
     inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
-    return loss_of_selected(*inputs, options, return_selection, return_count)
+    flags = return_selection, return_count
+    return loss_of_selected("sct_loss", _resolve, inputs, options, flags, group, gradient_reduction)
+
+
+def _resolve(options: dict[str, Any]) -> dict[str, Any]:
+    return resolve_preset(resolve_options("sct_loss", options))

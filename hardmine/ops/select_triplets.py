@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
-from hardmine.ops._arguments import check_ids, check_labeled_rows, check_selection, draw_random
+from hardmine.ops._arguments import check_ids, check_labeled_rows, check_random, check_selection, draw_random
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
+from hardmine.ops._groups import check_group
+from hardmine.ops._ranks import Anchors, agree_on_checks, check_tensors, own_part
 from hardmine.types import NegativeRule, PositiveRule, Selection, SemihardFallback, Similarity, TieRule
 
 
@@ -30,6 +35,7 @@ def select_triplets(
     tie: TieRule | None = None,
     semihard_margin: float | None = None,
     generator: torch.Generator | None = None,
+    group: ProcessGroup | None = None,
 ) -> Selection:
     """Selects one positive and one negative for every anchor, without the matrix of similarities.
 
@@ -67,7 +73,10 @@ def select_triplets(
         semihard_margin: Semi-hard negatives must also have ``s_an > s_ap - semihard_margin`` (FaceNet). None: no such
             limit.
         generator: Source of random picks, on the device of ``embeddings``. None: the device's default generator, which
-            :func:`torch.manual_seed` seeds.
+            :func:`torch.manual_seed` seeds. With ``group``, its state must be the same on every rank.
+        group: A ``torch.distributed`` process group, such as ``torch.distributed.group.WORLD``: candidates are the rows
+            of all its ranks, or with refs, the refs of all ranks. Indices are row numbers of all ranks, rank 0's rows
+            first. The selection is bitwise that of one process with all rows. None: this process alone.
 
     Returns:
         A :class:`Selection`: two int64 and two floating-point tensors, each [B]. Indices are rows of ``embeddings``, or
@@ -113,23 +122,40 @@ def select_triplets(
         >>> selection.positive_similarity
         tensor([0.8000, 0.8000, 0.8000, 0.8000])
     """
+    options = {
+        "positive": positive,
+        "negative": negative,
+        "similarity": similarity,
+        "duplicate_threshold": duplicate_threshold,
+        "semihard_fallback": semihard_fallback,
+        "tie": tie,
+        "semihard_margin": semihard_margin,
+        "generator": generator,
+    }
+    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    if group is None:
+        return _select(inputs, resolve_options("select_triplets", options))
+    group = check_group(group)
+
+    def check() -> None:
+        check_tensors(inputs, group)
+        resolved = resolve_options("select_triplets", options)
+        check_selection(embeddings, resolved)
+        check_random(embeddings, resolved)
+
+    agree_on_checks(group, check)
+    options = resolve_options("select_triplets", options)
+    part, anchors = own_part(group, "select_triplets", options, inputs)
+    return _select(part, options, anchors)
+
+
+def _select(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors | None = None) -> Selection:
+    """The selection, from resolved options."""
+    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
-    options = resolve_options(
-        "select_triplets",
-        {
-            "positive": positive,
-            "negative": negative,
-            "similarity": similarity,
-            "duplicate_threshold": duplicate_threshold,
-            "semihard_fallback": semihard_fallback,
-            "tie": tie,
-            "semihard_margin": semihard_margin,
-            "generator": generator,
-        },
-    )
     selection_options = check_selection(embeddings, options)
-    random = draw_random(embeddings, options)
+    random = draw_random(embeddings, options, anchors)
     return as_selection(
         *torch.ops.hardmine.select_triplets(
             embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, random, *selection_options

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
-from hardmine.ops._arguments import REDUCTIONS, check_ids, check_labeled_rows, check_loss, check_selection, draw_random
+from hardmine.ops._arguments import (
+    REDUCTIONS,
+    check_ids,
+    check_labeled_rows,
+    check_loss,
+    check_random,
+    check_selection,
+    draw_random,
+)
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._numbers import check_flag
+from hardmine.ops._ranks import (
+    Anchors,
+    PartialLoss,
+    agree_on_checks,
+    check_tensors,
+    group_loss,
+    own_part,
+    with_requested,
+)
 from hardmine.ops.select_triplets import as_selection
 from hardmine.types import (
+    GradientReduction,
     LossResult,
     NegativeRule,
     PositiveRule,
@@ -90,6 +110,8 @@ def triplet_loss(
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
+    group: ProcessGroup | None = None,
+    gradient_reduction: GradientReduction | None = None,
 ) -> LossResult[Selection]:
     """A triplet loss on the selected pairs, forward and backward, without the matrix of similarities.
 
@@ -122,6 +144,13 @@ def triplet_loss(
         return_count: Also return the number of anchors that count in the mean, int64 []. This does not synchronize a
             GPU.
         generator: Source of random ``positive`` and ``negative`` picks, as in :func:`hardmine.ops.select_triplets`.
+        group: A ``torch.distributed`` process group, such as ``torch.distributed.group.WORLD``: candidates are the rows
+            of all its ranks, or with refs, the refs of all ranks. The loss is that of one process with all rows, on
+            every rank, except that ``reduction="none"`` returns the losses of this rank's anchors. Indices are row
+            numbers of all ranks, and the count is that of all. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces the parameters' gradients over the ranks,
+            ``"mean"`` as DDP and FSDP do (and the default), or ``"sum"``. Both give the gradient of one process. The
+            gradients of ``reduction="none"`` are never scaled.
 
     Returns:
         The loss, float64 for float64 inputs, else float32; with ``return_selection`` or ``return_count``, a tuple of
@@ -173,39 +202,89 @@ def triplet_loss(
         "min_similarity": min_similarity,
         "generator": generator,
     }
-    options = resolve_options("triplet_loss", options)
     inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
-    return loss_of_selected(*inputs, options, return_selection, return_count)
+    flags = return_selection, return_count
+    return loss_of_selected("triplet_loss", _resolve, inputs, options, flags, group, gradient_reduction)
+
+
+def _resolve(options: dict[str, Any]) -> dict[str, Any]:
+    return resolve_options("triplet_loss", options)
 
 
 def loss_of_selected(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None,
-    ref_labels: Tensor | None,
-    ids: Tensor | None,
-    ref_ids: Tensor | None,
+    op: str,
+    resolve: Callable[[dict[str, Any]], dict[str, Any]],
+    inputs: tuple[Any, ...],
     options: dict[str, Any],
-    return_selection: bool,
-    return_count: bool,
+    flags: tuple[bool, bool],
+    group: Any,
+    gradient_reduction: Any,
 ) -> LossResult[Selection]:
-    """The results of triplet_loss and sct_loss, from resolved options."""
+    """The results of triplet_loss and sct_loss; ``flags`` say whether the selection and the count are among them."""
+    call = group_loss(op, group, gradient_reduction, options["reduction"])
+    if call is None:
+        resolved = resolve(options)
+        loss, selection, counted = _compute(inputs, resolved, flags)
+        count = counted.sum() if flags[1] else None
+    else:
+
+        def check() -> None:
+            check_tensors(inputs, call.group)
+            _check_options(inputs[0], resolve(options), flags)
+
+        agree_on_checks(call.group, call.check, check)
+        resolved = resolve(options)
+        same = {**{name: resolved[name] for name in options}, "gradient_reduction": gradient_reduction}
+        part, anchors = own_part(call.group, op, same, inputs)
+        mean = resolved["reduction"] == "mean"
+        loss, selection, count = call.add_up(
+            lambda: _part_of_loss(part, resolved, anchors),
+            inputs[0].device,
+            mean=mean,
+            size=2 if mean and resolved.get("separate_means") else 1,
+        )
+    return with_requested(loss, (selection, count), flags)
+
+
+def _check_options(embeddings: Tensor, options: dict[str, Any], flags: tuple[Any, Any]) -> list[int | float]:
+    """Checks the resolved options and the flags; returns the options in the order of the compiled ops' schemas."""
+    for name, flag in zip(("return_selection", "return_count"), flags, strict=True):
+        check_flag(name, flag)
+    compiled_options = check_selection(embeddings, options) + check_loss(embeddings, options)
+    check_random(embeddings, options)
+    return compiled_options
+
+
+def _compute(
+    inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any, Any], anchors: Anchors | None = None
+) -> tuple[Tensor, Any, Any]:
+    """The loss, the selection if a flag is set, and whether each anchor counts, [B], if the last is set."""
+    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
-    return_selection = check_flag("return_selection", return_selection)
-    return_count = check_flag("return_count", return_count)
-    compiled_options = check_selection(embeddings, options) + check_loss(embeddings, options)
-    random = draw_random(embeddings, options)
+    compiled_options = _check_options(embeddings, options, flags)
+    random = draw_random(embeddings, options, anchors)
     loss, *selected = torch.ops.hardmine.triplet_loss(
         embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, random, *compiled_options
     )
-    if not (return_selection or return_count):
-        return loss
+    if not any(flags):
+        return loss, None, None
     selection = as_selection(*selected)
-    if not return_count:
-        return loss, selection
-    count = _counts(selection, options).sum()
-    return (loss, selection, count) if return_selection else (loss, count)
+    return loss, selection, _counts(selection, options) if flags[1] else None
+
+
+def _part_of_loss(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors) -> PartialLoss:
+    """The loss of this rank's anchors, not divided by their number; for separate means, of hard ones and of others."""
+    reduction = options["reduction"]
+    separate = reduction == "mean" and options.get("separate_means")
+    reduced_by = "none" if separate or reduction == "none" else "sum"
+    losses, selection, counts = _compute(inputs, {**options, "reduction": reduced_by}, (True, True), anchors)
+    if not separate:
+        return PartialLoss(losses, selection, counts.sum())
+    s_ap, s_an = selection.positive_similarity, selection.negative_similarity
+    hard = counts & (s_an > s_ap) & (s_an > float(options["hard_cutoff"]))
+    totals = torch.stack([torch.where(hard, losses, 0.0).sum(), torch.where(hard, 0.0, losses).sum()])
+    return PartialLoss(totals, selection, torch.stack([hard.sum(), (counts & ~hard).sum()]))
 
 
 def _counts(selection: Selection, options: dict[str, Any]) -> Tensor:

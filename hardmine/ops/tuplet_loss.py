@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine.ops._arguments import REDUCTIONS, SIMILARITIES, allow_tf32, check_choice, check_ids, check_labeled_rows
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._numbers import check_flag, check_temperature, optional_number
-from hardmine.types import LossResult, Reduction, Similarity, TupletLossOptions, TupletPositiveRule, TupletTerms
+from hardmine.ops._ranks import PartialLoss, agree_on_checks, check_tensors, group_loss, own_part, with_requested
+from hardmine.types import (
+    GradientReduction,
+    LossResult,
+    Reduction,
+    Similarity,
+    TupletLossOptions,
+    TupletPositiveRule,
+    TupletTerms,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -68,6 +78,8 @@ def tuplet_loss(
     reduction: Reduction = "mean",
     return_terms: bool = False,
     return_count: bool = False,
+    group: ProcessGroup | None = None,
+    gradient_reduction: GradientReduction | None = None,
 ) -> LossResult[TupletTerms]:
     """A softmax loss of each anchor's positive against all its negatives, without the matrix of similarities.
 
@@ -98,6 +110,13 @@ def tuplet_loss(
             log-sum-exp of ``s_an / temperature`` over all negatives, which is -infinity if there is none.
         return_count: Also return the number of anchors that count in the mean, int64 []. This does not synchronize a
             GPU.
+        group: A ``torch.distributed`` process group, such as ``torch.distributed.group.WORLD``: candidates are the rows
+            of all its ranks, or with refs, the refs of all ranks. The loss is that of one process with all rows, on
+            every rank, except that ``reduction="none"`` returns the losses of this rank's anchors. Indices are row
+            numbers of all ranks, and the count is that of all. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces the parameters' gradients over the ranks,
+            ``"mean"`` as DDP and FSDP do (and the default), or ``"sum"``. Both give the gradient of one process. The
+            gradients of ``reduction="none"`` are never scaled.
 
     Returns:
         The loss, float64 for float64 inputs, else float32; with ``return_terms`` or ``return_count``, a tuple of the
@@ -128,31 +147,63 @@ def tuplet_loss(
         (tensor(0.0638, grad_fn=<TupletLossBackward>), tensor(4))
         >>> loss.backward()
     """
+    options = {
+        "positive": positive,
+        "temperature": temperature,
+        "similarity": similarity,
+        "duplicate_threshold": duplicate_threshold,
+        "reduction": reduction,
+    }
+    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    flags = return_terms, return_count
+    call = group_loss("tuplet_loss", group, gradient_reduction, reduction)
+    if call is None:
+        loss, terms, count = _compute(inputs, options, flags)
+    else:
+
+        def check() -> None:
+            check_tensors(inputs, call.group)
+            _check_options(embeddings, options, flags)
+
+        agree_on_checks(call.group, call.check, check)
+        same = {**options, "gradient_reduction": gradient_reduction}
+        part, _ = own_part(call.group, "tuplet_loss", same, inputs)
+        part_options = {**options, "reduction": "none" if reduction == "none" else "sum"}
+        loss, terms, count = call.add_up(
+            lambda: PartialLoss(*_compute(part, part_options, (True, True))),
+            embeddings.device,
+            mean=reduction == "mean",
+        )
+    return with_requested(loss, (terms, count), flags)
+
+
+def _check_options(embeddings: Tensor, options: dict[str, Any], flags: tuple[Any, Any]) -> list[int | float]:
+    """Checks the options and the flags; returns the options in the order of the compiled op's schema."""
+    for name, flag in zip(("return_terms", "return_count"), flags, strict=True):
+        check_flag(name, flag)
+    return [
+        check_choice("similarity", options["similarity"], SIMILARITIES),
+        check_choice("positive", options["positive"], get_args(TupletPositiveRule)),
+        check_temperature(options["temperature"]),
+        optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf, like=embeddings),
+        check_choice("reduction", options["reduction"], REDUCTIONS),
+        allow_tf32(embeddings),
+    ]
+
+
+def _compute(inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any, Any]) -> tuple[Tensor, Any, Any]:
+    """The loss, and the terms and the count of anchors if their flags are set."""
+    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
-    return_terms, return_count = check_flag("return_terms", return_terms), check_flag("return_count", return_count)
     loss, level, s_ap, _, _, _, index, positive_count = torch.ops.hardmine.tuplet_loss(
-        embeddings,
-        labels,
-        ref_embeddings,
-        ref_labels,
-        ids,
-        ref_ids,
-        check_choice("similarity", similarity, SIMILARITIES),
-        check_choice("positive", positive, get_args(TupletPositiveRule)),
-        check_temperature(temperature),
-        optional_number("duplicate_threshold", duplicate_threshold, math.inf, like=embeddings),
-        check_choice("reduction", reduction, REDUCTIONS),
-        allow_tf32(embeddings),
+        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, *_check_options(embeddings, options, flags)
     )
-    if not (return_terms or return_count):
-        return loss
-    count: Any = (positive_count > 0).sum() if return_count else None
-    if not return_terms:
-        return loss, count
-    # The compiled op returns 0 for a missing similarity, because opcheck cannot compare NaN.
-    terms = TupletTerms(index, torch.where(index >= 0, s_ap, math.nan).detach(), level.detach())
-    return (loss, terms, count) if return_count else (loss, terms)
+    terms = None
+    if flags[0]:
+        # The compiled op returns 0 for a missing similarity, because opcheck cannot compare NaN.
+        terms = TupletTerms(index, torch.where(index >= 0, s_ap, math.nan).detach(), level.detach())
+    return loss, terms, (positive_count > 0).sum() if flags[1] else None
 
 
 @torch.library.register_fake("hardmine::tuplet_loss")

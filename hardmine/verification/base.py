@@ -67,7 +67,9 @@ class OpComparison:
         self.reference = importlib.import_module(f"hardmine.reference.{name}")
         self.select = importlib.import_module("hardmine.reference.select_triplets")
         self.arguments: dict[str, Any] = {
-            key: a.detach().clone() if isinstance(a, Tensor) else _as_plain(a) for key, a in arguments.items()
+            key: a.detach().clone() if isinstance(a, Tensor) else _as_plain(a)
+            for key, a in arguments.items()
+            if key not in ("group", "gradient_reduction")
         }
         for integers in ("labels", "ref_labels", "ids", "ref_ids"):
             if self.arguments.get(integers) is not None:

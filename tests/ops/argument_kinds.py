@@ -136,6 +136,35 @@ class NumberOrTable(Number):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Group(Kind):
+    """A process group; tests/distributed/ has the tests of valid ones."""
+
+    optional: bool = True
+
+    def _valid(self) -> list[Any]:
+        return []
+
+    def _invalid(self) -> Iterator[Wrong]:
+        for value in ("gloo", 0, True, torch.zeros(2)):
+            kind = type(value).__name__
+            yield Wrong(value, TypeError, f"must be a torch.distributed.ProcessGroup or None, got {kind}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientReduction(Kind):
+    """How gradients are reduced over the ranks of a group, without a group."""
+
+    optional: bool = True
+
+    def _valid(self) -> list[Any]:
+        return []
+
+    def _invalid(self) -> Iterator[Wrong]:
+        for value in ("mean", "sum", "none", 0, False):
+            yield Wrong(value, ValueError, f"must be None without group, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Integer(Kind):
     """An integer from ``lower`` to ``upper``."""
 

@@ -16,6 +16,8 @@ from argument_kinds import (
     Choice,
     Flag,
     Generator,
+    GradientReduction,
+    Group,
     Integer,
     Kind,
     Labels,
@@ -112,9 +114,12 @@ _SELECTION = {
     "tie": Choice(names=("exclude", "include"), only_with=_SEMIHARD),
     "semihard_margin": Number(above=0.0, optional=True, only_with=_SEMIHARD),
     "generator": Generator(only_with=_RANDOM),
+    "group": Group(),
 }
+_OVER_RANKS = {"group": Group(), "gradient_reduction": GradientReduction()}
 _SELECTED_LOSS = {
     **_SELECTION,
+    **_OVER_RANKS,
     "reduction": REDUCTION,
     "min_similarity": THRESHOLD,
     "return_selection": Flag(),
@@ -201,6 +206,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "reduction": REDUCTION,
         "return_terms": Flag(),
         "return_count": Flag(),
+        **_OVER_RANKS,
     },
     "batch_all_triplet_loss": {
         "embeddings": _EMBEDDINGS,
@@ -240,12 +246,14 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
             ),
         ),
         "reduction": REDUCTION,
+        **_OVER_RANKS,
     },
     "global_loss": {
         **_ON_TRIPLETS,
         "lam": Number(),
         "threshold": Number(),
         "similarity": _distances_only(" with global_loss"),
+        **_OVER_RANKS,
     },
     "knn": {
         "queries": _EMBEDDINGS,
@@ -264,5 +272,6 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
             ),
         ),
         "similarity": SIMILARITY,
+        "group": Group(),
     },
 }
