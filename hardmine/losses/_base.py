@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import reprlib
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from hardmine.ops._ranks import group_loss
 from hardmine.types import LossResult, Selection
 
 _short = reprlib.Repr()
@@ -44,10 +46,23 @@ class Loss(nn.Module):
 
     def _check(self, options: dict[str, Any]) -> None:
         """Let the op check its options on an empty batch, so that errors come before the first training step."""
-        devices = [value.device for value in options.values() if isinstance(value, (Tensor, torch.Generator))]
+        local = {name: value for name, value in options.items() if name not in ("group", "gradient_reduction")}
+        call = group_loss("", options.get("group"), options.get("gradient_reduction"), options.get("reduction"))
+        if call is not None:
+            call.check()
+        devices = [value.device for value in local.values() if isinstance(value, (Tensor, torch.Generator))]
         device = devices[0] if devices else "cpu"
         rows = torch.empty(0, 1, dtype=torch.float32, device=device)
-        inspect.unwrap(self._op)(rows, torch.empty(self._empty, dtype=torch.int64, device=device), **options)
+        inspect.unwrap(self._op)(rows, torch.empty(self._empty, dtype=torch.int64, device=device), **local)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Loss:
+        """A copy with the same process group: processes cannot be copied."""
+        group = self.options.get("group")
+        memo[id(group)] = group
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     def extra_repr(self) -> str:
         """The arguments of the constructor that differ from its defaults."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.types import DistanceSimilarity, Reduction
+from hardmine.types import DistanceSimilarity, GradientReduction, Reduction
 
 
 class _GivenTripletsLoss(Loss):
@@ -43,6 +44,10 @@ class RatioTripletLoss(_GivenTripletsLoss):
         margin: m, in units of the distance, > 0.
         similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as given.
         reduction: ``"mean"`` over the triplets, ``"sum"``, or ``"none"``: [T].
+        group: A ``torch.distributed`` process group: triplets hold row numbers of all its ranks, and the loss is that
+            of one process with all triplets. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces gradients over the ranks, ``"mean"`` as DDP and
+            FSDP do (and the default), or ``"sum"``.
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
@@ -60,7 +65,13 @@ class RatioTripletLoss(_GivenTripletsLoss):
     _op = staticmethod(ops.indexed_triplet_loss)
 
     def __init__(
-        self, *, margin: float = 0.2, similarity: DistanceSimilarity = "cosine", reduction: Reduction = "mean"
+        self,
+        *,
+        margin: float = 0.2,
+        similarity: DistanceSimilarity = "cosine",
+        reduction: Reduction = "mean",
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
         super().__init__({**locals(), "term": "ratio"})
 
@@ -77,6 +88,10 @@ class GlobalLoss(_GivenTripletsLoss):
         lam: Weight of the hinge on the means.
         threshold: t, in units of the squared distance divided by 4.
         similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as given.
+        group: A ``torch.distributed`` process group: triplets hold row numbers of all its ranks, and the loss is that
+            of one process with all triplets. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces gradients over the ranks, ``"mean"`` as DDP and
+            FSDP do (and the default), or ``"sum"``.
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
@@ -93,5 +108,13 @@ class GlobalLoss(_GivenTripletsLoss):
 
     _op = staticmethod(ops.global_loss)
 
-    def __init__(self, *, lam: float = 0.8, threshold: float = 0.01, similarity: DistanceSimilarity = "cosine") -> None:
+    def __init__(
+        self,
+        *,
+        lam: float = 0.8,
+        threshold: float = 0.01,
+        similarity: DistanceSimilarity = "cosine",
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
+    ) -> None:
         super().__init__(locals())

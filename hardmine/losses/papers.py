@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch.distributed import ProcessGroup
+
 from hardmine.losses.triplet import TripletLoss
 from hardmine.losses.tuplet import TupletLoss
-from hardmine.types import PositiveRule, Reduction, SemihardFallback, Similarity, TieRule, TupletPositiveRule
+from hardmine.types import (
+    GradientReduction,
+    PositiveRule,
+    Reduction,
+    SemihardFallback,
+    Similarity,
+    TieRule,
+    TupletPositiveRule,
+)
 
 
 class _HardestNegativeLoss(TripletLoss):
@@ -22,6 +32,8 @@ class _HardestNegativeLoss(TripletLoss):
         reduction: Reduction = "mean",
         duplicate_threshold: float | None = None,
         min_similarity: float | None = None,
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
         super().__init__(
             positive=self._positive,
@@ -32,6 +44,8 @@ class _HardestNegativeLoss(TripletLoss):
             reduction=reduction,
             duplicate_threshold=duplicate_threshold,
             min_similarity=min_similarity,
+            group=group,
+            gradient_reduction=gradient_reduction,
         )
 
 
@@ -47,6 +61,8 @@ class _AllNegativesLoss(TupletLoss):
         similarity: Similarity = "cosine",
         duplicate_threshold: float | None = None,
         reduction: Reduction = "mean",
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
         super().__init__(
             positive=self._positive,
@@ -54,6 +70,8 @@ class _AllNegativesLoss(TupletLoss):
             similarity=similarity,
             duplicate_threshold=duplicate_threshold,
             reduction=reduction,
+            group=group,
+            gradient_reduction=gradient_reduction,
         )
 
 
@@ -68,6 +86,8 @@ class EPHNLoss(_HardestNegativeLoss):
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         min_similarity: Anchors count only if both their similarities exceed this (0 in the authors' code).
+        group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
+        gradient_reduction: As in :class:`TripletLoss`.
 
     Example:
         >>> import torch
@@ -96,6 +116,8 @@ class EPSHNLoss(TripletLoss):
             similarity.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         min_similarity: Anchors count only if both their similarities exceed this (0 in the authors' code).
+        group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
+        gradient_reduction: As in :class:`TripletLoss`.
 
     Example:
         >>> import torch
@@ -117,6 +139,8 @@ class EPSHNLoss(TripletLoss):
         semihard_margin: float | None = None,
         duplicate_threshold: float | None = None,
         min_similarity: float | None = None,
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
         super().__init__(
             positive="easiest",
@@ -130,6 +154,8 @@ class EPSHNLoss(TripletLoss):
             semihard_margin=semihard_margin,
             duplicate_threshold=duplicate_threshold,
             min_similarity=min_similarity,
+            group=group,
+            gradient_reduction=gradient_reduction,
         )
 
 
@@ -168,6 +194,8 @@ class HPHNLoss(_HardestNegativeLoss):
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         min_similarity: Anchors count only if both their similarities exceed this.
+        group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
+        gradient_reduction: As in :class:`TripletLoss`.
 
     Example:
         >>> import torch
@@ -191,6 +219,8 @@ class EPLoss(_AllNegativesLoss):
         similarity: As in :class:`TupletLoss`, like the other options.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
+        gradient_reduction: As in :class:`TripletLoss`.
 
     Example:
         >>> import torch
@@ -227,6 +257,8 @@ class HPLoss(_AllNegativesLoss):
         similarity: As in :class:`TupletLoss`, like the other options.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
+        gradient_reduction: As in :class:`TripletLoss`.
 
     Example:
         >>> import torch
@@ -250,6 +282,8 @@ class BatchAllLoss(_AllNegativesLoss):
         similarity: As in :class:`TupletLoss`, like the other options.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
+        gradient_reduction: As in :class:`TripletLoss`.
 
     Example:
         >>> import torch

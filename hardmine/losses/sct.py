@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import torch
+from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import SelectionLoss
-from hardmine.types import NegativeRule, PositiveRule, Preset, Reduction, SemihardFallback, Similarity, TieRule
+from hardmine.types import (
+    GradientReduction,
+    NegativeRule,
+    PositiveRule,
+    Preset,
+    Reduction,
+    SemihardFallback,
+    Similarity,
+    TieRule,
+)
 
 
 class SCTLoss(SelectionLoss):
@@ -38,6 +48,10 @@ class SCTLoss(SelectionLoss):
         duplicate_threshold: Overrides the preset's threshold (`paper` has none); infinity disables it.
         min_similarity: Anchors count only if both their similarities exceed this.
         generator: As in :class:`TripletLoss`.
+        group: A ``torch.distributed`` process group: the candidates are the rows of all its ranks, and the loss is that
+            of one process with all rows. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces gradients over the ranks, ``"mean"`` as DDP and
+            FSDP do (and the default), or ``"sum"``.
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
@@ -73,5 +87,7 @@ class SCTLoss(SelectionLoss):
         duplicate_threshold: float | None = None,
         min_similarity: float | None = None,
         generator: torch.Generator | None = None,
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
         super().__init__(locals())

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import torch
+from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import SelectionLoss
-from hardmine.types import NegativeRule, PositiveRule, Reduction, SemihardFallback, Similarity, Term, TieRule
+from hardmine.types import (
+    GradientReduction,
+    NegativeRule,
+    PositiveRule,
+    Reduction,
+    SemihardFallback,
+    Similarity,
+    Term,
+    TieRule,
+)
 
 
 class TripletLoss(SelectionLoss):
@@ -39,6 +49,10 @@ class TripletLoss(SelectionLoss):
             the module's ``state_dict``: save its ``get_state()`` too, to resume training. A copy or a pickle of the
             module has a separate generator in the same state. It must be None under ``torch.utils.checkpoint``, which
             restores only the default generator's state before it recomputes the loss.
+        group: A ``torch.distributed`` process group: the candidates are the rows of all its ranks, and the loss is that
+            of one process with all rows. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces gradients over the ranks, ``"mean"`` as DDP and
+            FSDP do (and the default), or ``"sum"``.
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
@@ -78,5 +92,7 @@ class TripletLoss(SelectionLoss):
         duplicate_threshold: float | None = None,
         min_similarity: float | None = None,
         generator: torch.Generator | None = None,
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
         super().__init__(locals())

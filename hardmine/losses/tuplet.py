@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.types import LossResult, Reduction, Similarity, TupletPositiveRule, TupletTerms
+from hardmine.types import GradientReduction, LossResult, Reduction, Similarity, TupletPositiveRule, TupletTerms
 
 
 class TupletLoss(Loss):
@@ -27,6 +28,10 @@ class TupletLoss(Loss):
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
+        group: A ``torch.distributed`` process group: the candidates are the rows of all its ranks, and the loss is that
+            of one process with all rows. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces gradients over the ranks, ``"mean"`` as DDP and
+            FSDP do (and the default), or ``"sum"``.
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
@@ -54,6 +59,8 @@ class TupletLoss(Loss):
         similarity: Similarity = "cosine",
         duplicate_threshold: float | None = None,
         reduction: Reduction = "mean",
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
         super().__init__(locals())
 
