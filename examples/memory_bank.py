@@ -2,39 +2,22 @@
 
 A batch of 8 images drawn without regard to class rarely holds a good positive and a hard negative for each of them. A
 memory does (cross-batch memory, Wang et al., CVPR 2020): embeddings change slowly, so those of the last steps can serve
-as references. Every loss takes them as `ref_embeddings` and `ref_labels`; their gradient is not needed.
+as references. `CrossBatchMemory` keeps them and compares each batch with them, through any loss that takes references.
 
 An anchor must not find an earlier copy of its own image in the memory, which would be its easiest positive. Image
-numbers as `ids` and `ref_ids` exclude such pairs.
+numbers as `ids` exclude such pairs.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from common import ConvNet, digits, rotated
-from hardmine.losses import EPSHNLoss
+from hardmine.losses import CrossBatchMemory, EPSHNLoss
 from hardmine.metrics import recall_at_1
 
 EPOCHS, BATCH_SIZE, CAPACITY, EMBEDDING_DIM = 6, 8, 512, 8
-
-
-class Memory:
-    """The last `capacity` embeddings, their labels and image numbers, the oldest first."""
-
-    def __init__(self, capacity: int, embedding_dim: int) -> None:
-        self.capacity = capacity
-        self.embeddings = torch.empty(0, embedding_dim)
-        self.labels = torch.empty(0, dtype=torch.int64)
-        self.ids = torch.empty(0, dtype=torch.int64)
-
-    def enqueue(self, embeddings: Tensor, labels: Tensor, ids: Tensor) -> None:
-        """Append a batch and drop what exceeds the capacity."""
-        self.embeddings = torch.cat([self.embeddings, embeddings.detach()])[-self.capacity :]
-        self.labels = torch.cat([self.labels, labels])[-self.capacity :]
-        self.ids = torch.cat([self.ids, ids])[-self.capacity :]
 
 
 def train(capacity: int) -> float:
@@ -47,20 +30,17 @@ def train(capacity: int) -> float:
     loader = DataLoader(images_with_ids, batch_size=BATCH_SIZE, shuffle=True)
     generator = torch.Generator().manual_seed(0)
     test_images = rotated(data.test_images, generator)
-    memory = Memory(capacity, EMBEDDING_DIM)
     loss_of = EPSHNLoss()
+    memory = CrossBatchMemory(loss_of, capacity, EMBEDDING_DIM) if capacity else None
     for _ in range(EPOCHS):
         for images, labels, ids in loader:
             embeddings = network(rotated(images, generator))
             loss = loss_of(embeddings, labels)
-            if capacity and len(memory.labels):
-                refs = {"ref_embeddings": memory.embeddings, "ref_labels": memory.labels, "ref_ids": memory.ids}
-                loss = loss + loss_of(embeddings, labels, ids=ids, **refs)
+            if memory is not None:
+                loss = loss + memory(embeddings, labels, ids=ids)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if capacity:
-                memory.enqueue(embeddings, labels, ids)
     with torch.no_grad():
         return recall_at_1(network(test_images), data.test_labels)
 

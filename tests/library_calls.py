@@ -118,6 +118,11 @@ def _loss_call(name: str) -> Callable[[Given], Any]:
     return run
 
 
+def _memory_loss(g: Given) -> Any:
+    memory = losses.CrossBatchMemory(losses.EPHNLoss(), *g.rows.shape, dtype=g.rows.dtype, device=g.rows.device)
+    return _with_gradient(memory, g.rows, g.labels), _with_gradient(memory, g.rows, g.labels), memory.state_dict()
+
+
 def _tree_loss(g: Given) -> Any:
     loss = losses.HierarchicalTripletLoss()
     loss.update(mining.ClassTree.from_embeddings(g.rows, g.labels))
@@ -192,7 +197,8 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     **{f"ops.{name}": call for name, call in _op_calls(ops).items()},
     **{f"reference.{name}": call for name, call in _op_calls(reference).items()},
     "reference.smart_triplets": lambda g: reference.smart_triplets(g.lists, g.sq_dist, g.labels, 1.0, 2, seeded(2)),
-    **{f"losses.{name}": _loss_call(name) for name in losses.__all__},
+    **{f"losses.{name}": _loss_call(name) for name in losses.__all__ if name != "CrossBatchMemory"},
+    "losses.CrossBatchMemory": _memory_loss,
     "losses.HierarchicalTripletLoss with a tree": _tree_loss,
     "verify": _verified,
     "metrics.hard_share": lambda g: metrics.hard_share(g.rows[0], g.rows[1]),

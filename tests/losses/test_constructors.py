@@ -37,7 +37,7 @@ RESOLVED = {"temperature": 0.1, "margin": 0.2}
 
 
 def test_modules_all_are_covered():
-    assert losses.__all__ == sorted(OPS) == sorted(losses.__all__)
+    assert losses.__all__ == sorted([*OPS, "CrossBatchMemory"])  # which has no op
 
 
 @each
