@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.metrics._search import all_finite, check_progress, neighbors
 from hardmine.ops._arguments import check_ids, check_label_pair, check_labeled_rows, check_rows
+from hardmine.ops._groups import all_sums, check_group
+from hardmine.ops._ranks import agree_on_checks, check_tensors, own_part
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import HotelRecall
 
@@ -86,6 +89,7 @@ def recall_at_k(
     ref_ids: Tensor | None = None,
     k: int | Iterable[int] = (1, 2, 4, 8),
     progress: bool | None = None,
+    group: ProcessGroup | None = None,
 ) -> dict[int, float]:
     """Share of queries with a sample of their class among the K most similar gallery samples, for several K.
 
@@ -106,6 +110,8 @@ def recall_at_k(
         k: One K or several, integers from 1 to 1024. A K larger than the gallery finds the whole gallery.
         progress: Show a progress bar on stderr, which needs tqdm: True, False or None. None shows it if the work is
             long and tqdm is installed.
+        group: A ``torch.distributed`` process group: each rank passes a part of the queries, and of the gallery if
+            there is one. Every rank gets the result of one process with all of them. None: this process alone.
 
     Returns:
         Recall@K in [0, 1] per K, in the given order; NaN if an embedding is not finite, so that divergence is not
@@ -133,19 +139,56 @@ def recall_at_k(
         >>> metrics.recall_at_k(embeddings, labels, k=(1, 2))
         {1: 0.5, 2: 1.0}
     """
-    sizes = _check_k(k)
-    check_progress(progress)
-    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
-    gallery_labels = labels if ref_labels is None else ref_labels
     with torch.no_grad():
+        if group is not None:
+            inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+            return _recall_of_ranks(check_group(group), inputs, k, progress)
+        sizes = _check_k(k)
+        check_progress(progress)
+        labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+        ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
         if not all_finite(embeddings, ref_embeddings):
             return dict.fromkeys(sizes, float("nan"))
         _check_any_positive(_has_positive(labels, ref_labels, ids, ref_ids))
-        hits = dict.fromkeys(sizes, 0)
-        for queries, found in neighbors(embeddings, ref_embeddings, max(sizes), progress, "recall", ids, ref_ids):
-            _add_hits(hits, labels[queries], gallery_labels, found.index)
+        hits = _hits(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, sizes, progress)
     return {size: hits[size] / len(labels) for size in sizes}
+
+
+def _hits(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    ref_labels: Tensor | None,
+    ids: Tensor | None,
+    ref_ids: Tensor | None,
+    sizes: list[int],
+    progress: bool | None,
+) -> dict[int, int]:
+    """For each K, the number of queries that have a sample of their class among the first K."""
+    hits = dict.fromkeys(sizes, 0)
+    for queries, found in neighbors(embeddings, ref_embeddings, max(sizes), progress, "recall", ids, ref_ids):
+        _add_hits(hits, labels[queries], labels if ref_labels is None else ref_labels, found.index)
+    return hits
+
+
+def _recall_of_ranks(group: ProcessGroup, inputs: tuple[Any, ...], k: Any, progress: bool | None) -> dict[int, float]:
+    """Recall@K of all ranks: each searches the whole gallery for its own queries."""
+    agree_on_checks(group, lambda: _check_k(k), lambda: check_progress(progress), lambda: check_tensors(inputs, group))
+    sizes = _check_k(k)
+    part, _ = own_part(group, "recall_at_k", {"k": str(sizes)}, inputs)
+    embeddings, labels, gallery, gallery_labels, ids, gallery_ids = part
+    labels, gallery_labels = check_labeled_rows(embeddings, labels, gallery, gallery_labels)
+    ids, gallery_ids = check_ids(ids, embeddings, gallery_ids, gallery)
+    finite = all_finite(embeddings, gallery)
+    with_positive = int(_has_positive(labels, gallery_labels, ids, gallery_ids).sum())
+    hits = dict.fromkeys(sizes, 0)
+    if finite:
+        hits = _hits(embeddings, labels, gallery, gallery_labels, ids, gallery_ids, sizes, progress)
+    counts = all_sums(group, [int(finite), with_positive, len(labels), *hits.values()], embeddings.device)
+    if counts[0] < group.size():
+        return dict.fromkeys(sizes, float("nan"))
+    _check_any_positive(torch.arange(counts[2]) < counts[1])
+    return {size: hit / counts[2] for size, hit in zip(sizes, counts[3:], strict=True)}
 
 
 def hotel_recall(

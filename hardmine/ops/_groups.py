@@ -108,6 +108,14 @@ def _broadcast(group: dist.ProcessGroup, source: int, text: str, device: torch.d
     return bytes(message.tolist()).rstrip(b"\0").decode(errors="replace")
 
 
+def all_sums(group: dist.ProcessGroup, counts: Sequence[int], device: torch.device) -> list[int]:
+    """The sums of counts over all ranks; reading them synchronizes a GPU."""
+    local = torch.tensor(counts, dtype=torch.int64, device=device)
+    gathered = local.new_empty(len(local) * group.size())
+    all_gather(gathered, local, group)
+    return gathered.view(group.size(), -1).sum(0).tolist()
+
+
 def all_gather(output: Tensor, local: Tensor, group: dist.ProcessGroup, *, async_op: bool = False) -> Any:
     """``torch.distributed.all_gather_single``, which torch before 2.13 calls ``all_gather_into_tensor``."""
     function = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor

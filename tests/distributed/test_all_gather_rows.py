@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 
 import hardmine
+from collectives import Collectives
 from hardmine.distributed import all_gather_rows, all_reduce_loss
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
@@ -211,36 +212,6 @@ def test_second_derivative_raises():
 
 
 # Collectives
-
-FUNCTIONS = (
-    "all_gather_single",
-    "all_gather_into_tensor",
-    "all_to_all_single",
-    "broadcast",
-    "all_reduce",
-    "all_gather",
-)
-FUNCTIONS += ("all_gather_object", "broadcast_object_list", "barrier", "reduce_scatter_tensor", "send", "recv")
-
-
-class Collectives:
-    """Counts the collectives of torch.distributed, and the bytes that this rank passes to each."""
-
-    def __init__(self):
-        self.seen = []
-        for name in FUNCTIONS:
-            if hasattr(dist, name):
-                setattr(dist, name, self.counted(name, getattr(dist, name)))
-
-    def counted(self, name, function):
-        def count(*arguments, **options):
-            local = (
-                arguments[1] if name in ("all_gather_single", "all_gather_into_tensor", "all_to_all_single") else None
-            )
-            self.seen.append((name.replace("into_tensor", "single"), None if local is None else local.nbytes))
-            return function(*arguments, **options)
-
-        return count
 
 
 @COUNTS
