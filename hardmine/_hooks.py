@@ -18,6 +18,9 @@ Observer = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], 
 # Whether an op repeats an earlier call with the same random numbers, as under hardmine.verify.
 replaying: contextvars.ContextVar[bool] = contextvars.ContextVar("replaying", default=False)
 
+# Whether this call of an op is checked, on which ranks of a group must agree: they all take part in the check.
+checked: contextvars.ContextVar[bool] = contextvars.ContextVar("checked", default=False)
+
 # A stack: only the last observer sees calls. `hardmine.verify` pushes itself.
 observers: list[Observer] = []
 

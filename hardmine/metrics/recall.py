@@ -13,7 +13,7 @@ from torch.distributed import ProcessGroup
 from hardmine import ops
 from hardmine.metrics._search import all_finite, check_progress, neighbors
 from hardmine.ops._arguments import check_ids, check_label_pair, check_labeled_rows, check_rows
-from hardmine.ops._groups import all_sums, check_group
+from hardmine.ops._groups import all_counts, check_group
 from hardmine.ops._ranks import agree_on_checks, check_tensors, own_part
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import HotelRecall
@@ -184,7 +184,8 @@ def _recall_of_ranks(group: ProcessGroup, inputs: tuple[Any, ...], k: Any, progr
     hits = dict.fromkeys(sizes, 0)
     if finite:
         hits = _hits(embeddings, labels, gallery, gallery_labels, ids, gallery_ids, sizes, progress)
-    counts = all_sums(group, [int(finite), with_positive, len(labels), *hits.values()], embeddings.device)
+    local = [int(finite), with_positive, len(labels), *hits.values()]
+    counts = all_counts(group, local, embeddings.device).sum(0).tolist()
     if counts[0] < group.size():
         return dict.fromkeys(sizes, float("nan"))
     _check_any_positive(torch.arange(counts[2]) < counts[1])

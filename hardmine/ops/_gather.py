@@ -65,7 +65,7 @@ def _all_gather_rows(
     counts = [count for _, count, _ in all_sizes]
     local = [*integers, *([] if triplets is None else [triplets.to(torch.int64)]), rows]
     lengths = [[count] * len(integers) + ([] if triplets is None else [many]) + [count] for _, count, many in all_sizes]
-    *all_integers, all_rows = _gather(local, lengths, group)
+    *all_integers, all_rows = gather_tensors(local, lengths, group)
     found = iter(all_integers)
     all_labels, all_ids, all_triplets = (
         torch.empty(0, dtype=torch.int64, device=rows.device) if tensor is None else next(found)
@@ -95,7 +95,7 @@ def _facts_of(
     }
 
 
-def _gather(local: list[Tensor], lengths: list[list[int]], group: dist.ProcessGroup) -> list[Tensor]:
+def gather_tensors(local: list[Tensor], lengths: list[list[int]], group: dist.ProcessGroup) -> list[Tensor]:
     """Tensors of all ranks, each concatenated along its first dimension, in one collective of bytes.
 
     ``lengths[rank]`` are the first dimensions of the rank's tensors. Every tensor but the last is int64, so that each

@@ -87,18 +87,18 @@ def raise_everywhere(
     """If the ranks' codes have an error, every rank raises that of the lowest such rank."""
     for rank, code in enumerate(codes):
         if code:
-            raise _ERRORS[code - 1](f"on rank {rank}: {_broadcast(group, rank, str(failure), device)}") from failure
+            raise _ERRORS[code - 1](f"on rank {rank}: {broadcast_text(group, rank, str(failure), device)}") from failure
 
 
 def _raise_difference(group: dist.ProcessGroup, rank: int, text: str, device: torch.device) -> NoReturn:
     """Raise the first difference between the facts of ranks 0 and ``rank`` on every rank."""
-    first, other = (_broadcast(group, source, text, device).split("\n") for source in (0, rank))
+    first, other = (broadcast_text(group, source, text, device).split("\n") for source in (0, rank))
     line, other_line = next(pair for pair in zip(first, other, strict=False) if pair[0] != pair[1])
     requirement, _, value = line.partition("\t")
     raise ValueError(f"{requirement}, got {value} on rank 0 and {other_line.partition(chr(9))[2]} on rank {rank}")
 
 
-def _broadcast(group: dist.ProcessGroup, source: int, text: str, device: torch.device) -> str:
+def broadcast_text(group: dist.ProcessGroup, source: int, text: str, device: torch.device) -> str:
     """The text of rank ``source``, cut to the first bytes."""
     message = torch.zeros(_MAX_TEXT, dtype=torch.uint8, device=device)
     if source == group.rank():
@@ -108,12 +108,12 @@ def _broadcast(group: dist.ProcessGroup, source: int, text: str, device: torch.d
     return bytes(message.tolist()).rstrip(b"\0").decode(errors="replace")
 
 
-def all_sums(group: dist.ProcessGroup, counts: Sequence[int], device: torch.device) -> list[int]:
-    """The sums of counts over all ranks; reading them synchronizes a GPU."""
+def all_counts(group: dist.ProcessGroup, counts: Sequence[int], device: torch.device) -> Tensor:
+    """Some integers of every rank, int64 [ranks, counts]."""
     local = torch.tensor(counts, dtype=torch.int64, device=device)
     gathered = local.new_empty(len(local) * group.size())
     all_gather(gathered, local, group)
-    return gathered.view(group.size(), -1).sum(0).tolist()
+    return gathered.view(group.size(), -1)
 
 
 def all_gather(output: Tensor, local: Tensor, group: dist.ProcessGroup, *, async_op: bool = False) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hardmine._hooks import checked
 from hardmine.ops._arguments import check_choice, check_ids, check_labeled_rows
 from hardmine.ops._gather import check_gathered, send_failure
 from hardmine.ops._groups import NUM_SIZES, agree, check_group
@@ -77,8 +78,10 @@ def gather(
 ) -> Gathered:
     """The rows of all ranks. ``anchors`` are given if the rows are refs. The ranks' options must be equal."""
     refs = "refs" if names[0] == "refs" else "ref_embeddings"
+    compiling = torch.compiler.is_compiling()
     facts = {
         "the op must be the same on every rank": op,
+        "hardmine.verify must check the same calls on every rank": "None" if compiling else str(checked.get()),
         f"{refs} must be given on every rank or on none": "None" if anchors is None else refs,
         **{f"{name} must be the same on every rank": value for name, value in options.items()},
     }

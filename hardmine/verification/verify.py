@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from hardmine._hooks import observers, replaying
+from hardmine._hooks import checked, observers, replaying
 from hardmine.verification.comparisons import COMPARISONS, OpComparison
+from hardmine.verification.ranks import compare_ranks
 
 
 class VerificationError(AssertionError):
@@ -167,17 +168,22 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
 
     def __exit__(self, *exception: object) -> None:
         observers.remove(self._before)
+        checked.set(False)
 
     def _before(
         self, name: str, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Callable[[], None]:
         """The observer of the ops' calls: copies the generator and returns the check."""
+        calls = self.report.ops[name].calls if name in self.report.ops else 0
+        due = calls % self.every == 0 and all(map(_has_values, (*args, *kwargs.values())))
+        checked.set(due)
         draws = name in _ALWAYS_DRAW or "random" in (kwargs.get("positive"), kwargs.get("negative"))
         generator = _generator_before(op, args, kwargs) if draws else None
-        return lambda: self._check(name, op, args, kwargs, generator)
+        return lambda: self._check(due, name, op, args, kwargs, generator)
 
     def _check(
         self,
+        due: bool,
         name: str,
         op: Callable[..., Any],
         args: tuple[Any, ...],
@@ -185,30 +191,36 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
         generator: torch.Generator | None,
     ) -> None:
         record = self.report.ops.setdefault(name, OpReport())
-        due = record.calls % self.every == 0
         record.calls += 1
-        if not due or not all(map(_has_values, (*args, *kwargs.values()))):
+        if not due:
             return
         bound = inspect.signature(op).bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = dict(bound.arguments)
         if "generator" in arguments:
             arguments["generator"] = generator  # a copy: a check must not advance the user's generator
+        group = arguments.get("group")
+
+        def report(disagreement: str) -> tuple[str, str]:
+            path = str(self._save(name, record.calls, comparison, disagreement))
+            message = f"{name} (call {record.calls}) disagrees with its reference: {disagreement}. "
+            return f"{message}Inputs, options and outputs were saved to {path}", path
+
         token = replaying.set(True)
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 comparison = COMPARISONS[name](name, op, arguments, self.tolerance, record)
-                disagreement = comparison.run()
+                if group is None:
+                    disagreement = comparison.run()
+                    problem = report(disagreement) if disagreement else None
+                else:
+                    problem = compare_ranks(comparison, group, arguments.get("gradient_reduction"), report)
         finally:
             replaying.reset(token)
         record.checks += 1
-        if disagreement:
-            path = self._save(name, record.calls, comparison, disagreement)
-            raise VerificationError(
-                f"{name} (call {record.calls}) disagrees with its reference: {disagreement}. "
-                f"Inputs, options and outputs were saved to {path}",
-                path,
-            )
+        if problem:
+            message, path = problem
+            raise VerificationError(message, Path(path))
 
     def _save(self, name: str, call: int, comparison: OpComparison, disagreement: str) -> Path:
         self.save_dir.mkdir(parents=True, exist_ok=True)
