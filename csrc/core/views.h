@@ -7,7 +7,9 @@
 
 namespace hardmine {
 
-// Rows of equal ids >= 0 make no candidate pair.
+// True if the ids of two rows exclude their pair: it is no candidate.
+HARDMINE_HD bool ids_exclude(int64_t a, int64_t b) { return a >= 0 && a == b; }
+
 template <class Scalar>
 struct Matrix {
   const Scalar* x;  // [count, depth]

@@ -3,17 +3,18 @@
 
 #include <limits>
 
+#include "core/views.h"
 #include "cuda/gemm/make_tile.h"
 
 namespace hardmine::cuda {
 
-// The ids of two operands, [count] each. A pair of equal ids >= 0 is no candidate. Null: there are no ids.
+// The ids of two operands, [count] each. Null: there are no ids.
 struct PairIds {
   const int64_t* row = nullptr;
   const int64_t* column = nullptr;
 
   __device__ __forceinline__ bool exclude(int64_t r, int64_t c) const {
-    return row && row[r] >= 0 && row[r] == column[c];
+    return row && ids_exclude(row[r], column[c]);
   }
 };
 
@@ -38,7 +39,7 @@ __device__ __forceinline__ void make_candidate_tile(const PackedMatrix<MmaPolicy
     const int64_t id = column < columns.count ? ids.column[column] : -1;
 #pragma unroll
     for (int r = 0; r < MmaPolicy::kRows; ++r)
-      if (id >= 0 && id == row_id[r]) fragment.at[r][c] = std::numeric_limits<typename MmaPolicy::acc_t>::quiet_NaN();
+      if (ids_exclude(id, row_id[r])) fragment.at[r][c] = std::numeric_limits<typename MmaPolicy::acc_t>::quiet_NaN();
   }
 }
 
