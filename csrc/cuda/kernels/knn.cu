@@ -82,7 +82,7 @@ __device__ __forceinline__ void write_neighbors(const KnnEpilogue<acc_t>& epilog
   }
 }
 
-template <class MmaPolicy>
+template <class MmaPolicy, Ids kIds>
 class KnnPanel {
   using acc_t = typename MmaPolicy::acc_t;
   using Candidate = PackedCandidate<acc_t>;
@@ -107,7 +107,7 @@ class KnnPanel {
     const int64_t panels = panels_of<MmaPolicy>(params_.columns.count), num_splits = params_.reservoirs.num_splits;
     const int64_t last = panels * (split_ + 1) / num_splits;
     for (int64_t column = panels * split_ / num_splits; column < last; ++column) {
-      make_candidate_tile(params_.rows, params_.columns, params_.ids, row_panel_, column, fragment_);
+      make_candidate_tile<kIds>(params_.rows, params_.columns, params_.ids, row_panel_, column, fragment_);
       const bool full = append(column * kTile);
       if (__syncthreads_or(full && params_.may_overflow)) {
         for_each_row([&](int row) {
@@ -205,11 +205,11 @@ class KnnPanel {
   Fragment<MmaPolicy> fragment_;
 };
 
-template <class MmaPolicy>
+template <class MmaPolicy, Ids kIds>
 __global__ void __launch_bounds__(kTileThreads, 2) knn_kernel(KnnParams<MmaPolicy> params) {
   const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
   for (int64_t i = blockIdx.x; i < panels * params.reservoirs.num_splits; i += gridDim.x)
-    KnnPanel<MmaPolicy>(params, i % panels, i / panels).run();
+    KnnPanel<MmaPolicy, kIds>(params, i % panels, i / panels).run();
 }
 
 // Merges the splits' lists of a query, one query per warp, in a list of `list_capacity` >= 2 k candidates.
@@ -268,7 +268,7 @@ void knn(Similarity kind, const Matrix<Scalar>& queries, const Matrix<Scalar>* r
       workspace.array<PackedCandidate<acc_t>>(reservoirs.num_splits * reservoirs.queries * reservoirs.capacity);
   reservoirs.size = workspace.array<int32_t>(reservoirs.num_splits * reservoirs.queries);
   params.may_overflow = split_columns > reservoirs.capacity;
-  launch("knn", knn_kernel<MmaPolicy>,
+  launch("knn", params.ids.given() ? knn_kernel<MmaPolicy, Ids::kGiven> : knn_kernel<MmaPolicy, Ids::kNone>,
          {row_panels * reservoirs.num_splits, kTileThreads,
           knn_shared_bytes<MmaPolicy>(reservoirs.capacity, reservoirs.sorting_warps)},
          stream, params);

@@ -31,7 +31,7 @@ constexpr size_t select_shared_bytes() {
   return MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes;
 }
 
-template <class MmaPolicy>
+template <class MmaPolicy, Ids kIds>
 class SelectTile {
   using acc_t = typename MmaPolicy::acc_t;
   using Candidate = PackedCandidate<acc_t>;
@@ -51,7 +51,7 @@ class SelectTile {
     const bool all_negatives = whole && !any_same_class;  // and so the tile does not touch the diagonal
     const bool positives = params_.positive.best && any_same_class;
     if (!positives && !params_.negative.best) return;
-    make_candidate_tile(params_.rows, params_.columns, params_.ids, row_panel, column_panel, fragment_);
+    make_candidate_tile<kIds>(params_.rows, params_.columns, params_.ids, row_panel, column_panel, fragment_);
     if (params_.negative.best) {
       if (params_.bounded) {
         offer_all<Pairs::kNegatives, Mask::kSome, Bound::kUpper>(params_.negative);

@@ -23,11 +23,11 @@ constexpr int kEpilogueThreads = 256;
 template <class MmaPolicy>
 constexpr bool kAtomic = std::is_same_v<typename MmaPolicy::acc_t, float>;
 
-template <class MmaPolicy>
+template <class MmaPolicy, Ids kIds>
 __global__ void __launch_bounds__(kTileThreads, 2)
     select_tiles_kernel(SelectionParams<MmaPolicy> params, TileGrid grid, bool fuses_epilogue,
                         SelectionEpilogue<typename MmaPolicy::acc_t> epilogue) {
-  SelectTile<MmaPolicy> tile(params);
+  SelectTile<MmaPolicy, kIds> tile(params);
   if constexpr (kAtomic<MmaPolicy>) {
     for (int64_t i = blockIdx.x; i < grid.size(); i += gridDim.x) {
       const TilePlace place = grid.at(i);
@@ -132,7 +132,8 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
                                             positive,
                                             negative};
     finalized = is_last && count <= kMaxFusedEpilogueRows;
-    launch("select_tiles", select_tiles_kernel<MmaPolicy>,
+    launch("select_tiles",
+           ids.given() ? select_tiles_kernel<MmaPolicy, Ids::kGiven> : select_tiles_kernel<MmaPolicy, Ids::kNone>,
            {kAtomic<MmaPolicy> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<MmaPolicy>()}, stream,
            params, grid, finalized, epilogue);
   };

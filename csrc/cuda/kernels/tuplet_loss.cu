@@ -13,18 +13,18 @@ namespace {
 constexpr int64_t kTargetBlocks = 512;  // enough to occupy a GPU
 constexpr int kEpilogueThreads = 256;   // and anchors per chunk
 
-template <class MmaPolicy>
+template <class MmaPolicy, Ids kIds>
 __global__ void __launch_bounds__(kTileThreads, 2) tuplet_logsumexp_kernel(TupletParams<MmaPolicy> params) {
   const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
   for (int64_t i = blockIdx.x; i < panels * params.num_splits; i += gridDim.x)
-    TupletPanel<MmaPolicy>(params, i % panels, i / panels).logsumexp();
+    TupletPanel<MmaPolicy, kIds>(params, i % panels, i / panels).logsumexp();
 }
 
-template <class MmaPolicy>
+template <class MmaPolicy, Ids kIds>
 __global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletParams<MmaPolicy> params) {
   const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
   for (int64_t i = blockIdx.x; i < panels * params.num_splits; i += gridDim.x)
-    TupletPanel<MmaPolicy>(params, i % panels, i / panels).softplus_sums();
+    TupletPanel<MmaPolicy, kIds>(params, i % panels, i / panels).softplus_sums();
 }
 
 // Merges the splits, and computes the outputs and the loss.
@@ -192,7 +192,10 @@ void tuplet_loss(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors, c
   epilogue.out = out;
 
   const Grid tiles{row_panels * params.num_splits, kTileThreads, tuplet_shared_bytes<MmaPolicy>()};
-  launch("tuplet_logsumexp", tuplet_logsumexp_kernel<MmaPolicy>, tiles, stream, params);
+  launch("tuplet_logsumexp",
+         params.ids.given() ? tuplet_logsumexp_kernel<MmaPolicy, Ids::kGiven>
+                            : tuplet_logsumexp_kernel<MmaPolicy, Ids::kNone>,
+         tiles, stream, params);
   if (all) {
     epilogue.log_sum = workspace.array<acc_t>(count);
     launch("finalize_logsumexp", finalize_logsumexp_kernel<acc_t>, {epilogue.chunks(), kEpilogueThreads}, stream,
@@ -204,7 +207,10 @@ void tuplet_loss(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors, c
     params.softplus = {workspace.array<double>(num_partials), workspace.array<double>(num_partials),
                        workspace.array<int64_t>(num_partials)};
     epilogue.softplus = params.softplus;
-    launch("softplus_sums", softplus_sums_kernel<MmaPolicy>, tiles, stream, params);
+    launch(
+        "softplus_sums",
+        params.ids.given() ? softplus_sums_kernel<MmaPolicy, Ids::kGiven> : softplus_sums_kernel<MmaPolicy, Ids::kNone>,
+        tiles, stream, params);
   }
   launch("finalize_tuplets", finalize_tuplets_kernel<acc_t>,
          {std::max<int64_t>(1, epilogue.chunks()), kEpilogueThreads, 2 * kMaxWarps * sizeof(double)}, stream, epilogue);

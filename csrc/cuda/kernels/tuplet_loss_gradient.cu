@@ -59,9 +59,9 @@ __global__ void __launch_bounds__(kStartThreads, 2)
   compute_row_stats(refs);
 }
 
-template <class MmaPolicy>
+template <class MmaPolicy, Ids kIds>
 __global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletWeightParams<MmaPolicy> params) {
-  TupletWeightTile<MmaPolicy> tile(params);
+  TupletWeightTile<MmaPolicy, kIds> tile(params);
   const int64_t columns = panels_of<MmaPolicy>(params.columns.count), first = params.first_row / MmaPolicy::kTile;
   const int64_t rows = panels_of<MmaPolicy>(params.last_row - params.first_row);
   for (int64_t i = blockIdx.x; i < rows * columns; i += gridDim.x) tile.visit(first + i % rows, i / rows);
@@ -192,7 +192,9 @@ class TupletGradient {
       params.first_row = first;
       params.last_row = std::min(first + strip, count);
       const int64_t tiles = panels_of<MmaPolicy>(params.last_row - first) * panels_of<MmaPolicy>(column_count);
-      launch("tuplet_weights", tuplet_weights_kernel<MmaPolicy>,
+      launch("tuplet_weights",
+             params.ids.given() ? tuplet_weights_kernel<MmaPolicy, Ids::kGiven>
+                                : tuplet_weights_kernel<MmaPolicy, Ids::kNone>,
              {tiles, kTileThreads, MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes}, stream_, params);
       sums.add_up(rows.rows.x + first * depth_, {params.weight, params.last_row - first, column_count});
       const StripEpilogue<Scalar, acc_t> epilogue{

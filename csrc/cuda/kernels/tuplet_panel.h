@@ -69,7 +69,7 @@ struct RunningSum {
   }
 };
 
-template <class MmaPolicy>
+template <class MmaPolicy, Ids kIds>
 class TupletPanel {
   using acc_t = typename MmaPolicy::acc_t;
   using Candidate = PackedCandidate<acc_t>;
@@ -120,7 +120,7 @@ class TupletPanel {
     }
   }
   __device__ __forceinline__ void make() {
-    make_candidate_tile(params_.rows, params_.columns, params_.ids, row_panel_, column_panel_, fragment_);
+    make_candidate_tile<kIds>(params_.rows, params_.columns, params_.ids, row_panel_, column_panel_, fragment_);
   }
 
   // The row whose state this thread keeps.

@@ -44,7 +44,7 @@ struct TupletAnchor : AnchorCoefficients<acc_t> {
   }
 };
 
-template <class MmaPolicy>
+template <class MmaPolicy, Ids kIds>
 class TupletWeightTile {
   using acc_t = typename MmaPolicy::acc_t;
   static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
@@ -56,7 +56,7 @@ class TupletWeightTile {
   __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel) {
     const int64_t first_row = row_panel * kTile, first_column = column_panel * kTile;
     labels_.read(params_, first_row, first_column);
-    make_candidate_tile(params_.rows, params_.columns, params_.ids, row_panel, column_panel, fragment_);
+    make_candidate_tile<kIds>(params_.rows, params_.columns, params_.ids, row_panel, column_panel, fragment_);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = first_row + MmaPolicy::row(r);
