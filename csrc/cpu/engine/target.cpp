@@ -9,11 +9,6 @@
 namespace hardmine::cpu {
 namespace {
 
-struct Target {
-  const char* name;
-  bool (*is_available)();
-};
-
 namespace available {
 bool scalar() { return true; }
 #if defined(__x86_64__)
@@ -25,7 +20,7 @@ bool neon() { return true; }
 }  // namespace available
 
 #define HARDMINE_TARGET_ENTRY(target) {#target, available::target},
-constexpr Target kTargets[] = {HARDMINE_FOR_EACH_TARGET(HARDMINE_TARGET_ENTRY)};
+constexpr SimdTarget kTargets[] = {HARDMINE_FOR_EACH_TARGET(HARDMINE_TARGET_ENTRY)};
 #undef HARDMINE_TARGET_ENTRY
 
 size_t choose_target() {
@@ -44,6 +39,8 @@ size_t choose_target() {
 }
 
 }  // namespace
+
+std::span<const SimdTarget> simd_targets() { return kTargets; }
 
 size_t simd_target_index() {
   static const size_t index = choose_target();

@@ -2,15 +2,23 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 
 #include "cpu/simd/kernel_table.h"
 
 namespace hardmine::cpu {
 
+struct SimdTarget {
+  const char* name;
+  bool (*is_available)();  // on this CPU
+};
+// The targets of this build, in the order of HARDMINE_FOR_EACH_TARGET.
+std::span<const SimdTarget> simd_targets();
+
 // The target in force: HARDMINE_SIMD if set, else the best that this CPU has. Chosen once; throws std::runtime_error
 // if HARDMINE_SIMD names an unknown target, or one that this CPU or build lacks.
 const char* simd_target_name();
-size_t simd_target_index();  // in the order of HARDMINE_FOR_EACH_TARGET
+size_t simd_target_index();
 
 // The kernels of the target in force, such as kernels<KnnKernels<float>>(). Throws as above.
 template <class Table>

@@ -68,16 +68,15 @@ struct BuiltTarget {
 
 // Ascending, scalar first.
 inline std::vector<BuiltTarget> built_targets() {
-  return {
-      {"scalar", true, scalar_kernels<float>(), scalar_kernels<double>()},
-#if defined(__x86_64__)
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2_kernels<float>(),
-       avx2_kernels<double>()},
-      {"avx512", __builtin_cpu_supports("avx512f") != 0, avx512_kernels<float>(), avx512_kernels<double>()},
-#elif defined(__aarch64__)
-      {"neon", true, neon_kernels<float>(), neon_kernels<double>()},
-#endif
+  std::vector<BuiltTarget> targets;
+  const auto add = [&](const Kernels<float>& for_float, const Kernels<double>& for_double) {
+    const cpu::SimdTarget& target = cpu::simd_targets()[targets.size()];
+    targets.push_back({target.name, target.is_available(), for_float, for_double});
   };
+#define HARDMINE_ADD_TARGET(target) add(target##_kernels<float>(), target##_kernels<double>());
+  HARDMINE_FOR_EACH_TARGET(HARDMINE_ADD_TARGET)
+#undef HARDMINE_ADD_TARGET
+  return targets;
 }
 
 // Calls body(target, scalar kernels, kernels of the target) for each target above scalar that this CPU has.
