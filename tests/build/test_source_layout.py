@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from support.ops import OPS
+from triplets import GIVEN
+
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 if not CSRC.exists():
@@ -170,6 +173,15 @@ def test_cpp_tests_include_no_torch_and_their_own_headers_by_path(folder):
             if include.startswith('"'):
                 assert any((root / name).is_file() for root in (CSRC, tests / "cpp", tests / folder)), (path, include)
                 assert ".." not in name, (path, include)
+
+
+def test_ops_of_library_are_all_listed_for_tests():
+    """An op that no list names would not be tested for what all ops promise."""
+    declared = set(re.findall(r'm\.def\(\s*"(\w+)', (CSRC / "library.cpp").read_text()))
+    forward = {name for name in declared if not name.endswith("_backward")}
+    listed = {*OPS, *GIVEN} - {"sct_loss"}  # sct_loss calls the op triplet_loss
+    assert forward == listed | {"simd_level"}
+    assert {name.removesuffix("_backward") for name in declared} == forward
 
 
 PLACEHOLDERS = {"<op>": "knn", "<kernel>": "knn_block", "<target>": "avx2"}
