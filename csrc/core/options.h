@@ -117,7 +117,7 @@ inline IndexedLossRule indexed_loss_rule(int64_t similarity, int64_t term, doubl
     rule.measure = measure_of(similarity_from_code(similarity));
     return rule;
   }
-  const bool normalized = distance_similarity(similarity, "term ratio") == Similarity::kCosine;
+  const bool normalized = measure_of(distance_similarity(similarity, "term ratio")).normalized;
   rule.measure = {PairQuantity::kNegativeDistance, normalized};
   if (!(margin > 0)) throw std::invalid_argument("margin must be > 0 with term ratio");
   return rule;
@@ -129,7 +129,7 @@ struct GlobalLossRule {
 };
 
 inline GlobalLossRule global_loss_rule(int64_t similarity, double lam, double threshold) {
-  const bool normalized = distance_similarity(similarity, "global_loss") == Similarity::kCosine;
+  const bool normalized = measure_of(distance_similarity(similarity, "global_loss")).normalized;
   return {{PairQuantity::kNegativeSquaredDistance, normalized}, {lam, threshold}};
 }
 
