@@ -244,7 +244,7 @@ class TupletLossOptions(PairIds, GroupOptions, total=False):
     reduction: Reduction
 
 
-class BatchAllTripletLossOptions(TypedDict, total=False):
+class BatchAllTripletLossOptions(GroupOptions, total=False):
     """Options of :func:`hardmine.ops.batch_all_triplet_loss`."""
 
     ids: Tensor | None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import Loss
@@ -18,7 +19,7 @@ from hardmine.ops._arguments import (
     is_without_values,
     shape_of,
 )
-from hardmine.types import BatchAllReduction, DistanceSimilarity, TripletCounts
+from hardmine.types import BatchAllReduction, DistanceSimilarity, GradientReduction, TripletCounts
 
 
 class BatchAllTripletLoss(Loss):
@@ -35,6 +36,8 @@ class BatchAllTripletLoss(Loss):
         squared: Whether distances are squared.
         similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as given.
         reduction: ``"mean"`` over the triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
+        group: As in :class:`TripletLoss`: the rows of all ranks of a process group.
+        gradient_reduction: As in :class:`TripletLoss`.
 
     Attributes:
         margin: The current margin: a number, or the table, which is a buffer. :meth:`set_margin` changes it.
@@ -78,8 +81,11 @@ class BatchAllTripletLoss(Loss):
         squared: bool = True,
         similarity: DistanceSimilarity = "cosine",
         reduction: BatchAllReduction = "mean",
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
-        super().__init__({"squared": squared, "similarity": similarity, "reduction": reduction})
+        options = {"squared": squared, "similarity": similarity, "reduction": reduction}
+        super().__init__({**options, "group": group, "gradient_reduction": gradient_reduction})
         self._check({"margin": margin, "margin_labels": margin_labels})
         self.margin_labels = margin_labels
         if isinstance(margin, Tensor):

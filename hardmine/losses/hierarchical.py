@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine.losses.batch_all import BatchAllTripletLoss
 from hardmine.ops._arguments import INTEGER_DTYPES, check_has_values, check_int64, check_tensor, shape_of
 from hardmine.ops._numbers import check_finite, check_integer
-from hardmine.types import BatchAllReduction
+from hardmine.types import BatchAllReduction, GradientReduction
 
 if TYPE_CHECKING:
     from hardmine.mining import ClassTree
@@ -45,6 +46,8 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         beta: How much farther apart the classes should move, in units of the squared distance.
         squared: Whether distances are squared.
         reduction: ``"mean"`` over the triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
+        group: As in :class:`TripletLoss`: the rows of all ranks of a process group. The tables must be the same.
+        gradient_reduction: As in :class:`TripletLoss`.
 
     Attributes:
         margin: The current margins, a buffer [C, C]: alpha[y_a, y_n].
@@ -84,6 +87,8 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         beta: float = 0.1,
         squared: bool = True,
         reduction: BatchAllReduction = "mean",
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
         if isinstance(classes, (int, Integral)):
             count, labels = check_integer("classes", classes, 1), None
@@ -95,7 +100,13 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         dtype = torch.get_default_dtype()
         first = check_finite("margin", margin, like=torch.empty(0, dtype=dtype, device="cpu"))
         # No explicit device: torch's default device, such as "meta", applies as for other buffers.
-        super().__init__(margin=torch.full((count, count), first), squared=squared, reduction=reduction)
+        super().__init__(
+            margin=torch.full((count, count), first),
+            squared=squared,
+            reduction=reduction,
+            group=group,
+            gradient_reduction=gradient_reduction,
+        )
         self.margin_labels = labels
         self.beta = check_finite("beta", beta)
         self._first_margin = first

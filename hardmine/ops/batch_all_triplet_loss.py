@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine.ops._arguments import (
@@ -23,9 +24,16 @@ from hardmine.ops._arguments import (
     shape_of,
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._batch_all_of_ranks import takes_group
 from hardmine.ops._fakes import accumulate_dtype
 from hardmine.ops._numbers import check_flag, check_number
-from hardmine.types import BatchAllReduction, BatchAllTripletLossOptions, DistanceSimilarity, TripletCounts
+from hardmine.types import (
+    BatchAllReduction,
+    BatchAllTripletLossOptions,
+    DistanceSimilarity,
+    GradientReduction,
+    TripletCounts,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -56,6 +64,7 @@ def batch_all_triplet_loss(
     **options: Unpack[BatchAllTripletLossOptions],
 ) -> Tensor | tuple[Tensor, TripletCounts]: ...
 @observed("batch_all_triplet_loss")
+@takes_group
 def batch_all_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -67,6 +76,8 @@ def batch_all_triplet_loss(
     similarity: DistanceSimilarity = "cosine",
     reduction: BatchAllReduction = "mean",
     return_counts: bool = False,
+    group: ProcessGroup | None = None,
+    gradient_reduction: GradientReduction | None = None,
 ) -> Tensor | tuple[Tensor, TripletCounts]:
     """The hinge on every (anchor, positive, negative) of the batch, in O(B D) memory.
 
@@ -90,6 +101,10 @@ def batch_all_triplet_loss(
             ``"euclidean"`` uses the embeddings as given.
         reduction: ``"mean"`` over all triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
         return_counts: Also return the :class:`hardmine.types.TripletCounts`, at no further cost.
+        group: As in :func:`hardmine.ops.triplet_loss`, like ``gradient_reduction``: all triplets of the rows of all
+            ranks of a ``torch.distributed`` process group, which every rank computes. The counts are those of all.
+        gradient_reduction: Only with ``group``: whether the trainer averages gradients over the ranks, ``"mean"``, or
+            adds them up, ``"sum"``.
 
     Returns:
         The loss, float64 for float64 inputs, else float32; with ``return_counts``, a tuple of the loss and the counts.

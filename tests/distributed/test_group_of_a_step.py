@@ -16,6 +16,7 @@ from support.inputs import seeded
 from support.ranks import COUNTS, run_ranks
 
 OPS = ("select_triplets", "triplet_loss", "sct_loss", "tuplet_loss", "knn", "indexed_triplet_loss", "global_loss")
+OPS += ("batch_all_triplet_loss",)
 
 
 def bytes_of(rows, width):
@@ -217,6 +218,7 @@ def test_loss_with_group_non_finite_row_makes_loss_and_gradients_nan(name, with_
         ("knn", True),
         ("indexed_triplet_loss", False),
         ("global_loss", False),
+        ("batch_all_triplet_loss", False),
     ],
 )
 def test_step_with_group_compiles_to_one_graph(name, with_refs):
@@ -231,6 +233,8 @@ def test_step_with_group_compiles_to_one_graph(name, with_refs):
             return ops.indexed_triplet_loss(rows, triplets, term="sct", lam=lam, **options)
         if name == "global_loss":
             return ops.global_loss(rows, triplets, lam=lam, **options)
+        if name == "batch_all_triplet_loss":
+            return ops.batch_all_triplet_loss(rows, labels, margin=lam, **options)
         inputs = rows, labels, refs, ref_labels
         if name == "random":
             return ops.triplet_loss(*inputs, negative="random", term="sct", lam=lam, **options)

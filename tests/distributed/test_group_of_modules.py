@@ -33,18 +33,27 @@ def test_modules_with_group_have_loss_of_one_process(count):
             (module(batch.rows[part], triplets), torch.tensor(0))
             for module in (losses.RatioTripletLoss(group=dist.group.WORLD), losses.GlobalLoss(group=dist.group.WORLD))
         ]
+        for module in (
+            losses.BatchAllTripletLoss(margin=0.4, group=dist.group.WORLD),
+            losses.HierarchicalTripletLoss(classes=[-1, 0, 1], group=dist.group.WORLD),
+        ):
+            loss, numbers = module(batch.rows[part], batch.labels[part], return_counts=True)
+            found.append((loss, numbers.active))
         return found
 
     expected = [getattr(losses, name)()(batch.rows, batch.labels, return_count=True) for name in MODULES]
     triplets = torch.tensor([[0, 3, len(batch.rows) - 1]]).repeat(count * (count + 1) // 2, 1)
     expected += [(module(batch.rows, triplets), 0) for module in (losses.RatioTripletLoss(), losses.GlobalLoss())]
+    for module in (losses.BatchAllTripletLoss(margin=0.4), losses.HierarchicalTripletLoss(classes=[-1, 0, 1])):
+        loss, numbers = module(batch.rows, batch.labels, return_counts=True)
+        expected.append((loss, numbers.active))
     for found in run_ranks(count, compute):
         for (loss, number), (wanted, wanted_number) in zip(found, expected, strict=True):
             torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=1e-15)
             assert number == wanted_number
 
 
-@pytest.mark.parametrize("name", [*MODULES, "RatioTripletLoss", "GlobalLoss"])
+@pytest.mark.parametrize("name", [*MODULES, "RatioTripletLoss", "GlobalLoss", "BatchAllTripletLoss"])
 def test_module_with_invalid_group_raises_when_constructed(name):
     module = getattr(losses, name)
     with pytest.raises(TypeError, match=r"^group must be a torch.distributed.ProcessGroup or None, got str$"):

@@ -88,6 +88,42 @@ def test_loss_with_group_is_that_of_one_process(name, count):
         assert_details_and_gradients_of_one_process(name, outcomes, expected, scale)
 
 
+BATCH_ALL = [
+    {},
+    {"margin": 0.5, "squared": False, "similarity": "euclidean", "reduction": "mean_active"},
+    {"reduction": "sum", "gradient_reduction": "sum"},
+    {"margin": torch.tensor([[0.1, 0.4, 0.2], [0.9, 0.1, 0.3], [0.5, 0.7, 0.1]]), "margin_labels": torch.arange(3) - 1},
+]
+
+
+@COUNTS
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_batch_all_triplet_loss_with_group_is_that_of_one_process(with_ids, count):
+    cases = [(batch_of(split, count), options) for split in ("uneven", "a rank without rows") for options in BATCH_ALL]
+
+    def loss_of(batch, rank=None, **options):
+        part = batch.part(rank)
+        leaf = batch.rows[part].clone().requires_grad_()
+        ids = {"ids": batch.ids[part]} if with_ids else {}
+        loss, counts = ops.batch_all_triplet_loss(leaf, batch.labels[part], return_counts=True, **ids, **options)
+        loss.backward()
+        return loss.detach(), [int(number) for number in counts], leaf.grad
+
+    found = run_ranks(
+        count, lambda rank: [loss_of(batch, rank, group=dist.group.WORLD, **chosen) for batch, chosen in cases]
+    )
+    for (batch, chosen), results in zip(cases, zip(*found, strict=True), strict=True):
+        summed = "gradient_reduction" in chosen
+        expected, counts, grad = loss_of(batch, **{k: v for k, v in chosen.items() if k != "gradient_reduction"})
+        assert counts[0] > 0
+        for loss, other_counts, _ in results:
+            assert_bitwise_equal(loss, results[0][0])
+            torch.testing.assert_close(loss, expected, **CLOSE)
+            assert other_counts == counts
+        grads = torch.cat([part for _, _, part in results])
+        torch.testing.assert_close(grads / (1 if summed else count), grad, **CLOSE)
+
+
 # Given triplets: each rank has its own, of row numbers of all ranks.
 
 GIVEN = {

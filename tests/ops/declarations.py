@@ -220,6 +220,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "similarity": _distances_only(" with batch_all_triplet_loss"),
         "reduction": Choice(names=("mean", "mean_active", "sum")),
         "return_counts": Flag(),
+        **_OVER_RANKS,
     },
     "indexed_triplet_loss": {
         **_ON_TRIPLETS,
