@@ -17,7 +17,8 @@ TORCH = $(abspath $(shell $(PY) -c 'import torch; print(torch.__path__[0])'))
 # collection time.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-EXAMPLES := digits training_loop memory_bank smart_mining hierarchical
+EXAMPLES := digits training_loop memory_bank smart_mining hierarchical ddp
+TORCHRUN = $(PY) -m torch.distributed.run --standalone --nproc-per-node 2
 
 .PHONY: demo examples test test-slow test-all lint typecheck docs format bench bench-graph test-cpp build-cuda test-emulated build clean
 
@@ -25,7 +26,8 @@ demo: build
 	$(PY) examples/digits.py
 
 examples: build
-	set -e; for example in $(EXAMPLES); do echo "== $$example"; $(PY) examples/$$example.py; done
+	set -e; for example in $(filter-out ddp,$(EXAMPLES)); do echo "== $$example"; $(PY) examples/$$example.py; done
+	echo "== ddp"; $(TORCHRUN) examples/ddp.py
 
 test: build
 	$(PYTEST) tests -m 'not slow'

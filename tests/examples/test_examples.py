@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from support.processes import output_of, run_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MAX_LINES = 150
@@ -102,3 +105,24 @@ def test_examples_are_short_and_listed(path):
         or f" {path.stem}"
         in re.search(r"^EXAMPLES :=.*$", (EXAMPLES.parent / "Makefile").read_text(), re.MULTILINE).group()
     )
+
+
+def test_ddp_weights_equal_those_of_one_process(tmp_path):
+    weights, texts = [], []
+    for processes in (1, 2):
+        # torch's DDP on gloo sometimes aborts when Python tears it down, so the processes end without that.
+        script = tmp_path / f"ddp{processes}.py"
+        script.write_text(
+            f"import os, runpy, sys\nsys.path.insert(0, {str(EXAMPLES)!r})\n"
+            f"runpy.run_path({str(EXAMPLES / 'ddp.py')!r}, run_name='__main__')\nsys.stdout.flush()\nos._exit(0)\n"
+        )
+        file = tmp_path / f"{processes}.pt"
+        launch = ("-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node")
+        command = (*launch, str(processes), str(script), "--double", "--epochs", "1", "--weights", str(file))
+        texts.append(output_of(run_python(*command, GLOO_SOCKET_IFNAME="lo")))
+        weights.append(torch.load(file))
+    one, two = weights
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-8)
+    assert recalls(texts[1]) == recalls(texts[0])
+    assert recalls(texts[0])[0] > 0.45
