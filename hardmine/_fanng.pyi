@@ -22,7 +22,10 @@ class Index:
     success_rate: float
     build_success_rate: float
     distance_computations: int
-    graph: tuple[Any, Any]
+    components: int
+    connecting_edges: int
+    efforts: list[int]
+    graph: tuple[Any, Any, Any]
     @staticmethod
     def build(
         vectors: Any,
@@ -38,7 +41,8 @@ class Index:
         progress: Callable[[float, int], object] | None,
     ) -> Index: ...
     @staticmethod
-    def assemble(vectors: Any, metric: Metric, first_edge: Any, target: Any, *stats: Any) -> Index: ...
+    def assemble(vectors: Any, metric: Metric, first_edge: Any, target: Any, starts: Any, *stats: Any) -> Index: ...
+    def search_effort(self, k: int) -> int: ...
     def search(self, queries: Any, k: int, most: int, start: Any, threads: int) -> tuple[Any, Any]: ...
     def neighbors(self, first: int, last: int, k: int, most: int, threads: int) -> tuple[Any, Any]: ...
 

@@ -18,16 +18,13 @@ namespace {
 constexpr int64_t kVerticesPerChunk = 64;
 constexpr int64_t kMaxCopies = 64;  // rows of a vertex of the previous graph that a warm start considers
 
-// An integer in [0, count), from the upper half of a 32 x 32-bit product.
-Vertex random_below(uint64_t bits, uint64_t count) { return static_cast<Vertex>((bits >> 32) * count >> 32); }
-
 // Two different vertices, a function of seed and draw.
 struct Traversal {
   Vertex start, target;
 
   Traversal(uint64_t seed, uint64_t draw, int64_t vertices)
-      : start(random_below(random_bits(seed, 2 * draw), vertices)),
-        target(random_below(random_bits(seed, 2 * draw + 1), vertices - 1)) {
+      : start(random_vertex(random_bits(seed, 2 * draw), vertices)),
+        target(random_vertex(random_bits(seed, 2 * draw + 1), vertices - 1)) {
     target += target >= start;
   }
 };
@@ -194,7 +191,8 @@ void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const
   connect(points, nearby_order(before), pool, graph, stats,
           [&](int64_t worker, Vertex p, std::vector<PackedNeighbor>& candidates) {
             if (!spaces[worker]) spaces[worker] = std::make_unique<SearchSpace>(before.vertices());
-            std::vector<PackedNeighbor>& found = spaces[worker]->search(before, points, points.vector(p), p, effort);
+            std::vector<PackedNeighbor>& found =
+                spaces[worker]->search(before, points, points.vector(p), {&p, 1}, effort);
             const auto computed = static_cast<int64_t>(found.size());
             std::erase_if(found, [&](PackedNeighbor other) { return vertex_of(other) == p; });
             if (static_cast<int64_t>(found.size()) > k) {

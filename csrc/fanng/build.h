@@ -2,6 +2,7 @@
 // graph, and the naive build (Alg. 1). docs/graph-index.md lists what is reconstructed rather than stated in the paper.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -21,6 +22,10 @@ struct BuildOptions {
   int64_t refinements = 0;     // final passes of add_edges_to_found
 };
 
+// Distance computations per search that find kTargetRecall of the nearest kEffortLists[i] rows of a new query.
+inline constexpr std::array<int64_t, 3> kEffortLists = {1, 10, 100};
+using Efforts = std::array<int64_t, 3>;
+
 struct BuildStats {
   int64_t traversals = 0;
   double success_rate = 0;        // of traversals over the final graph
@@ -29,6 +34,9 @@ struct BuildStats {
   // The success rate that the points allow. It is 1 unless this build, or the one that it was warm-started from, used
   // all kDefaultTraversals per vertex without reaching its target.
   double reachable = 1;
+  int64_t components = 0;        // strongly connected, before connect
+  int64_t connecting_edges = 0;  // that connect added
+  Efforts efforts = {};
 };
 
 // Called on the calling thread between rounds, with the success rate of recent traversals. May throw to stop the build.

@@ -21,6 +21,7 @@ inline Vertex vertex_of(PackedNeighbor r) { return static_cast<Vertex>(r); }
 struct Graph {
   std::vector<int64_t> first_edge = {0};  // [vertices + 1]
   std::vector<Vertex> target;             // ascending by distance within a vertex
+  std::vector<Vertex> starts;             // where searches start; distinct
 
   int64_t vertices() const { return static_cast<int64_t>(first_edge.size()) - 1; }
   const Vertex* begin(Vertex v) const { return target.data() + first_edge[v]; }

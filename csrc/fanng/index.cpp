@@ -8,6 +8,8 @@
 
 #include "cpu/engine/knn.h"
 #include "cpu/engine/quickselect.h"
+#include "fanng/connectivity.h"
+#include "fanng/effort.h"
 #include "fanng/threads.h"
 
 namespace hardmine::fanng {
@@ -49,6 +51,9 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   for (int64_t i = 0; i < options.refinements; ++i)
     add_edges_to_found(points, candidates, kEffortPerCandidate * candidates, pool, draft, stats);
   Graph graph = draft.truncated(options.max_degree);
+  connect(points, options, pool, graph, stats);
+  graph.starts = spread_starts(graph);
+  stats.efforts = calibrated_efforts(graph, points, options.seed, pool, stats);
   stats.success_rate = measured_success_rate(graph, points, options.seed, pool);
   return graph;
 }
@@ -77,6 +82,14 @@ void check_graph(const Graph& graph, int64_t vertices) {
       if (*edge >= static_cast<uint64_t>(vertices) || *edge == v)
         throw std::invalid_argument("graph: vertex " + std::to_string(v) + " of " + std::to_string(vertices) +
                                     " has an edge to " + std::to_string(*edge));
+  std::vector<bool> is_start(vertices, false);
+  for (const Vertex start : graph.starts) {
+    if (start >= static_cast<uint64_t>(vertices) || is_start[start])
+      throw std::invalid_argument("graph: searches start at distinct vertices of " + std::to_string(vertices) +
+                                  ", got " + std::to_string(start));
+    is_start[start] = true;
+  }
+  if (graph.starts.empty() && vertices > 0) throw std::invalid_argument("graph: no vertex where searches start");
 }
 
 }  // namespace
@@ -88,28 +101,12 @@ Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, 
     throw std::invalid_argument("init must be an index of " + std::to_string(count) + " rows, got one of " +
                                 std::to_string(warm->points().rows()));
   graph_ = build(points_, options, seeding, warm, pool, progress, stats_);
-  central_ = central_vertex();
 }
 
 Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, const BuildStats& stats)
     : points_(vectors, count, depth, metric), graph_(std::move(graph)), stats_(stats) {
   if (stats_.traversals >= kDefaultTraversals * points_.vertices()) stats_.reachable = stats_.build_success_rate;
   check_graph(graph_, points_.vertices());
-  central_ = central_vertex();
-}
-
-Vertex Index::central_vertex() const {
-  const int64_t count = points_.vertices(), stride = points_.stride();
-  if (count == 0) return kNoVertex;
-  std::vector<double> sum(stride, 0);
-  for (int64_t i = 0; i < count * stride; ++i) sum[i % stride] += static_cast<double>(points_.data()[i]);
-  std::vector<float> mean(stride);
-  for (int64_t k = 0; k < stride; ++k) mean[k] = static_cast<float>(sum[k] / static_cast<double>(count));
-  const Distances distances(points_);
-  PackedNeighbor nearest = pack_neighbor(distances.to(mean.data(), 0), 0);
-  for (Vertex v = 1; v < static_cast<Vertex>(count); ++v)
-    nearest = std::min(nearest, pack_neighbor(distances.to(mean.data(), v), v));
-  return vertex_of(nearest);
 }
 
 template <class Body>
@@ -175,18 +172,16 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
       throw std::invalid_argument("start must be rows of the index, 0 to " + std::to_string(points_.rows() - 1) +
                                   ", got " + std::to_string(start[i]));
   }
+  const std::vector<Vertex> scanned = scanned_starts(graph_, max_computations);
   with_spaces(pool, count, [&](SearchSpace& space, int64_t i) {
     const float* query = prepared.get() + i * stride;
-    std::vector<PackedNeighbor> none;
-    std::vector<PackedNeighbor>* measured = &none;
-    if (points_.rows() > 0) {
-      const Vertex first = start ? points_.vertex_of(start[i]) : central_;
-      measured = &space.search(graph_, points_, query, first, max_computations);
-    }
+    const Vertex given = start ? points_.vertex_of(start[i]) : kNoVertex;
+    const std::span<const Vertex> starts = start ? std::span(&given, 1) : std::span(scanned);
+    std::vector<PackedNeighbor>& measured = space.search(graph_, points_, query, starts, max_computations);
     // A zero query has squared distance 1 from every unit row. It should be 2, as for a stored zero row.
     const bool directionless =
         points_.metric() == Metric::kCosine && std::all_of(query, query + stride, [](float x) { return x == 0; });
-    report(*measured, -1, directionless ? 1.0F : 0.0F, i, results);
+    report(measured, -1, directionless ? 1.0F : 0.0F, i, results);
   });
 }
 
@@ -200,7 +195,8 @@ void Index::neighbors(int64_t first, int64_t last, int64_t max_computations, con
   with_spaces(pool, last - first, [&](SearchSpace& space, int64_t i) {
     const int64_t row = rows[i];
     const Vertex v = points_.vertex_of(row);
-    report(space.search(graph_, points_, points_.vector(v), v, max_computations), row, 0.0F, row - first, results);
+    report(space.search(graph_, points_, points_.vector(v), {&v, 1}, max_computations), row, 0.0F, row - first,
+           results);
   });
 }
 

@@ -44,7 +44,7 @@ class Index {
   const BuildStats& stats() const { return stats_; }
 
   // Finds the rows nearest to queries [count, depth]. Each search makes at most `max_computations` distance
-  // computations, and starts at row start[i], or at the row nearest to the mean if `start` is null.
+  // computations, and starts at row start[i], or at the starts of the graph if `start` is null.
   void search(const float* queries, int64_t count, const int64_t* start, int64_t max_computations,
               const cpu::ThreadPool& pool, const Results& results) const;
 
@@ -58,12 +58,10 @@ class Index {
               const Results& results) const;
   template <class Body>
   void with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& body) const;
-  Vertex central_vertex() const;
 
   PointSet points_;
   Graph graph_;
   BuildStats stats_;
-  Vertex central_ = kNoVertex;
   // Idle search spaces, for reuse.
   mutable std::mutex spaces_mutex_;
   mutable std::vector<std::unique_ptr<SearchSpace>> spaces_;

@@ -16,6 +16,9 @@ namespace hardmine::fanng {
 using Vertex = uint32_t;
 inline constexpr Vertex kNoVertex = ~Vertex{0};
 
+// A vertex below `count`, from the upper half of a 32 x 32-bit product.
+inline Vertex random_vertex(uint64_t bits, uint64_t count) { return static_cast<Vertex>((bits >> 32) * count >> 32); }
+
 enum class Metric : uint32_t {
   kEuclidean = 0,  // |a - b|
   kCosine = 1,     // 1 - cos(a, b)

@@ -22,7 +22,7 @@ void Frontier::refill() {
 }
 
 std::vector<PackedNeighbor>& SearchSpace::search(const Graph& graph, const PointSet& points, const float* query,
-                                                 Vertex start, int64_t max_computations) {
+                                                 std::span<const Vertex> starts, int64_t max_computations) {
   if (++search_ == 0) {  // search_ wraps after 2^32 searches
     std::fill(seen_.begin(), seen_.end(), 0);
     search_ = 1;
@@ -40,11 +40,11 @@ std::vector<PackedNeighbor>& SearchSpace::search(const Graph& graph, const Point
       frontier_.push(vertex);
     }
   };
-  batch_.resize(std::max<size_t>(batch_.size(), 1));
+  batch_.resize(std::max(batch_.size(), starts.size()));
   sq_dist_.resize(batch_.size());
-  batch_[0] = start;
-  seen_[start] = search_;
-  measure(1);
+  std::copy(starts.begin(), starts.end(), batch_.begin());
+  for (const Vertex start : starts) seen_[start] = search_;
+  measure(std::min(static_cast<int64_t>(starts.size()), max_computations));
   while (found < max_computations && !frontier_.empty()) {
     const Vertex nearest = frontier_.pop();
     const int64_t degree = graph.end(nearest) - graph.begin(nearest);

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "fanng/draft_graph.h"
@@ -63,10 +64,10 @@ class SearchSpace {
  public:
   explicit SearchSpace(int64_t vertices) : seen_(static_cast<size_t>(vertices), 0) {}
 
-  // Measures up to `max_computations` vertices, from `start` on. Returns them, unordered and valid until the next
-  // search.
-  std::vector<PackedNeighbor>& search(const Graph& graph, const PointSet& points, const float* query, Vertex start,
-                                      int64_t max_computations);
+  // Measures up to `max_computations` vertices: the distinct `starts` first, then along the edges. Returns them in the
+  // order in which they were measured, valid until the next search.
+  std::vector<PackedNeighbor>& search(const Graph& graph, const PointSet& points, const float* query,
+                                      std::span<const Vertex> starts, int64_t max_computations);
 
  private:
   std::vector<uint32_t> seen_;  // the number of the last search that saw the vertex

@@ -18,12 +18,18 @@ from hardmine._version import __version__
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT, FORMAT_VERSION = "hardmine.fanng", 1
+FORMAT, FORMAT_VERSION = "hardmine.fanng", 2
 METRICS = ("cosine", "euclidean")
-_TENSORS = {"vectors": ("F32", 2), "first_edge": ("I64", 1), "target": ("U32", 1)}  # safetensors' dtype, dimensions
+_TENSORS = {
+    "vectors": ("F32", 2),
+    "first_edge": ("I64", 1),
+    "target": ("U32", 1),
+    "starts": ("U32", 1),
+}  # safetensors' dtype, dimensions
 _RATES = ("success_rate", "build_success_rate")
-_COUNTS = ("traversals", "distance_computations")
-_STATS = (*_RATES, *_COUNTS)  # as _fanng.Index.assemble takes them
+_COUNTS = ("traversals", "distance_computations", "components", "connecting_edges")
+_STATS = (*_RATES, *_COUNTS, "efforts")  # as _fanng.Index.assemble takes them
+EFFORT_LISTS = (1, 10, 100)  # lengths of the lists whose efforts a build measures
 _MAX_SIZE = 2**31 - 1  # of rows and of columns
 
 
@@ -33,6 +39,7 @@ class Contents(NamedTuple):
     vectors: np.ndarray  # [N, D] float32
     first_edge: np.ndarray  # [V + 1] int64: first edge of each of V distinct rows
     target: np.ndarray  # [E] uint32: distinct row at the end of each edge
+    starts: np.ndarray  # [S] uint32: distinct rows where searches start
     metric: str
     build: dict[str, Any]  # settings
     stats: dict[str, Any]  # of the build, with the keys _STATS
@@ -40,16 +47,16 @@ class Contents(NamedTuple):
 
 def disassemble(core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -> Contents:
     """The contents of an index of these parts."""
-    first_edge, target = core.graph
+    graph = core.graph
     stats = {name: getattr(core, name) for name in _STATS}
-    return Contents(vectors.numpy(), first_edge, target, core.metric.name, settings, stats)
+    return Contents(vectors.numpy(), *graph, core.metric.name, settings, stats)
 
 
 def assemble(contents: Contents) -> tuple[_fanng.Index, Tensor, dict[str, Any]]:
     """The core, vectors and settings of an index with these contents. Raises ValueError if they are inconsistent."""
-    vectors, first_edge, target, metric, build, stats = contents
+    vectors, first_edge, target, starts, metric, build, stats = contents
     values = (stats[name] for name in _STATS)
-    core = _fanng.Index.assemble(vectors, getattr(_fanng.Metric, metric), first_edge, target, *values)
+    core = _fanng.Index.assemble(vectors, getattr(_fanng.Metric, metric), first_edge, target, starts, *values)
     return core, torch.from_numpy(vectors), build
 
 
@@ -144,10 +151,10 @@ def _contents(file: Any) -> Contents:
 def _check_version(version: str, library_version: str) -> None:
     if not (version.isascii() and version.isdigit() and len(version) < 10 and int(version) > 0):
         raise ValueError(f"format_version must be a positive integer, got {version!r}")
-    if int(version) > FORMAT_VERSION:
+    if int(version) != FORMAT_VERSION:
         raise ValueError(
-            f"format_version must be at most {FORMAT_VERSION} for hardmine {__version__}, "
-            f"got {version}, written by hardmine {library_version}"
+            f"format_version must be {FORMAT_VERSION} for hardmine {__version__}, "
+            f"got {version}, written by hardmine {library_version}: build and save the index again"
         )
 
 
@@ -177,3 +184,8 @@ def _check_stats(stats: dict[str, Any]) -> None:
     for name in _COUNTS:
         if type(stats.get(name)) is not int or not 0 <= stats[name] < 2**63:
             raise ValueError(f"stats must have {name} from 0 to 2**63 - 1, got {stats.get(name)!r}")
+    efforts = stats.get("efforts")
+    if not isinstance(efforts, list) or len(efforts) != len(EFFORT_LISTS):
+        raise ValueError(f"stats must have efforts for lists of {EFFORT_LISTS} rows, got {efforts!r}")
+    if any(type(effort) is not int or not 0 < effort < 2**31 for effort in efforts) or efforts != sorted(efforts):
+        raise ValueError(f"stats must have efforts from 1 to 2**31 - 1, ascending, got {efforts!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -12,12 +12,22 @@ from torch import Tensor
 from hardmine import _fanng
 from hardmine._extras import require
 from hardmine.fanng import _file
-from hardmine.fanng._arguments import as_rows, build_progress, check_effort, check_k, check_start, check_threads
+from hardmine.fanng._arguments import (
+    as_rows,
+    build_progress,
+    check_effort,
+    check_k,
+    check_start,
+    check_threads,
+)
 from hardmine.fanng._recall import measure_recall
 from hardmine.ops._arguments import check_choice, shape_of
 from hardmine.ops._numbers import check_flag, check_integer, check_number
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import DistanceSimilarity, Nearest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _CHUNK_ROWS = 8192  # the progress bar of neighbors() moves once per chunk
 
@@ -63,7 +73,7 @@ class Index:
     @classmethod
     def build(
         cls,
-        vectors: Tensor,
+        vectors: Tensor | np.ndarray,
         *,
         metric: DistanceSimilarity = "cosine",
         success_rate: float = 0.98,
@@ -81,12 +91,18 @@ class Index:
         ends before the target, an edge to the target is added, and longer edges that the new edge occludes are removed.
         This repeats until a share of `success_rate` of the recent traversals arrives.
 
+        Finally edges are added until there is a path from every row to every other, and the default effort of
+        :meth:`search` is measured.
+
         Args:
-            vectors: Rows [N, D] to index, float32, float64, float16 or bfloat16, on the CPU; kept as float32.
+            vectors: Rows [N, D] to index, float32, float64, float16 or bfloat16: a tensor on the CPU, or a NumPy array,
+                which may be memory-mapped. A copy is kept in memory as float32.
             metric: ``"cosine"``: distance 1 - cos(a, b), of rows that need not have unit length; or ``"euclidean"``:
                 |a - b|.
-            success_rate: Share of the last traversals that must arrive, 0 to 1. 0 adds no edges to those of `init`.
+            success_rate: Share of the last traversals that must arrive, 0 to 1. 0 adds no edges to those of
+                `init` but those that connect the graph.
             max_degree: Maximal number of edges per vertex, 1 to 65535. The shortest are kept at the end of the build.
+                Up to three more per vertex connect the graph.
             seed: Seed of the traversals.
             threads: Number of threads, by default torch's. If the system starts fewer, fewer are used, with the same
                 result.
@@ -122,7 +138,7 @@ class Index:
         """
         require("numpy")  # the compiled library takes and gives arrays
         rows = as_rows("vectors", vectors)
-        if rows.data_ptr() == vectors.data_ptr():
+        if isinstance(vectors, Tensor) and rows.data_ptr() == vectors.data_ptr():
             rows = rows.clone()  # a caller that reuses its buffer must not change the index
         check_choice("metric", metric, _file.METRICS)
         settings: dict[str, Any] = {
@@ -181,7 +197,7 @@ class Index:
 
     def search(
         self,
-        queries: Tensor,
+        queries: Tensor | np.ndarray,
         k: int,
         *,
         max_distance_computations: int | None = None,
@@ -193,12 +209,14 @@ class Index:
         Approximately replaces ``torch.cdist(queries, vectors).topk(k, largest=False)``.
 
         Args:
-            queries: [Q, D], floating, on the CPU; converted to float32.
+            queries: [Q, D], floating, a tensor on the CPU or a NumPy array; converted to float32.
             k: Neighbors per query, at least 1. If k > N, the remaining entries have index -1 and distance NaN.
             max_distance_computations: Effort per query: the search ends after so many distances. A larger number finds
-                more of the true neighbors. By default 20 k, and at least 400.
-            start: The row where searches start: one for all queries, or an integer tensor [Q]. By default the row
-                nearest to the mean. A row near the query saves effort.
+                more of the true neighbors. By default :meth:`search_effort`, with which searches find at least 0.95 of
+                the true neighbors of queries like the rows.
+            start: The row where searches start: one for all queries, or an integer tensor [Q]. By default a search
+                measures about sqrt(N) rows that are spread over the graph, at most half of the effort, and goes on
+                from the nearest. A row near the query saves effort.
             threads: Number of threads; by default torch's.
 
         Returns:
@@ -217,10 +235,11 @@ class Index:
             >>> found.index, found.distance
             (tensor([[2, 3]]), tensor([[0.2000, 0.8000]]))
         """
-        rows = as_rows("queries", queries)
-        if rows.shape[1] != self.depth:
-            raise ValueError(f"queries must be [Q, D] with the index's D = {self.depth}, got {shape_of(queries)}")
-        k, effort = check_k(k), check_effort(max_distance_computations, k)
+        rows, k = self._as_queries(queries), check_k(k)
+        if max_distance_computations is None:
+            effort = self._core.search_effort(k)
+        else:
+            effort = check_effort(max_distance_computations, k)
         threads = check_threads(threads)
         starts = None if start is None else check_start(start, len(rows), len(self))
         found = self._core.search(rows.numpy(), k, effort, starts, threads)
@@ -241,7 +260,7 @@ class Index:
 
         Args:
             k: Neighbors per row, at least 1. If k > N - 1, the remaining entries have index -1 and distance NaN.
-            max_distance_computations: As in :meth:`search`.
+            max_distance_computations: As in :meth:`search`. By default 20 k, and at least 400.
             threads: Number of threads; by default torch's.
             progress: True shows a bar on stderr, which needs tqdm.
 
@@ -276,45 +295,97 @@ class Index:
             distance[rows], index[rows] = map(torch.from_numpy, found)
         return Nearest(distance, index)
 
+    def search_effort(self, k: int) -> int:
+        """The default of ``max_distance_computations`` in a search for `k` neighbors.
+
+        The build measures it: searches for 256 of the rows, started as those for new queries, show how many distances a
+        search must compute to find 0.97 of the k nearest other rows and of the rows themselves, for k of 1, 10 and 100.
+        Other k are interpolated. The effort is at least 20 k, 400, and twice the number of starts. Rows without
+        structure, such as one-hot rows, can make it N.
+
+        Args:
+            k: Neighbors per query, at least 1.
+
+        Returns:
+            The number of distances per query.
+
+        Raises:
+            TypeError: ``k`` is not an integer.
+            ValueError: ``k`` is out of range.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> rows = torch.arange(1000.0)[:, None]  # on a line
+            >>> index = Index.build(rows, metric="euclidean", init="exact", success_rate=0.0)
+            >>> index.search_effort(10)
+            400
+        """
+        return self._core.search_effort(check_k(k))
+
     def recall(
         self,
         k: int = 50,
         sample: int | None = 1000,
         *,
+        queries: Tensor | np.ndarray | None = None,
         max_distance_computations: int | None = None,
         seed: int = 0,
         threads: int | None = None,
     ) -> float:
-        """Share of the exact `k` nearest other rows that :meth:`neighbors` finds, measured on some rows.
+        """Share of the exact `k` nearest rows that :meth:`search` finds, started as it starts by default.
 
         A found row counts as right if it is no farther than the k-th exact neighbor, because the choice among equally
         near rows is arbitrary.
 
         Args:
-            k: Neighbors per row, 1 to 1023.
-            sample: Number of rows to measure, drawn at random; None for all.
+            k: Neighbors per query, 1 to 1023.
+            sample: Number of queries to measure, drawn at random; None for all.
+            queries: Queries [Q, D] from outside, such as embeddings of held-out images: a tensor as in :meth:`search`.
+                By default rows of the index, each without itself among its neighbors. That is close to the recall of
+                new rows of the same distribution.
             max_distance_computations: As in :meth:`search`.
             seed: Seed of the draw.
             threads: Number of threads of the searches; exact neighbors use torch's number.
 
         Returns:
-            The recall, in [0, 1]; NaN if the index has fewer than two rows.
+            The recall, in [0, 1]; NaN if there is no query, or no row besides it.
 
         Raises:
             TypeError: An argument has the wrong type.
             ValueError: An argument is out of range.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> rows = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+            >>> index = Index.build(rows[:400])
+            >>> index.recall(10) > 0.95, index.recall(10, queries=rows[400:]) > 0.95
+            (True, True)
         """
         k = check_integer("k", k, 1, MAX_NEIGHBORS - 1)
         sample = None if sample is None else check_integer("sample", sample, 1, 2**31 - 1)
-        effort, threads = check_effort(max_distance_computations, k), check_threads(threads)
+        threads = check_threads(threads)
         generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, 0, 2**64 - 1))
-        if len(self) < 2:
+        outside = self._vectors if queries is None else self._as_queries(queries)
+        if max_distance_computations is not None:
+            check_effort(max_distance_computations, k)
+        others = len(self) - (queries is None)
+        if len(outside) == 0 or others < 1:
             return float("nan")
-        rows = torch.arange(len(self), device="cpu")
+        chosen = torch.arange(len(outside), device="cpu")
         if sample is not None:
-            rows = torch.randperm(len(self), generator=generator, device="cpu")[:sample].sort().values
-        found = self.search(self._vectors[rows], k + 1, max_distance_computations=effort, start=rows, threads=threads)
-        return measure_recall(self._vectors, self.metric, rows, found.index, k)
+            chosen = torch.randperm(len(outside), generator=generator, device="cpu")[:sample].sort().values
+        own = chosen if queries is None else None
+        effort = self._core.search_effort(k) if max_distance_computations is None else max_distance_computations
+        found = self.search(outside[chosen], k + (own is not None), max_distance_computations=effort, threads=threads)
+        return measure_recall(self._vectors, self.metric, outside[chosen], found.index, k, own)
+
+    def _as_queries(self, queries: Any) -> Tensor:
+        rows = as_rows("queries", queries)
+        if rows.shape[1] != self.depth:
+            raise ValueError(f"queries must be [Q, D] with the index's D = {self.depth}, got {shape_of(queries)}")
+        return rows
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file, for :meth:`load`.
@@ -376,7 +447,9 @@ class Index:
             ``rows``, ``vertices`` (distinct rows), ``edges``, ``degree_mean``, ``degree_max``, ``success_rate`` (share
             of random traversals of this graph that arrive, measured on N / 4 of them, 1,000 to 4,000). For the build:
             ``build_success_rate`` (share of its last traversals that arrived; reverse edges, refinements and
-            `max_degree` changed the graph after them), ``traversals`` and ``distance_computations``.
+            `max_degree` changed the graph after them), ``traversals``, ``components`` (strongly connected ones, before
+            edges connected them), ``connecting_edges`` (how many did) and ``distance_computations`` (all of these, and
+            the measurement of :meth:`search_effort`).
 
         Example:
             >>> import torch
@@ -386,7 +459,7 @@ class Index:
             >>> index.stats()["vertices"], index.stats()["edges"]
             (6, 10)
         """
-        first_edge, target = self._core.graph
+        first_edge, target, _ = self._core.graph
         degree = torch.from_numpy(first_edge).diff()
         vertices = self._core.vertices
         return {
@@ -398,6 +471,8 @@ class Index:
             "success_rate": self._core.success_rate,
             "build_success_rate": self._core.build_success_rate,
             "traversals": self._core.traversals,
+            "components": self._core.components,
+            "connecting_edges": self._core.connecting_edges,
             "distance_computations": self._core.distance_computations,
         }
 

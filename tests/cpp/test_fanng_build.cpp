@@ -3,6 +3,7 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "fanng/connectivity.h"
 #include "fanng/threads.h"
 #include "support/graphs.h"
 
@@ -35,10 +36,13 @@ Cloud moved(const Cloud& cloud, float distance, Random& random) {
   return out;
 }
 
-// No edge to itself, no duplicates, ascending by (distance, vertex), none occluded by a shorter edge, at most `limit`.
+// No edge to itself, no duplicates, ascending by (distance, vertex), a path from every vertex to every other. None
+// occluded by a shorter edge, at most `limit`, if no edges had to connect components.
 void check_edges(const Index& index, int64_t limit) {
   const PointSet& points = index.points();
   CHECK_EQ(index.graph().vertices(), points.vertices());
+  CHECK_EQ(fanng::strong_components(index.graph()).count, std::min<int64_t>(points.vertices(), 1));
+  CHECK_EQ(index.stats().connecting_edges > 0, index.stats().components > 1);
   for (Vertex p = 0; p < points.vertices(); ++p) {
     Edges edges;
     const fanng::Distances distances(points);
@@ -46,15 +50,25 @@ void check_edges(const Index& index, int64_t limit) {
       CHECK(q < points.vertices() && q != p);
       edges.push_back(pack_neighbor(distances.between(p, q), q));
     }
-    CHECK(static_cast<int64_t>(edges.size()) <= limit);
+    const bool connected = index.stats().connecting_edges > 0;
+    CHECK(static_cast<int64_t>(edges.size()) <= (connected ? limit + fanng::kMaxLinks + 1 : limit));
     for (size_t e = 0; e < edges.size(); ++e) {
       CHECK(e == 0 || edges[e - 1] < edges[e]);
       for (size_t s = 0; s < e; ++s) {
         const bool shorter = sq_dist_of(edges[s]) < sq_dist_of(edges[e]) && sq_dist_of(edges[s]) > 0;
-        CHECK(!shorter || distances.between(vertex_of(edges[s]), vertex_of(edges[e])) >= sq_dist_of(edges[e]));
+        CHECK(connected || !shorter ||
+              distances.between(vertex_of(edges[s]), vertex_of(edges[e])) >= sq_dist_of(edges[e]));
       }
     }
   }
+}
+
+// Orders the targets of edges of a vertex as the graph does.
+auto by_length(const Index& index, Vertex from) {
+  return [&index, from](Vertex a, Vertex b) {
+    const fanng::Distances distances(index.points());
+    return pack_neighbor(distances.between(from, a), a) < pack_neighbor(distances.between(from, b), b);
+  };
 }
 
 // The fraction of walks between random vertices that arrive.
@@ -123,7 +137,8 @@ TEST(build_max_traversals_is_not_exceeded) {
     const Index index = built(cloud, {.success_rate = 1, .max_traversals = limit});
     context = "at most " + std::to_string(limit);
     CHECK_EQ(index.stats().traversals, limit);
-    CHECK(static_cast<int64_t>(index.graph().target.size()) <= 2 * limit);  // one edge and its reverse per traversal
+    // One edge and its reverse per traversal.
+    CHECK(static_cast<int64_t>(index.graph().target.size()) - index.stats().connecting_edges <= 2 * limit);
     CHECK(!index.graph().target.empty());
   }
   // The default is 50 per vertex.
@@ -164,13 +179,16 @@ TEST(build_only_duplicates_has_one_vertex) {
   }
 }
 
-TEST(build_success_rate_0_adds_no_edges) {
+TEST(build_success_rate_0_adds_only_connecting_edges) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kEuclidean, 300, 6, random);
   const Index none = built(cloud, {.success_rate = 0});
-  CHECK(none.graph().target.empty());
+  CHECK_EQ(none.stats().components, int64_t{300});
+  CHECK_EQ(none.stats().connecting_edges, static_cast<int64_t>(none.graph().target.size()));
+  CHECK_EQ(none.stats().connecting_edges, int64_t{2 * 299});  // to and from every component but the core
   CHECK_EQ(none.stats().traversals, int64_t{0});
   const Index before = built(cloud, {.max_degree = kAll});
+  CHECK_EQ(before.stats().components, int64_t{1});
   CHECK(same_graph(built(cloud, {.success_rate = 0, .max_degree = kAll}, Seeding::kNothing, &before).graph(),
                    before.graph()));
 }
@@ -219,7 +237,10 @@ TEST(build_max_degree_keeps_shortest_edges) {
     for (Vertex v = 0; v < 200; ++v) {
       std::vector<Vertex> want = targets_of(whole.graph(), v);
       want.resize(std::min<size_t>(want.size(), limit));
-      CHECK(targets_of(cut.graph(), v) == want);
+      const std::vector<Vertex> kept = targets_of(cut.graph(), v);
+      CHECK(cut.stats().connecting_edges > 0
+                ? std::includes(kept.begin(), kept.end(), want.begin(), want.end(), by_length(cut, v))
+                : kept == want);
     }
   }
 }

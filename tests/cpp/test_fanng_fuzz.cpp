@@ -2,6 +2,7 @@
 // bounds. Most useful under the sanitizers.
 
 #include <limits>
+#include <set>
 #include <stdexcept>
 
 #include "support/graphs.h"
@@ -22,7 +23,9 @@ bool is_graph(const Graph& graph, int64_t vertices) {
   for (int64_t v = 0; v < vertices; ++v)
     for (int64_t e = first[v]; e < first[v + 1]; ++e)
       if (graph.target[e] >= vertices || graph.target[e] == v) return false;
-  return true;
+  const std::set<Vertex> starts(graph.starts.begin(), graph.starts.end());
+  if (starts.size() != graph.starts.size() || starts.empty() != (vertices == 0)) return false;
+  return std::all_of(starts.begin(), starts.end(), [&](Vertex start) { return start < vertices; });
 }
 
 int64_t odd_number(Random& random) {
@@ -42,12 +45,14 @@ Graph random_graph(int64_t vertices, Random& random) {
       graph.target.push_back(target);
     }
   }
+  for (int64_t v = 0; v < vertices; ++v)
+    if (v == 0 || random.below(4) == 0) graph.starts.push_back(static_cast<Vertex>(v));
   return graph;
 }
 
 void damage(Graph& graph, Random& random) {
   const auto at = [&](const auto& values) { return random.below(static_cast<int64_t>(values.size())); };
-  switch (random.below(7)) {
+  switch (random.below(9)) {
     case 0:
       graph.first_edge[at(graph.first_edge)] = odd_number(random);
       break;
@@ -66,6 +71,12 @@ void damage(Graph& graph, Random& random) {
       break;
     case 5:
       graph.first_edge.resize(static_cast<size_t>(random.below(30) + 1), graph.first_edge.back());
+      break;
+    case 6:
+      graph.starts.resize(static_cast<size_t>(random.below(4)), static_cast<Vertex>(random.below(30)));
+      break;
+    case 7:
+      if (!graph.starts.empty()) graph.starts[at(graph.starts)] = static_cast<Vertex>(random.bits());
       break;
     default:
       random.shuffle(graph.first_edge);

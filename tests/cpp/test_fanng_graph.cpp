@@ -311,12 +311,12 @@ TEST(add_edges_to_found_adds_both_directions) {
     for (Vertex p = 0; p < count; ++p) sparse.assign(p, random_candidates(points, p, random), Distances(points));
     for (const int64_t effort : {2, 10, 1000}) {
       for (const int64_t k : {1, 4, 100}) {
-        // The expected search result, from an index over the same points with the same edges.
-        const fanng::Index index(cloud.x.data(), cloud.count, cloud.depth, cloud.metric, sparse.truncated(3), {});
+        // The expected search result, in a graph with the same edges.
+        const Graph graph_before = sparse.truncated(3);
         fanng::SearchSpace space(count);
         std::vector<Edges> want(count), both;
         for (Vertex p = 0; p < count; ++p) {
-          Edges found = space.search(index.graph(), points, points.vector(p), p, effort);
+          Edges found = space.search(graph_before, points, points.vector(p), {&p, 1}, effort);
           std::erase_if(found, [&](PackedNeighbor q) { return vertex_of(q) == p; });
           std::sort(found.begin(), found.end());
           if (static_cast<int64_t>(found.size()) > k) found.resize(k);

@@ -238,11 +238,28 @@ TEST(search_effort_1_returns_start) {
   for (int64_t i = 0; i < 50; ++i) start[i] = (i * 7 + 3) % 50;
   const Found found = searched(index, cloud.x, 2, 1, &start);
   for (int64_t i = 0; i < 50; ++i) CHECK((found.row(i) == std::vector<int64_t>{start[i], -1}));
-  // Without a start, a search begins at the row nearest to the mean.
-  std::vector<float> mean(index.points().stride(), 0.0F);
-  for (int64_t i = 0; i < 50; ++i)
-    for (int64_t k = 0; k < 4; ++k) mean[k] += cloud.row(i)[k] / 50;
-  CHECK_EQ(searched(index, cloud.x, 2, 1).index[0], exact_order(index.points(), mean.data(), -1)[0].second);
+}
+
+TEST(search_without_start_measures_spread_starts_first) {
+  for (const Metric metric : kMetrics) {
+    Random random(2);
+    const Cloud cloud = real_cloud(metric, 400, 4, random);
+    const Index index = built(cloud);
+    const std::vector<Vertex>& starts = index.graph().starts;
+    CHECK_EQ(starts.size(), size_t{20});  // the root of 400
+    const auto measured = [&](int64_t limit) {
+      const std::vector<int64_t> row = searched(index, {1, 2, 3, 4}, 400, limit).row(0);
+      return std::set<int64_t>(row.begin(), std::find(row.begin(), row.end(), -1));
+    };
+    // Half of the effort at most, evenly spaced.
+    CHECK((measured(1) == std::set<int64_t>{starts[0]}));
+    const std::set<int64_t> ten = measured(10);
+    for (const int64_t n : {0, 4, 8, 12, 16}) CHECK(ten.contains(starts[n]));
+    CHECK(!ten.contains(starts[1]) || !ten.contains(starts[3]));
+    const std::set<int64_t> forty = measured(40);
+    for (const Vertex start : starts) CHECK(forty.contains(start));
+    CHECK_EQ(forty.size(), size_t{40});
+  }
 }
 
 TEST(search_reports_duplicates_but_not_own_row) {

@@ -5,6 +5,7 @@ import torch
 
 from fanng_cases import (
     FULL_EFFORT,
+    MAX_EXTRA,
     assert_same_index,
     each_metric,
     edges_of,
@@ -90,7 +91,9 @@ def test_build_naive_graph_matches_plain_rule(metric, depth):
     assert graph == plain_edges(x, metric)
     for max_degree in (1, 3):
         cut = edges_of(Index.build(x, metric=metric, init="naive", max_degree=max_degree))
-        assert cut == [edges[:max_degree] for edges in graph]
+        for kept, edges in zip(cut, graph, strict=True):
+            assert set(edges[:max_degree]) <= set(kept), "others connect the graph"
+            assert len(kept) <= max_degree + MAX_EXTRA
 
 
 @each_metric
@@ -118,12 +121,15 @@ def test_build_warm_start_after_small_move_needs_fewer_traversals(metric):
 
 
 @each_metric
-def test_build_success_rate_zero_adds_no_edges(metric):
+def test_build_success_rate_zero_adds_only_connecting_edges(metric):
     x = sample_rows()
-    assert Index.build(x, metric=metric, success_rate=0).stats()["edges"] == 0
+    stats = Index.build(x, metric=metric, success_rate=0).stats()
+    assert stats["components"] == stats["vertices"]
+    assert stats["edges"] == stats["connecting_edges"] == 2 * (stats["vertices"] - 1)
     before = Index.build(x, metric=metric)
     stats = Index.build(x, metric=metric, init=before, success_rate=0).stats()
-    assert (stats["edges"], stats["traversals"]) == (before.stats()["edges"], 0)
+    assert stats["edges"] - stats["connecting_edges"] <= before.stats()["edges"]
+    assert stats["traversals"] == 0
 
 
 @pytest.mark.slow
@@ -141,7 +147,7 @@ def test_build_refinements_raise_recall(metric):
 @each_metric
 def test_build_degree_and_traversal_limits_hold(metric):
     x = torch.randn(500, 20, generator=seeded(1))
-    assert Index.build(x, metric=metric, max_degree=4).stats()["degree_max"] == 4
+    assert Index.build(x, metric=metric, max_degree=4).stats()["degree_max"] <= 4 + MAX_EXTRA
     assert Index.build(x, metric=metric, success_rate=1, max_traversals=123).stats()["traversals"] == 123
     few, many = (Index.build(x, metric=metric, success_rate=r, max_traversals=10**6).stats() for r in (0.5, 0.99))
     by_default = Index.build(x, metric=metric, success_rate=1).stats()
@@ -164,7 +170,7 @@ def measured_success_rate(index: Index, traversals: int) -> float:
 
     The traversals are computed here, for Euclidean distances and without copies.
     """
-    x, (first, target) = index.vectors.double(), map(torch.from_numpy, index._core.graph)
+    x, (first, target) = index.vectors.double(), map(torch.from_numpy, index._core.graph[:2])
     first, target = first.tolist(), target.long()
     draws, arrived = seeded(99), 0
     for _ in range(traversals):

@@ -34,6 +34,7 @@ OPTIONS = {
         "seed": integer(0, 2**64 - 1),
         "threads": THREADS,
     },
+    "search_effort": {"k": integer(1, 2**31 - 1)},
 }
 
 
@@ -41,6 +42,10 @@ class NoWork:
     """A stand-in for the compiled index, which only reports its size."""
 
     rows, depth = 300, 12
+
+    @staticmethod
+    def search_effort(_k: int) -> int:
+        return 400
 
 
 @pytest.fixture
@@ -52,6 +57,7 @@ def calls(monkeypatch):
         "search": lambda k=3, **options: index.search(rows, k, **options),
         "neighbors": lambda k=3, **options: index.neighbors(k, **options),
         "recall": index.recall,
+        "search_effort": index.search_effort,
     }
 
 

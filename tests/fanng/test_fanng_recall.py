@@ -29,10 +29,11 @@ def test_recall_full_effort_is_one_without_neighbors_nan(metric):
 def test_recall_equals_share_of_exact_neighbors_found(metric):
     x = torch.randn(1500, 16, generator=seeded(1))
     index = Index.build(x, metric=metric)
-    effort = {"max_distance_computations": 60}
+    effort = {"max_distance_computations": 100}
     distance = plain_distances(x, x, metric).fill_diagonal_(math.inf)
     furthest = distance.sort(dim=1).values[:, 9:10]
-    found = index.neighbors(10, **effort).index
+    rows = index.search(x, 11, **effort).index.tolist()
+    found = torch.tensor([[other for other in found if other != row][:10] for row, found in enumerate(rows)])
     right = (found >= 0) & (distance.gather(1, found.clamp(min=0)) <= furthest * (1 + 1e-6))
     share = right.double().mean().item()
     assert 0.2 < share < 0.95, "or this test says nothing"
@@ -41,6 +42,22 @@ def test_recall_equals_share_of_exact_neighbors_found(metric):
     assert index.recall(10, 700, **effort) == pytest.approx(share, abs=0.05)
     assert index.recall(10, 50, seed=1, **effort) != index.recall(10, 50, seed=2, **effort)
     assert index.recall(10) > share
+
+
+@each_metric
+def test_recall_of_queries_equals_share_of_exact_neighbors_found(metric):
+    x, queries = torch.randn(600, 16, generator=seeded(1)), torch.randn(300, 16, generator=seeded(2))
+    index = Index.build(x, metric=metric)
+    effort = {"max_distance_computations": 60}
+    distance = plain_distances(queries, x, metric)
+    furthest = distance.sort(dim=1).values[:, 9:10]
+    right = distance.gather(1, index.search(queries, 10, **effort).index) <= furthest * (1 + 1e-6)
+    share = right.double().mean().item()
+    assert 0.2 < share < 0.95, "or this test says nothing"
+    assert index.recall(10, None, queries=queries, **effort) == pytest.approx(share, abs=1e-4)
+    assert index.recall(10, 100, queries=queries, **effort) == pytest.approx(share, abs=0.08)
+    assert math.isnan(index.recall(10, queries=queries[:0]))
+    assert index.recall(1, queries=x) == 1, "each query finds the row that it equals"
 
 
 @pytest.mark.slow

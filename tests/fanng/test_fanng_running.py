@@ -228,7 +228,7 @@ print(index.stats() == expected.stats())
 
 @pytest.mark.subprocess
 def test_build_with_fewer_threads_than_asked_is_equal():
-    assert output_of(run_python("-c", STARVED)).split() == ["True"] * 3
+    assert output_of(run_python("-c", STARVED)).split() == ["True"] * 4
 
 
 # Progress

@@ -65,6 +65,7 @@ def test_load_overflowing_vectors_raises(tampered):
         ("vectors", lambda x: x[:, :0], r"vectors must be \[N, D\] with N < 2\*\*31 and 1 <= D < 2\*\*31"),
         ("first_edge", lambda x: x.astype(np.int32), "first_edge must be I64 with 1 dimension, got I32"),
         ("first_edge", lambda x: x[None], "first_edge must be I64 with 1 dimension, got I64"),
+        ("starts", lambda x: x.astype(np.int64), "starts must be U32 with 1 dimension, got I64"),
         ("target", lambda x: x.astype(np.int32), "target must be U32 with 1 dimension, got I32"),
         ("target", lambda x: x.astype(np.uint64), "target must be U32 with 1 dimension, got U64"),
     ],
@@ -97,6 +98,10 @@ def test_load_wrong_dtype_or_shape_raises(tampered, name, change, problem):
         ("first_edge", lambda x: x[:0], "first_edge must not be empty"),
         # The graph does not match these rows.
         ("vectors", lambda x: x[:-1], "the edges of 36 vertices do not match 35 distinct rows"),
+        ("starts", with_item(2, 36), "searches start at distinct vertices of 36, got 36"),
+        ("starts", with_item(0, 2**32 - 1), "searches start at distinct vertices of 36, got 4294967295"),
+        ("starts", lambda x: np.append(x, x[:1]), "searches start at distinct vertices of 36, got"),
+        ("starts", lambda x: x[:0], "no vertex where searches start"),
         ("vectors", lambda x: x[:0], "the edges of 36 vertices do not match 0 distinct rows"),
         ("vectors", lambda x: x * 0, "the edges of 36 vertices do not match 1 distinct rows"),
     ],
@@ -110,9 +115,10 @@ def test_load_invalid_graph_raises(tampered, name, change, problem):
     [
         ({"format": "hardmine.graph"}, "must have the format 'hardmine.fanng', got 'hardmine.graph'"),
         (
-            {"format_version": "2", "library_version": "7.1"},
-            "got 2, written by hardmine 7.1",
+            {"format_version": "3", "library_version": "7.1"},
+            "format_version must be 2 for hardmine .*, got 3, written by hardmine 7.1",
         ),
+        ({"format_version": "1"}, "got 1, written by hardmine .*: build and save the index again"),
         ({"format_version": "999999999"}, "got 999999999, written by"),
         ({"format_version": "9" * 5000}, "format_version must be a positive integer"),
         ({"format_version": "0"}, "format_version must be a positive integer, got '0'"),
@@ -151,23 +157,41 @@ def test_load_invalid_metadata_raises(tampered, changes, problem):
         ("traversals", 10**400),
         ("traversals", 1.0),
         ("distance_computations", None),
+        ("components", -1),
+        ("connecting_edges", 0.5),
+        ("efforts", None),
+        ("efforts", [1, 2]),
+        ("efforts", {"1": 3}),
+        ("efforts", [1, 2, 3.0]),
+        ("efforts", [0, 2, 3]),
+        ("efforts", [1, 2, 2**31]),
+        ("efforts", [True, 2, 3]),
+        ("efforts", [2, 1, 3]),
     ],
 )
 def test_load_invalid_stats_raises(tampered, key, value):
-    stats = {"success_rate": 0.9, "build_success_rate": 1.0, "traversals": 5, "distance_computations": 6}
+    stats = {
+        "success_rate": 0.9,
+        "build_success_rate": 1.0,
+        "traversals": 5,
+        "distance_computations": 6,
+        "components": 7,
+        "connecting_edges": 8,
+        "efforts": [9, 10, 11],
+    }
     Index.load(tampered(metadata={"stats": json.dumps(stats)}))
     path = tampered(metadata={"stats": json.dumps({**stats, key: value})})
-    assert_unloadable(path, f"stats must have {key} from 0 to")
+    assert_unloadable(path, f"stats must have {key} (from [01] to|for lists of)")
 
 
 def test_load_missing_or_extra_tensors_raises(tampered, tmp_path):
     path = tampered()
     parts, metadata = parts_of(path)
     write_parts(path, {**parts, "more": parts["target"]}, metadata)
-    assert_unloadable(path, "must hold the tensors vectors, first_edge, target, got first_edge, more, target, vectors")
+    assert_unloadable(path, "must hold the tensors vectors, .*, got first_edge, more, starts, target, vectors")
     for name in list(parts):
         write_parts(path, {other: tensor for other, tensor in parts.items() if other != name}, metadata)
-        assert_unloadable(path, "must hold the tensors vectors, first_edge, target, got")
+        assert_unloadable(path, "must hold the tensors vectors, first_edge, target, starts, got")
 
 
 @pytest.mark.parametrize("key", ["format", "format_version", "library_version", "metric", "build", "stats", "sha256"])

@@ -5,6 +5,7 @@
 #include <string>
 #include <tuple>
 
+#include "fanng/effort.h"
 #include "fanng/index.h"
 #include "fanng/python/python_threads.h"
 
@@ -43,14 +44,22 @@ std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double 
 }
 
 std::unique_ptr<Index> assemble(const Array<float>& vectors, Metric metric, const Array<int64_t>& first_edge,
-                                const Array<Vertex>& target, double success_rate, double build_success_rate,
-                                int64_t traversals, int64_t distance_computations) {
+                                const Array<Vertex>& target, const Array<Vertex>& starts, double success_rate,
+                                double build_success_rate, int64_t traversals, int64_t distance_computations,
+                                int64_t components, int64_t connecting_edges, const Efforts& efforts) {
   Graph graph;
   graph.first_edge.assign(first_edge.data(), first_edge.data() + first_edge.size());
   graph.target.assign(target.data(), target.data() + target.size());
+  graph.starts.assign(starts.data(), starts.data() + starts.size());
   if (graph.first_edge.empty()) throw std::invalid_argument("graph: first_edge must not be empty");
   return std::make_unique<Index>(vectors.data(), vectors.shape(0), vectors.shape(1), metric, std::move(graph),
-                                 BuildStats{traversals, success_rate, build_success_rate, distance_computations});
+                                 BuildStats{.traversals = traversals,
+                                            .success_rate = success_rate,
+                                            .build_success_rate = build_success_rate,
+                                            .distance_computations = distance_computations,
+                                            .components = components,
+                                            .connecting_edges = connecting_edges,
+                                            .efforts = efforts});
 }
 
 }  // namespace
@@ -77,12 +86,17 @@ PYBIND11_MODULE(_fanng, module) {
       .def_property_readonly("build_success_rate", [](const Index& self) { return self.stats().build_success_rate; })
       .def_property_readonly("distance_computations",
                              [](const Index& self) { return self.stats().distance_computations; })
+      .def_property_readonly("components", [](const Index& self) { return self.stats().components; })
+      .def_property_readonly("connecting_edges", [](const Index& self) { return self.stats().connecting_edges; })
+      .def_property_readonly("efforts", [](const Index& self) { return self.stats().efforts; })
+      .def("search_effort", [](const Index& self, int64_t k) { return default_effort(self.stats().efforts, k); })
       .def_property_readonly("graph",
                              [](const Index& self) {
                                const Graph& graph = self.graph();
                                return std::make_tuple(
                                    py::array_t<int64_t>(graph.first_edge.size(), graph.first_edge.data()),
-                                   py::array_t<Vertex>(graph.target.size(), graph.target.data()));
+                                   py::array_t<Vertex>(graph.target.size(), graph.target.data()),
+                                   py::array_t<Vertex>(graph.starts.size(), graph.starts.data()));
                              })
       .def(
           "search",
