@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,14 @@ from hardmine._extras import require
 from hardmine.ops._arguments import check_rows, shape_of
 from hardmine.ops._numbers import check_flag, check_integer
 
+if TYPE_CHECKING:
+    import numpy as np
+
 
 def default_effort(k: int) -> int:
-    """The default of ``max_distance_computations`` in a search for `k` neighbors.
+    """The default of ``max_distance_computations`` of :meth:`hardmine.fanng.Index.neighbors`.
+
+    Searches from outside use :meth:`hardmine.fanng.Index.search_effort`, which is never less.
 
     Example:
         >>> from hardmine.fanng import default_effort
@@ -27,11 +33,26 @@ def default_effort(k: int) -> int:
 
 
 def as_rows(name: str, rows: Any) -> Tensor:
-    """A checked matrix as contiguous float32 on the CPU."""
+    """A checked matrix, a tensor or a NumPy array, as contiguous float32 on the CPU."""
+    if is_array(rows):
+        rows = _as_tensor(name, rows)
     check_rows(name, rows, None)
     if rows.device.type != "cpu":
         raise ValueError(f"{name} must be on the CPU, got {rows.device}")
     return rows.detach().to(torch.float32).contiguous()
+
+
+def is_array(rows: Any) -> bool:
+    """Whether these are rows in a NumPy array, memory-mapped ones included."""
+    numpy = sys.modules.get("numpy")  # no import: without NumPy there are no arrays
+    return numpy is not None and isinstance(rows, numpy.ndarray)
+
+
+def _as_tensor(name: str, rows: np.ndarray) -> Tensor:
+    """A copy of the array, which may be read-only, of either byte order or with negative strides."""
+    if rows.dtype.name not in ("float16", "float32", "float64"):
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {rows.dtype}")
+    return torch.from_numpy(rows.astype(rows.dtype.newbyteorder("="), order="C"))
 
 
 def check_k(k: Any) -> int:

@@ -28,7 +28,14 @@ def with_value(value: float, row: int, column: int, dtype: torch.dtype = torch.f
     ("vectors", "error", "message"),
     [
         (X.tolist(), TypeError, "vectors must be a torch.Tensor, got list"),
-        (X.numpy(), TypeError, "vectors must be a torch.Tensor, got ndarray"),
+        (X.long().numpy(), TypeError, "vectors must be float32, float64, float16 or bfloat16, got int64"),
+        (X[0].numpy(), ValueError, "vectors must be [rows, D], got [4]"),
+        (with_value(NAN, 7, 2).numpy(), ValueError, "vectors must be finite, got nan in row 7, column 2"),
+        (
+            with_value(1e300, 3, 1, torch.float64).numpy(),
+            ValueError,
+            "vectors must be finite, got inf in row 3, column 1",
+        ),
         (None, TypeError, "vectors must be a torch.Tensor, got NoneType"),
         (X.long(), TypeError, "vectors must be float32, float64, float16 or bfloat16, got torch.int64"),
         (X.bool(), TypeError, "vectors must be float32, float64, float16 or bfloat16, got torch.bool"),
@@ -111,7 +118,9 @@ def test_build_init_of_other_size_raises(index):
 @pytest.mark.parametrize(
     ("queries", "error", "message"),
     [
-        (X.numpy(), TypeError, "queries must be a torch.Tensor, got ndarray"),
+        (X.tolist(), TypeError, "queries must be a torch.Tensor, got list"),
+        (X.int().numpy(), TypeError, "queries must be float32, float64, float16 or bfloat16, got int32"),
+        (X[:, :3].numpy(), ValueError, "queries must be [Q, D] with the index's D = 4, got [20, 3]"),
         (X.int(), TypeError, "queries must be float32, float64, float16 or bfloat16, got torch.int32"),
         (X[0], ValueError, "queries must be [rows, D], got [4]"),
         (X[:, :3], ValueError, "queries must be [Q, D] with the index's D = 4, got [20, 3]"),
@@ -126,8 +135,9 @@ def test_build_init_of_other_size_raises(index):
     ],
 )
 def test_search_invalid_queries_raises(index, queries, error, message):
-    with pytest.raises(error, match=re.escape(message)):
-        index.search(queries, 3)
+    for use in (lambda: index.search(queries, 3), lambda: index.recall(3, queries=queries)):
+        with pytest.raises(error, match=re.escape(message)):
+            use()
 
 
 def test_search_overflowing_queries_raises():
