@@ -40,10 +40,11 @@ int64_t measure(const Graph& graph, const PointSet& points, Vertex vertex, Searc
     sq_dist.resize(wanted[list]);
   }
   int64_t computed = count;
+  const Displaced held_out = displaced_if_alone(points, vertex, farthest[kEffortLists.size() / 2]);
   // A search of greater effort repeats those of less effort, as long as it measures all starts.
   for (int64_t effort = std::max<int64_t>(2 * static_cast<int64_t>(graph.starts.size()), 256);; effort *= 4) {
     const std::vector<PackedNeighbor>& measured =
-        space.search(graph, points, points.vector(vertex), graph.starts, effort);
+        space.search(graph, points, points.vector(vertex), graph.starts, effort, held_out);
     computed += static_cast<int64_t>(measured.size());
     found = {};
     for (size_t n = 0; n < measured.size(); ++n) {
@@ -61,6 +62,11 @@ int64_t measure(const Graph& graph, const PointSet& points, Vertex vertex, Searc
 }
 
 }  // namespace
+
+Displaced displaced_if_alone(const PointSet& points, Vertex vertex, float sq_dist) {
+  const bool alone = points.copies_end(vertex) - points.copies_begin(vertex) == 1;
+  return {alone ? vertex : kNoVertex, sq_dist};
+}
 
 std::vector<Vertex> scanned_starts(const Graph& graph, int64_t max_computations) {
   return thinned(graph.starts, std::max<int64_t>(max_computations / 2, 1));

@@ -185,6 +185,17 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
   });
 }
 
+void Index::search_held_out(const int64_t* row, const float* distance, int64_t count, int64_t max_computations,
+                            const cpu::ThreadPool& pool, const Results& results) const {
+  const std::vector<Vertex> scanned = scanned_starts(graph_, max_computations);
+  with_spaces(pool, count, [&](SearchSpace& space, int64_t i) {
+    const Vertex v = points_.vertex_of(row[i]);
+    const Displaced held_out = displaced_if_alone(points_, v, points_.squared(distance[i]));
+    report(space.search(graph_, points_, points_.vector(v), scanned, max_computations, held_out), row[i], 0.0F, i,
+           results);
+  });
+}
+
 void Index::neighbors(int64_t first, int64_t last, int64_t max_computations, const cpu::ThreadPool& pool,
                       const Results& results) const {
   std::vector<int64_t> rows;

@@ -48,6 +48,11 @@ class Index {
   void search(const float* queries, int64_t count, const int64_t* start, int64_t max_computations,
               const cpu::ThreadPool& pool, const Results& results) const;
 
+  // Finds the nearest other rows of rows row[0 .. count), as if these were new queries: a search starts at the starts
+  // of the graph. distance[i] is that of the last neighbor of interest of row[i]; see displaced_if_alone.
+  void search_held_out(const int64_t* row, const float* distance, int64_t count, int64_t max_computations,
+                       const cpu::ThreadPool& pool, const Results& results) const;
+
   // Finds the nearest other rows of rows [first, last). Each search starts at its row.
   void neighbors(int64_t first, int64_t last, int64_t max_computations, const cpu::ThreadPool& pool,
                  const Results& results) const;

@@ -54,6 +54,7 @@ class PointSet {
 
   // The distance that users see, from the squared distance of stored rows.
   float reported(float sq_dist) const;
+  float squared(float reported) const { return metric_ == Metric::kCosine ? 2 * reported : reported * reported; }
 
  private:
   Metric metric_;

@@ -22,7 +22,8 @@ void Frontier::refill() {
 }
 
 std::vector<PackedNeighbor>& SearchSpace::search(const Graph& graph, const PointSet& points, const float* query,
-                                                 std::span<const Vertex> starts, int64_t max_computations) {
+                                                 std::span<const Vertex> starts, int64_t max_computations,
+                                                 Displaced displaced) {
   if (++search_ == 0) {  // search_ wraps after 2^32 searches
     std::fill(seen_.begin(), seen_.end(), 0);
     search_ = 1;
@@ -35,7 +36,8 @@ std::vector<PackedNeighbor>& SearchSpace::search(const Graph& graph, const Point
   const auto measure = [&](int64_t count) {
     distances.to(query, batch_.data(), count, sq_dist_.data());
     for (int64_t i = 0; i < count; ++i) {
-      const PackedNeighbor vertex = pack_neighbor(sq_dist_[i], batch_[i]);
+      const float sq_dist = batch_[i] == displaced.vertex ? displaced.sq_dist : sq_dist_[i];
+      const PackedNeighbor vertex = pack_neighbor(sq_dist, batch_[i]);
       measured_[found++] = vertex;
       frontier_.push(vertex);
     }

@@ -59,6 +59,12 @@ class Frontier {
   std::vector<PackedNeighbor> far_;
 };
 
+// A vertex to which a search attributes another distance from the query.
+struct Displaced {
+  Vertex vertex = kNoVertex;
+  float sq_dist = 0;
+};
+
 // The buffers of a search, reused by consecutive searches.
 class SearchSpace {
  public:
@@ -67,7 +73,8 @@ class SearchSpace {
   // Measures up to `max_computations` vertices: the distinct `starts` first, then along the edges. Returns them in the
   // order in which they were measured, valid until the next search.
   std::vector<PackedNeighbor>& search(const Graph& graph, const PointSet& points, const float* query,
-                                      std::span<const Vertex> starts, int64_t max_computations);
+                                      std::span<const Vertex> starts, int64_t max_computations,
+                                      Displaced displaced = {});
 
  private:
   std::vector<uint32_t> seen_;  // the number of the last search that saw the vertex

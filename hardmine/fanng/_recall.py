@@ -9,40 +9,55 @@ from hardmine import ops
 from hardmine.types import DistanceSimilarity
 
 
-def measure_recall(
-    vectors: Tensor, metric: DistanceSimilarity, queries: Tensor, found: Tensor, k: int, own: Tensor | None = None
-) -> float:
-    """Share of the exact `k` nearest rows that were found.
+class ExactNeighbors:
+    """How far the exact `k` nearest rows of queries are.
 
     Args:
         vectors: All rows [N, D], float32.
         metric: ``"cosine"`` or ``"euclidean"``.
         queries: [Q, D], float32, at least one.
-        found: Their found neighbors, nearest first, int64 [Q, k], or [Q, k + 1] with `own`; -1 does not count.
-        k: Neighbors per query, at least 1. If k > N, all rows count.
+        k: Neighbors per query, at least 1. If there are fewer, all count.
         own: The rows that are the queries, int64 [Q]; these are no neighbors. None if the queries are no rows.
 
-    Returns:
-        The recall, in [0, 1]. A found row counts if it is no farther than the k-th exact neighbor.
+    Attributes:
+        farthest: float64 [Q], the distance of the last of the `k` nearest.
     """
-    # Distances in float64. The index normalizes rows of any nonzero norm, so this does too.
-    points, targets = (_points(rows, metric) for rows in (vectors, queries))
-    extra = int(own is not None)
-    exact = ops.knn(targets.float(), points.float(), k + extra, similarity=metric).index
-    count = min(k, len(vectors) - extra)
 
-    def distances(query: int, neighbors: Tensor) -> Tensor:
-        neighbors = neighbors[neighbors >= 0]
-        if own is not None:
-            neighbors = neighbors[neighbors != own[query]]
-        rows, target = points[neighbors], targets[query]
-        return 1 - rows @ target if metric == "cosine" else (rows - target).norm(dim=1)
+    def __init__(
+        self, vectors: Tensor, metric: DistanceSimilarity, queries: Tensor, k: int, own: Tensor | None = None
+    ) -> None:
+        # Distances in float64. The index normalizes rows of any nonzero norm, so this does too.
+        self._metric, self._own = metric, own
+        self._points, self._queries = (_points(rows, metric) for rows in (vectors, queries))
+        extra = int(own is not None)
+        self._count = min(k, len(vectors) - extra)
+        exact = ops.knn(self._queries.float(), self._points.float(), k + extra, similarity=metric).index
+        self.farthest = torch.stack(
+            [
+                self._distances(query, rows).topk(self._count, largest=False).values[-1]
+                for query, rows in enumerate(exact)
+            ]
+        )
 
-    correct = 0
-    for i in range(len(targets)):
-        farthest = distances(i, exact[i]).topk(count, largest=False).values[-1]
-        correct += int((distances(i, found[i])[:count] <= farthest * (1 + 1e-6) + 1e-12).sum())
-    return correct / (count * len(targets))
+    def recall(self, found: Tensor) -> float:
+        """Share of the exact neighbors that were found.
+
+        Args:
+            found: Rows per query, nearest first, int64 [Q, k]; -1 does not count. No query's own row.
+
+        Returns:
+            The recall, in [0, 1]. A found row counts if it is no farther than the k-th exact neighbor.
+        """
+        reach = self.farthest * (1 + 1e-6) + 1e-12
+        right = [int((self._distances(query, rows) <= reach[query]).sum()) for query, rows in enumerate(found)]
+        return sum(min(count, self._count) for count in right) / (self._count * len(right))
+
+    def _distances(self, query: int, rows: Tensor) -> Tensor:
+        rows = rows[rows >= 0]
+        if self._own is not None:
+            rows = rows[rows != self._own[query]]
+        points, target = self._points[rows], self._queries[query]
+        return 1 - points @ target if self._metric == "cosine" else (points - target).norm(dim=1)
 
 
 def _points(rows: Tensor, metric: DistanceSimilarity) -> Tensor:

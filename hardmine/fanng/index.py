@@ -20,7 +20,7 @@ from hardmine.fanng._arguments import (
     check_start,
     check_threads,
 )
-from hardmine.fanng._recall import measure_recall
+from hardmine.fanng._recall import ExactNeighbors
 from hardmine.ops._arguments import check_choice, shape_of
 from hardmine.ops._numbers import check_flag, check_integer, check_number
 from hardmine.ops.knn import MAX_NEIGHBORS
@@ -342,8 +342,9 @@ class Index:
             k: Neighbors per query, 1 to 1023.
             sample: Number of queries to measure, drawn at random; None for all.
             queries: Queries [Q, D] from outside, such as embeddings of held-out images: a tensor as in :meth:`search`.
-                By default rows of the index, each without itself among its neighbors. That is close to the recall of
-                new rows of the same distribution.
+                By default rows of the index, each held out: it is none of its neighbors, and its edges, which lead
+                straight to them, are followed after those of nearer rows. That is close to the recall of new rows of
+                the same distribution.
             max_distance_computations: As in :meth:`search`.
             seed: Seed of the draw.
             threads: Number of threads of the searches; exact neighbors use torch's number.
@@ -376,10 +377,14 @@ class Index:
         chosen = torch.arange(len(outside), device="cpu")
         if sample is not None:
             chosen = torch.randperm(len(outside), generator=generator, device="cpu")[:sample].sort().values
-        own = chosen if queries is None else None
         effort = self._core.search_effort(k) if max_distance_computations is None else max_distance_computations
-        found = self.search(outside[chosen], k + (own is not None), max_distance_computations=effort, threads=threads)
-        return measure_recall(self._vectors, self.metric, outside[chosen], found.index, k, own)
+        if queries is not None:  # the search checks them
+            found = self.search(outside[chosen], k, max_distance_computations=effort, threads=threads).index
+            return ExactNeighbors(self._vectors, self.metric, outside[chosen], k).recall(found)
+        exact = ExactNeighbors(self._vectors, self.metric, outside[chosen], k, own=chosen)
+        distances = exact.farthest.float().numpy()
+        _, held_out = self._core.search_held_out(chosen.numpy(), distances, k, effort, threads)
+        return exact.recall(torch.from_numpy(held_out))
 
     def _as_queries(self, queries: Any) -> Tensor:
         rows = as_rows("queries", queries)

@@ -222,7 +222,8 @@ TEST(efforts_measured_on_hard_points_find_neighbors) {
         const auto k = std::min<int64_t>(10, vertices - 1);
         int64_t found = 0;
         for (const PackedNeighbor r : space.search(index.graph(), index.points(), index.points().vector(v),
-                                                   fanng::scanned_starts(index.graph(), efforts[1]), efforts[1]))
+                                                   fanng::scanned_starts(index.graph(), efforts[1]), efforts[1],
+                                                   fanng::displaced_if_alone(index.points(), v, sq_dist[k - 1])))
           found += vertex_of(r) != v && sq_dist_of(r) <= sq_dist[k - 1];
         right += std::min(found, k);
         wanted += k;

@@ -6,6 +6,7 @@
 #include <set>
 #include <thread>
 
+#include "fanng/effort.h"
 #include "support/graphs.h"
 
 namespace fanng = hardmine::fanng;  // not all of hardmine, whose Index is a number
@@ -54,7 +55,8 @@ void check_exact(const Index& index, const Found& found, int64_t query, const fl
 
 // Algorithm 3 of the paper, except that all edges of the nearest vertex are taken at once. Returns the vertices that
 // the search measures, by distance.
-Edges measured_plainly(const Index& index, const float* query, Vertex start, int64_t limit) {
+Edges measured_plainly(const Index& index, const float* query, const std::vector<Vertex>& starts, int64_t limit,
+                       fanng::Displaced displaced = {}) {
   const PointSet& points = index.points();
   const fanng::Distances distances(points);
   std::priority_queue<PackedNeighbor, Edges, std::greater<>> queue;
@@ -63,10 +65,11 @@ Edges measured_plainly(const Index& index, const float* query, Vertex start, int
   const auto visit = [&](Vertex v) {
     if (visited[v] || static_cast<int64_t>(measured.size()) == limit) return;
     visited[v] = true;
-    measured.push_back(pack_neighbor(distances.to(query, v), v));
+    measured.push_back(pack_neighbor(v == displaced.vertex ? displaced.sq_dist : distances.to(query, v), v));
     queue.push(measured.back());
   };
-  for (visit(start); !queue.empty();) {
+  for (const Vertex start : starts) visit(start);
+  while (!queue.empty()) {
     const Vertex nearest = vertex_of(queue.top());
     queue.pop();
     for (const Vertex target : targets_of(index.graph(), nearest)) visit(target);
@@ -210,7 +213,7 @@ TEST(search_any_effort_measures_as_paper_does) {
           const std::vector<float> form = stored_form(points, queries.row(i));
           const bool zero = std::all_of(form.begin(), form.end(), [](float value) { return value == 0; });
           const float offset = zero && metric == Metric::kCosine ? 1.0F : 0.0F;  // of a query without direction
-          const Edges want = measured_plainly(index, form.data(), points.vertex_of(start[i]), limit);
+          const Edges want = measured_plainly(index, form.data(), {points.vertex_of(start[i])}, limit);
           std::vector<std::pair<float, int64_t>> rows, got;
           for (const PackedNeighbor vertex : want)
             for (const int64_t* row = points.copies_begin(vertex_of(vertex));
@@ -228,6 +231,36 @@ TEST(search_any_effort_measures_as_paper_does) {
     }
   }
   CHECK(partial > 100);
+}
+
+TEST(search_held_out_row_follows_its_edges_late) {
+  for (const Metric metric : kMetrics) {
+    Random random(6);
+    Cloud cloud = real_cloud(metric, 200, 6, random);
+    std::copy_n(cloud.row(3), 6, cloud.x.begin() + 6 * 150);  // row 3 has a copy
+    const Index index = built(cloud, {.max_degree = 5});
+    const PointSet& points = index.points();
+    const std::vector<int64_t> rows = {3, 7, 90, 199};
+    const std::vector<float> distance = {0.5F, 0.25F, 1, 0};
+    for (const int64_t limit : {1, 20, 60, 1000}) {
+      Found found(4, 199);
+      index.search_held_out(rows.data(), distance.data(), 4, limit, SerialPool(), found.view());
+      for (int64_t i = 0; i < 4; ++i) {
+        context = name_of(metric) + ", effort " + std::to_string(limit) + ", row " + std::to_string(rows[i]);
+        const Vertex v = points.vertex_of(rows[i]);
+        const float sq_dist = metric == Metric::kCosine ? 2 * distance[i] : distance[i] * distance[i];
+        const Edges want = measured_plainly(index, points.vector(v), fanng::scanned_starts(index.graph(), limit), limit,
+                                            i == 0 ? fanng::Displaced{} : fanng::Displaced{v, sq_dist});
+        std::set<int64_t> expected, got;
+        for (const PackedNeighbor r : want)
+          expected.insert(points.copies_begin(vertex_of(r)), points.copies_end(vertex_of(r)));
+        expected.erase(rows[i]);
+        for (const int64_t row : found.row(i))
+          if (row >= 0) got.insert(row);
+        CHECK(got == expected);
+      }
+    }
+  }
 }
 
 TEST(search_effort_1_returns_start) {

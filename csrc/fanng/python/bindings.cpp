@@ -111,6 +111,17 @@ PYBIND11_MODULE(_fanng, module) {
           py::arg("queries"), py::arg("k"), py::arg("max_computations"), py::arg("start").none(true),
           py::arg("threads"))
       .def(
+          "search_held_out",
+          [](const Index& self, const Array<int64_t>& rows, const Array<float>& distances, int64_t k,
+             int64_t max_computations, int64_t threads) {
+            const int64_t count = rows.size();
+            return search_into(
+                count, k, max_computations, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
+                  self.search_held_out(rows.data(), distances.data(), count, max_computations, pool, results);
+                });
+          },
+          py::arg("rows"), py::arg("distances"), py::arg("k"), py::arg("max_computations"), py::arg("threads"))
+      .def(
           "neighbors",
           [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t max_computations, int64_t threads) {
             return search_into(last - first, k, max_computations, threads,
