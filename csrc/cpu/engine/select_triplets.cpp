@@ -69,12 +69,6 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
 
   const bool hardest_positive = prefers_least_similar(rule.positive);
   const bool easiest_negative = prefers_least_similar(rule.negative);
-  const auto any_negative = [](bool least_similar) {
-    return SelectionSpec<T>{
-        .kind = PairKind::kOtherClass, .least_similar = least_similar, .bounded = false, .range = [](int64_t) {
-          return unlimited_range<T>();
-        }};
-  };
   const auto picked = [&](const double* uniform, PairKind kind, bool by_similarity, T upper) {
     const PickOperand<T> row_operand{anchors.x, norm, rows};
     const PickOperand<T> column_operand = refs ? PickOperand<T>{refs->x, ref_norm, columns} : row_operand;
@@ -91,12 +85,8 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
 
   // One pass makes all selections that do not depend on another. Of `results`, positives come first.
   std::vector<SelectionSpec<T>> specs;
-  if (!random_positive)
-    specs.push_back({.kind = PairKind::kSameClass,
-                     .least_similar = hardest_positive,
-                     .bounded = bounded_positives,
-                     .range = [&](int64_t) { return positives; }});
-  if (!random_negative && !semihard) specs.push_back(any_negative(easiest_negative));
+  if (!random_positive) specs.push_back(positive_spec<T>(rule));
+  if (!random_negative && !semihard) specs.push_back(negative_spec<T>(easiest_negative));
   std::vector<SelectionResult<T>> results;
   if (!specs.empty()) results = run_pass(rows, columns, params, specs, pool);
   if (random_positive)
@@ -114,11 +104,8 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   }
 
   if (semihard) {
-    const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_key[i]); };
-    results.push_back(std::move(
-        run_pass(rows, columns, params,
-                 {{.kind = PairKind::kOtherClass, .least_similar = false, .bounded = true, .range = range}}, pool)
-            .front()));
+    results.push_back(
+        std::move(run_pass(rows, columns, params, {semihard_spec<T>(rule, positive_key.get())}, pool).front()));
   }
   WorkspaceVector<Index> without;
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -138,7 +125,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
     params.symmetric = false;
     params.excluded = rest_exclusions.view();
     const SelectionResult<T> fallback =
-        std::move(run_pass(rest, columns, params, {any_negative(easiest)}, pool).front());
+        std::move(run_pass(rest, columns, params, {negative_spec<T>(easiest)}, pool).front());
     for (int64_t i = 0; i < rest.count(); ++i) {
       if (!is_candidate(fallback.index[i])) continue;
       write(rest.permutation()[i], easiest, fallback.key[i], fallback.index[i], out.negative_index,

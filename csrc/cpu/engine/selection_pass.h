@@ -5,7 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/engine/rows.h"
+#include "core/selection.h"
+#include "cpu/engine/pass_blocks.h"
 #include "cpu/simd/select_block_table.h"
 
 namespace hardmine::cpu {
@@ -44,6 +45,30 @@ struct SelectionSpec {
   std::function<KeyRange<T>(int64_t row)> range;
 };
 
+template <class T>
+SelectionSpec<T> positive_spec(const SelectionRule& rule) {
+  const KeyRange<T> range = positive_range<T>(rule);
+  return {.kind = PairKind::kSameClass,
+          .least_similar = prefers_least_similar(rule.positive),
+          .bounded = range.upper < std::numeric_limits<T>::infinity(),
+          .range = [range](int64_t) { return range; }};
+}
+
+template <class T>
+SelectionSpec<T> negative_spec(bool least_similar) {
+  return {.kind = PairKind::kOtherClass, .least_similar = least_similar, .bounded = false, .range = [](int64_t) {
+            return unlimited_range<T>();
+          }};
+}
+
+// `positive_key`: the key of the similarity of each sorted row's positive; NaN without one.
+template <class T>
+SelectionSpec<T> semihard_spec(const SelectionRule& rule, const T* positive_key) {
+  return {.kind = PairKind::kOtherClass, .least_similar = false, .bounded = true, .range = [=](int64_t row) {
+            return semihard_range<T>(rule, positive_key[row]);
+          }};
+}
+
 // Initializes the state of a selection to the start of each row's range. The kernels also read the padding rows of the
 // last panel, but never select for them.
 template <class T>
@@ -56,31 +81,31 @@ void start(const SelectionSpec<T>& spec, const SortedRows<T>& rows, T* key, Inde
   }
 }
 
-// Makes 1 to kMaxSelections selections in one pass.
+// Makes 1 to kMaxSelections selections in one pass over the pairs of a part.
 template <class T>
 std::vector<SelectionResult<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns,
                                          PairwiseParams<T> params, const std::vector<SelectionSpec<T>>& specs,
-                                         const ThreadPool& pool) {
+                                         const ThreadPool& pool, const PassPart& part = {}) {
   const SelectKernels<T>& kernel = kernels<SelectKernels<T>>();
   params.rows = rows.view();
   params.columns = columns.view();
   const double same = same_class_pairs(rows, columns);
   const double different = static_cast<double>(rows.count()) * static_cast<double>(columns.count()) - same;
   double pairs = 0;
-  bool only_same_class = true;
+  PassKinds kinds;
   for (const SelectionSpec<T>& spec : specs) {
-    pairs += spec.kind == PairKind::kSameClass ? same : different;
-    only_same_class &= spec.kind == PairKind::kSameClass;
+    const bool same_class = spec.kind == PairKind::kSameClass;
+    pairs += same_class ? same : different;
+    (same_class ? kinds.same_class : kinds.other_class) = true;
   }
-  const int64_t threads =
-      thread_count_for(pool, pairs * static_cast<double>(params.depth) / (params.symmetric ? 2 : 1), kMultiplyAddGrain);
+  pairs /= static_cast<double>((params.symmetric ? 2 : 1) * part.num_parts);
+  const int64_t threads = thread_count_for(pool, pairs * static_cast<double>(params.depth), kMultiplyAddGrain);
 
-  // If there are few blocks, they are made smaller, so that no thread waits long for the last one.
-  const int64_t column_block = round_up(256, kernels<TileKernels<T>>().panel_columns);
-  const int64_t column_blocks = ceil_div(columns.count(), column_block);
-  int64_t row_block = kMaxBlockRows;
-  while (row_block > 24 && ceil_div(rows.count(), row_block) * column_blocks < 64 * threads) row_block /= 2;
-  const int64_t row_blocks = ceil_div(rows.count(), row_block);
+  // If there are few blocks, their rows are split, so that no thread waits long for the last one.
+  const PassBlocks<T> blocks(rows, columns, params.symmetric, kinds);
+  const BlockRange range = blocks.range(part);
+  int64_t splits = 1;
+  while (splits < kMaxBlockRows / 24 && range.count() * splits < 64 * threads) splits *= 2;
 
   // Each worker has its own state. The order of candidates is total, so the order of the merge does not matter.
   const int64_t stride = round_up(rows.padded(), 16);
@@ -106,18 +131,14 @@ std::vector<SelectionResult<T>> run_pass(const SortedRows<T>& rows, const Sorted
     }
   }
 
-  parallel_tasks(pool, threads, row_blocks * column_blocks, [&](int64_t worker, int64_t task) {
-    const int64_t row = task / column_blocks * row_block, column = task % column_blocks * column_block;
-    const int64_t row_end = std::min(row + row_block, rows.count());
-    const int64_t column_end = std::min(column + column_block, columns.count());
-    if (params.symmetric && column_end - 1 <= row) return;
-    const auto &row_label = rows.label(), &column_label = columns.label();
-    if (only_same_class &&
-        (row_label[row_end - 1] < column_label[column] || column_label[column_end - 1] < row_label[row])) {
-      return;
-    }
-    kernel.select_block(params, block_selections[worker].data(), static_cast<int64_t>(specs.size()), row, row_end,
-                        column, column_end);
+  parallel_tasks(pool, threads, range.count() * splits, [&](int64_t worker, int64_t task) {
+    const int64_t split_rows = kMaxBlockRows / splits;
+    const Block block = blocks.at(range.begin + task / splits);
+    const int64_t row = block.row_begin + task % splits * split_rows;
+    const Block split{row, std::min(row + split_rows, block.row_end), block.column_begin, block.column_end};
+    if (!blocks.has_pairs(split)) return;
+    kernel.select_block(params, block_selections[worker].data(), static_cast<int64_t>(specs.size()), split.row_begin,
+                        split.row_end, split.column_begin, split.column_end);
   });
 
   for (const SelectionResult<T>& all : results) {
