@@ -18,6 +18,20 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor? ref_ids, Tensor? random, int similarity, int positive, int negative, int semihard_fallback, int tie, "
       "float duplicate_threshold, float semihard_margin, bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor)");
 
+  // For ranks that hold the same rows and share the pairs: the selections of part `part` of num_parts, without random
+  // rules -> words [1 or 2, selections, B] int64 (core/candidate_words.h), whose maximum over the parts is the
+  // selection among all pairs. Semi-hard negatives take two calls: positives None gives those, [.., 1, B]; given them,
+  // merged, the next call gives negatives and fallbacks.
+  m.def(
+      "select_triplets_part(Tensor embeddings, Tensor labels, Tensor? ids, Tensor? positives, int similarity, "
+      "int positive, int negative, int semihard_fallback, int tie, float duplicate_threshold, float semihard_margin, "
+      "bool allow_tf32, int part, int num_parts) -> Tensor");
+
+  // From the merged words of all selections, [1 or 2, 2 or 3, B] -> as select_triplets.
+  m.def(
+      "selection_of_parts(Tensor words, int similarity, int positive, int negative, int semihard_fallback) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+
   // The gradients of the selected similarities -> grad_embeddings [B, D], grad_ref_embeddings [M, D]; one that is not
   // needed is empty.
   m.def(
@@ -42,12 +56,46 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "float temperature, float margin, float lam, float hard_cutoff, float min_similarity, int reduction, "
       "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
+  // From the merged words of all selections, as in selection_of_parts -> as triplet_loss.
+  m.def(
+      "triplet_loss_of_parts(Tensor embeddings, Tensor words, int similarity, int positive, int negative, "
+      "int semihard_fallback, int term, int hard_rule, bool separate_means, float temperature, float margin, "
+      "float lam, float hard_cutoff, float min_similarity, int reduction) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // The gradient of the loss, for rows [first_row, first_row + num_rows) of the embeddings -> [num_rows, D].
+  m.def(
+      "triplet_loss_backward_rows(Tensor grad_loss, Tensor embeddings, Tensor positive_similarity, "
+      "Tensor negative_similarity, Tensor positive_index, Tensor negative_index, int similarity, int term, "
+      "int hard_rule, bool separate_means, float temperature, float margin, float lam, float hard_cutoff, "
+      "float min_similarity, int reduction, int first_row, int num_rows) -> Tensor");
+
   // -> loss [] or [B]; negative_logsumexp = shift / temperature + log(sum), positive_similarity, shift, sum, slope (of
   // the anchor's term in negative_logsumexp), positive_index, positive_count, each [B].
   m.def(
       "tuplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
       "Tensor? ref_ids, int similarity, int positive, float temperature, float duplicate_threshold, int reduction, "
       "bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // For ranks that hold the same rows and share the pairs. words: None, or the merged words of positives, [1 or 2, 1,
+  // B], if one shift suffices (core/losses/tuplet_terms.h), or of positives and hardest negatives, [1 or 2, 2, B].
+  // -> sum [B] float64 of the exponentials among the pairs of part `part` of num_parts.
+  m.def(
+      "tuplet_loss_part(Tensor embeddings, Tensor labels, Tensor? ids, Tensor? words, int similarity, int positive, "
+      "float temperature, bool allow_tf32, int part, int num_parts) -> Tensor");
+
+  // From the sum over all parts -> as tuplet_loss.
+  m.def(
+      "tuplet_loss_of_parts(Tensor embeddings, Tensor labels, Tensor? ids, Tensor? words, Tensor sum, int similarity, "
+      "int positive, float temperature, float duplicate_threshold, int reduction, bool allow_tf32) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // What the pairs of a part add to the gradient of the loss -> [B, D], float64 for float64 embeddings, else float32.
+  m.def(
+      "tuplet_loss_backward_part(Tensor grad_loss, Tensor embeddings, Tensor labels, Tensor? ids, Tensor shift, "
+      "Tensor sum, Tensor slope, Tensor positive_index, Tensor positive_count, int similarity, int positive, "
+      "float temperature, float duplicate_threshold, int reduction, bool allow_tf32, int part, int num_parts) "
+      "-> Tensor");
 
   // The gradient of the loss -> as select_triplets_backward.
   m.def(

@@ -64,6 +64,39 @@ inline Tensor checked_vector(const char* name, const Tensor& t, const Tensor& ro
   return contiguous_array(t);
 }
 
+inline RowRange checked_range(int64_t first_row, int64_t num_rows, const Tensor& embeddings) {
+  if (first_row < 0 || num_rows < 0 || first_row > embeddings.size(0) - num_rows)
+    fail("first_row and num_rows must be rows of embeddings, " + shape_of(embeddings) + ", got " +
+         std::to_string(first_row) + " and " + std::to_string(num_rows));
+  return {first_row, num_rows};
+}
+
+inline void check_part(int64_t part, int64_t num_parts) {
+  if (part < 0 || part >= num_parts)
+    fail("part must be from 0 to num_parts - 1 = " + std::to_string(num_parts - 1) + ", got " + std::to_string(part));
+}
+
+// Words of candidates [words][selections][count] int64 (core/candidate_words.h): one word per float key, two per
+// double.
+inline int64_t words_of(ScalarType type) { return type == ScalarType::Double ? 2 : 1; }
+inline ScalarType type_of_words(const Tensor& words) {
+  return words.size(0) == words_of(ScalarType::Double) ? ScalarType::Double : ScalarType::Float;
+}
+inline Tensor checked_words(const char* name, const Tensor& words, int64_t selections) {
+  if (!is_here(words) || words.scalar_type() != ScalarType::Long || words.dim() != 3 || words.size(0) < 1 ||
+      words.size(0) > 2 || words.size(1) != selections)
+    fail(std::string(name) + " must be int64 [1 or 2, " + std::to_string(selections) + ", B], got " + shape_of(words));
+  return contiguous_array(words);
+}
+// Those of selections among `embeddings`.
+inline Tensor checked_words(const char* name, const Tensor& words, int64_t selections, const Tensor& embeddings) {
+  const Tensor checked = checked_words(name, words, selections);
+  if (words.size(2) != embeddings.size(0) || type_of_words(words) != compute_type(embeddings))
+    fail(std::string(name) + " must be those of embeddings, got " + shape_of(words));
+  check_same_device(name, words, embeddings);
+  return checked;
+}
+
 // A table of margins and the row of each sample's class in it, or neither.
 struct MarginTensors {
   std::optional<Tensor> margin, row;

@@ -28,6 +28,13 @@ inline std::optional<Tensor> embedding_array(const std::optional<Tensor>& embedd
   return embeddings ? std::optional(embedding_array(*embeddings)) : std::nullopt;
 }
 
+// The loss of embeddings: [], or [rows] without reduction.
+inline Tensor new_loss(const Tensor& embeddings, Reduction reduction) {
+  const ScalarType type = compute_type(embeddings);
+  return reduction == Reduction::kNone ? new_array(embeddings, {embeddings.size(0)}, type)
+                                       : new_array(embeddings, {}, type);
+}
+
 // The inputs of an op on labeled embeddings.
 struct LabeledInputs {
   Tensor embeddings, labels;
@@ -62,10 +69,7 @@ struct LabeledInputs {
   }
 
   Tensor new_vector(ScalarType of) const { return new_array(embeddings, {count}, of); }
-  // [], or [count] without reduction.
-  Tensor new_loss(Reduction reduction) const {
-    return reduction == Reduction::kNone ? new_vector(type) : new_array(embeddings, {}, type);
-  }
+  Tensor new_loss(Reduction reduction) const { return hardmine::new_loss(embeddings, reduction); }
 };
 
 // The numbers that random selections are picked by; see csrc/library.cpp.
@@ -97,10 +101,17 @@ inline std::optional<Tensor> checked_vector(const char* name, const std::optiona
 // The gradients that an op returns, in the type of the arrays that the engine reads. One that is not needed is empty.
 struct GradientTensors {
   Tensor x, refs;
+  RowRange x_rows;  // those of the embeddings that x is the gradient of
 
   GradientTensors(const Tensor& rows, const std::optional<Tensor>& columns, const NeededGradients& needed)
       : x(new_gradient(needed.rows, rows)),
-        refs(columns ? new_gradient(needed.columns, *columns) : new_gradient(false, rows)) {}
+        refs(columns ? new_gradient(needed.columns, *columns) : new_gradient(false, rows)),
+        x_rows{0, rows.size(0)} {}
+  // Of some rows, without refs.
+  GradientTensors(const Tensor& rows, const RowRange& range)
+      : x(new_array(rows, {range.count, rows.size(1)}, rows.scalar_type())),
+        refs(new_gradient(false, rows)),
+        x_rows(range) {}
 
   // Null if not needed.
   template <class Scalar>
@@ -140,6 +151,11 @@ struct BackwardInputs {
         embeddings(embedding_array(x)),
         ref_embeddings(embedding_array(refs)),
         gradients(embeddings, ref_embeddings, needed) {}
+  // Of some rows, without refs.
+  BackwardInputs(const Tensor& x, int64_t first_row, int64_t num_rows)
+      : type(checked_type(x, std::nullopt)),
+        embeddings(embedding_array(x)),
+        gradients(embeddings, checked_range(first_row, num_rows, x)) {}
 
   int64_t count() const { return embeddings.size(0); }
   Tensor new_vector() const { return new_array(embeddings, {count()}, type); }
@@ -164,7 +180,12 @@ struct BackwardInputs {
 struct SelectionTensors {
   Tensor positive_index, negative_index, positive, negative;
 
-  // The outputs of a selection.
+  // The outputs of a selection, and of one whose words are merged.
+  explicit SelectionTensors(const Tensor& words)
+      : positive_index(new_array(words, {words.size(2)}, ScalarType::Long)),
+        negative_index(new_array(words, {words.size(2)}, ScalarType::Long)),
+        positive(new_array(words, {words.size(2)}, type_of_words(words))),
+        negative(new_array(words, {words.size(2)}, type_of_words(words))) {}
   explicit SelectionTensors(const LabeledInputs& inputs)
       : positive_index(inputs.new_vector(ScalarType::Long)),
         negative_index(inputs.new_vector(ScalarType::Long)),
@@ -195,6 +216,32 @@ struct SelectionTensors {
             .count = positive_index.size(0)};
   }
 };
+
+// A part of a selection: the merged positives that it is given, if any, and its words. See csrc/library.cpp.
+struct PartTensors {
+  std::optional<Tensor> positives;
+  Tensor words;
+
+  PartTensors(const SelectionRule& rule, const std::optional<Tensor>& merged, const LabeledInputs& inputs, int64_t part,
+              int64_t num_parts) {
+    check(rule.positive != Positive::kRandom && rule.negative != Negative::kRandom,
+          "positive and negative must not be random: parts share no random selection");
+    check_part(part, num_parts);
+    check(!merged || rule.negative == Negative::kSemihard, "positives must be None unless negatives are semi-hard");
+    if (merged) positives = checked_words("positives", *merged, 1, inputs.embeddings);
+    words =
+        new_array(inputs.embeddings, {words_of(inputs.type), part_selections(rule, merged.has_value()), inputs.count},
+                  ScalarType::Long);
+  }
+};
+
+// The words that parts of a tuplet loss are given; none if there are no selections.
+inline std::optional<Tensor> checked_tuplet_words(const TupletRule& rule, const std::optional<Tensor>& words,
+                                                  const LabeledInputs& inputs) {
+  const int64_t selections = tuplet_selections(rule);
+  check(words.has_value() == (selections > 0), "words must be given unless one shift and all positives are used");
+  return words ? std::optional(checked_words("words", *words, selections, inputs.embeddings)) : std::nullopt;
+}
 
 // The gradients that arrive at the loss and the similarities of a triplet loss.
 struct SelectionGradients {

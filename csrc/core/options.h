@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -43,6 +44,12 @@ inline SelectionRule selection_rule(int64_t similarity, int64_t positive, int64_
   rule.semihard_margin = semihard_margin;
   rule.allow_tf32 = allow_tf32;
   return rule;
+}
+
+// What decides how the merged parts of a selection are read.
+inline SelectionRule merged_rule(int64_t similarity, int64_t positive, int64_t negative, int64_t semihard_fallback) {
+  constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+  return selection_rule(similarity, positive, negative, semihard_fallback, 0, kNoLimit, kNoLimit, false);
 }
 
 // The loss of selected similarities.

@@ -46,6 +46,11 @@ struct PairList {
   int64_t partners;
 };
 
+// Rows [first, first + count).
+struct RowRange {
+  int64_t first, count;
+};
+
 // What rows that are not finite, or have such a norm, do to the gradients of listed pairs. A loss that they make NaN
 // has NaN gradients.
 enum class NonfiniteRows { kKeepGradients, kMakeGradientsNan };

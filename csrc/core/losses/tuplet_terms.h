@@ -43,6 +43,13 @@ HARDMINE_HD bool one_shift_suffices(const TupletRule& rule) {
   return rule.similarity == Similarity::kCosine && 2 * kLog2E / rule.temperature <= 64;
 }
 
+// The selections that parts of the loss take: positives and hardest negatives; positives alone if one shift suffices;
+// none if, besides, all positives are used.
+HARDMINE_HD int64_t tuplet_selections(const TupletRule& rule) {
+  if (!one_shift_suffices(rule)) return 2;
+  return rule.positive == TupletPositive::kAll ? 0 : 1;
+}
+
 // L is stored as a shift, which is a similarity, and log_sum = log(sum_n exp((s_an - shift) / t)). Then
 // L - s / t = (shift - s) / t + log_sum loses no digits for large s / t. Without a negative log_sum is -infinity.
 HARDMINE_HD double log_of_sum(double sum) { return sum > 0 ? std::log(sum) : -std::numeric_limits<double>::infinity(); }

@@ -20,21 +20,27 @@ constexpr int64_t kEntriesPerChunk = 1024, kGatheredRowsPerChunk = 16;
 
 enum class Endpoint { kLeft, kRight };
 
-// Per row, the pairs that have the row at one endpoint, in the order of the list (CSR).
+// Per row of a range, the pairs that have the row at one endpoint, in the order of the list (CSR).
 template <class T>
 class RowToPairs {
  public:
-  RowToPairs(Endpoint endpoint, const PairList<T>& pairs, int64_t rows, const ThreadPool& pool)
-      : pairs_(pairs), sorted_(endpoint == Endpoint::kRight || pairs.left) {
+  RowToPairs(Endpoint endpoint, const PairList<T>& pairs, const RowRange& range, const ThreadPool& pool)
+      : pairs_(pairs), first_(range.first), sorted_(endpoint == Endpoint::kRight || pairs.left) {
     if (!sorted_) return;
-    const auto row_of = [endpoint](int64_t left, int64_t right) { return endpoint == Endpoint::kLeft ? left : right; };
-    begin_.resize(rows + 1, 0);
-    for_each_listed(pool, [&](int64_t left, int64_t right, T) { ++begin_[row_of(left, right) + 1]; });
-    for (int64_t r = 0; r < rows; ++r) begin_[r + 1] += begin_[r];
-    pair_ = Buffer<Pair>(begin_[rows]);
+    // Calls use(place in the range, partner, gradient) for the pairs of rows in the range.
+    const auto for_each_in_range = [&](const auto& use) {
+      for_each_listed(pool, [&](int64_t left, int64_t right, T gradient) {
+        const int64_t place = (endpoint == Endpoint::kLeft ? left : right) - range.first;
+        if (place >= 0 && place < range.count) use(place, endpoint == Endpoint::kLeft ? right : left, gradient);
+      });
+    };
+    begin_.resize(range.count + 1, 0);
+    for_each_in_range([&](int64_t place, int64_t, T) { ++begin_[place + 1]; });
+    for (int64_t r = 0; r < range.count; ++r) begin_[r + 1] += begin_[r];
+    pair_ = Buffer<Pair>(begin_[range.count]);
     WorkspaceVector<int64_t> next(begin_.begin(), begin_.end() - 1);
-    for_each_listed(pool, [&](int64_t left, int64_t right, T gradient) {
-      pair_[next[row_of(left, right)]++] = {static_cast<Index>(row_of(right, left)), gradient};
+    for_each_in_range([&](int64_t place, int64_t partner, T gradient) {
+      pair_[next[place]++] = {static_cast<Index>(partner), gradient};
     });
   }
 
@@ -42,7 +48,8 @@ class RowToPairs {
   template <class Use>
   void for_each(int64_t row, const Use& use) const {
     if (sorted_) {
-      for (int64_t p = begin_[row]; p < begin_[row + 1]; ++p) use(pair_[p].partner, pair_[p].gradient);
+      const int64_t place = row - first_;
+      for (int64_t p = begin_[place]; p < begin_[place + 1]; ++p) use(pair_[p].partner, pair_[p].gradient);
     } else if (row < pairs_.count) {
       for_each_of_entry(row, [&](int64_t, int64_t right, T gradient) { use(right, gradient); });
     }
@@ -69,8 +76,9 @@ class RowToPairs {
   }
 
   const PairList<T>& pairs_;
+  const int64_t first_;
   const bool sorted_;
-  WorkspaceVector<int64_t> begin_;  // [rows + 1]
+  WorkspaceVector<int64_t> begin_;  // [rows of the range + 1]
   Buffer<Pair> pair_;
 };
 
@@ -104,7 +112,7 @@ bool all_finite(const T* x, int64_t count, int64_t depth, const ThreadPool& pool
 
 template <class T>
 void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const PairList<T>& pairs,
-                   const ThreadPool& pool, T* grad_x, T* grad_refs) {
+                   const ThreadPool& pool, const RowRange& range, T* grad_x, T* grad_refs) {
   if (!grad_x && !grad_refs) return;
   const RowKernels<T>& kernel = kernels<RowKernels<T>>();
   const int64_t depth = rows.depth;
@@ -115,14 +123,14 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
   const NormalizedRows<T>& right_rows = refs ? *refs : x;
 
   // `as_left`: the pairs that have the row on the left; `as_right`: those that have it on the right.
-  const auto gather = [&](const NormalizedRows<T>& target_rows, int64_t count, const RowToPairs<T>* as_left,
+  const auto gather = [&](const NormalizedRows<T>& target_rows, const RowRange& targets, const RowToPairs<T>* as_left,
                           const RowToPairs<T>* as_right, T* grad) {
     // Counts one endpoint per pair: the estimate need not be exact.
-    const double endpoints = static_cast<double>(count) + static_cast<double>(pairs.count * pairs.partners);
+    const double endpoints = static_cast<double>(targets.count) + static_cast<double>(pairs.count * pairs.partners);
     const int64_t threads = thread_count_for(pool, endpoints * static_cast<double>(depth), kElementGrain);
     const auto gather_rows = [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        T* acc = grad + r * depth;
+      for (int64_t r = targets.first + begin; r < targets.first + end; ++r) {
+        T* acc = grad + (r - targets.first) * depth;
         std::fill_n(acc, depth, T(0));
         if (measure.normalized && !has_direction(target_rows.norm(r))) continue;
         bool any = false;
@@ -139,27 +147,30 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
         project(kernel, acc, target_rows.raw(r), target_rows.norm(r), depth);
       }
     };
-    parallel_range(pool, threads, count, 1, gather_rows, kGatheredRowsPerChunk);
+    parallel_range(pool, threads, targets.count, 1, gather_rows, kGatheredRowsPerChunk);
   };
 
   if (grad_x) {
-    const RowToPairs<T> as_left(Endpoint::kLeft, pairs, rows.count, pool);
+    const RowToPairs<T> as_left(Endpoint::kLeft, pairs, range, pool);
     if (refs) {
-      gather(x, rows.count, &as_left, nullptr, grad_x);
+      gather(x, range, &as_left, nullptr, grad_x);
     } else {
-      const RowToPairs<T> as_right(Endpoint::kRight, pairs, rows.count, pool);
-      gather(x, rows.count, &as_left, &as_right, grad_x);
+      const RowToPairs<T> as_right(Endpoint::kRight, pairs, range, pool);
+      gather(x, range, &as_left, &as_right, grad_x);
     }
   }
   if (grad_refs && refs) {
-    const RowToPairs<T> as_right(Endpoint::kRight, pairs, rows.ref_count, pool);
-    gather(*refs, rows.ref_count, nullptr, &as_right, grad_refs);
+    const RowRange all{0, rows.ref_count};
+    const RowToPairs<T> as_right(Endpoint::kRight, pairs, all, pool);
+    gather(*refs, all, nullptr, &as_right, grad_refs);
   }
 }
 
 template decltype(all_finite<float>) all_finite<float>;
-template decltype(pair_gradient<float>) pair_gradient<float>;
+template void pair_gradient(const PairMeasure&, const MatrixPair<float>&, const PairList<float>&, const ThreadPool&,
+                            const RowRange&, float*, float*);
 template decltype(all_finite<double>) all_finite<double>;
-template decltype(pair_gradient<double>) pair_gradient<double>;
+template void pair_gradient(const PairMeasure&, const MatrixPair<double>&, const PairList<double>&, const ThreadPool&,
+                            const RowRange&, double*, double*);
 
 }  // namespace hardmine::cpu

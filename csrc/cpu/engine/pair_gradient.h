@@ -7,12 +7,19 @@
 
 namespace hardmine::cpu {
 
-// Writes grad_x [count, depth] and, with refs, grad_refs [ref_count, depth]. A null output is not computed. Each output
-// row gathers its pairs in the order of the list, first those that have it on the left, then those on the right. The
-// result thus does not depend on the number of threads. O(rows depth + pairs) memory.
+// Writes grad_x [range.count, depth], for these rows of x, and, with refs, grad_refs [ref_count, depth]. A null output
+// is not computed. Each output row gathers its pairs in the order of the list, first those that have it on the left,
+// then those on the right. The result thus does not depend on the number of threads. O(rows depth + pairs) memory.
 template <class T>
 void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const PairList<T>& pairs,
-                   const ThreadPool& pool, T* grad_x, T* grad_refs);
+                   const ThreadPool& pool, const RowRange& range, T* grad_x, T* grad_refs);
+
+// For all rows of x.
+template <class T>
+void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const PairList<T>& pairs,
+                   const ThreadPool& pool, T* grad_x, T* grad_refs) {
+  pair_gradient(measure, rows, pairs, pool, {.first = 0, .count = rows.count}, grad_x, grad_refs);
+}
 
 // True if every row of x [count, depth] and its norm are finite.
 template <class T>

@@ -42,7 +42,7 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
                            !(all_finite(rows.x, rows.count, rows.depth, pool) &&
                              (!inputs.ref_embeddings || all_finite(rows.refs, rows.ref_count, rows.depth, pool)));
     if (makes_nan) return inputs.gradients.fill_nan<T>();
-    pair_gradient<T>(measure, rows, pairs.list<T>(), pool, inputs.gradients.x_data<T>(),
+    pair_gradient<T>(measure, rows, pairs.list<T>(), pool, inputs.gradients.x_rows, inputs.gradients.x_data<T>(),
                      inputs.gradients.refs_data<T>());
   });
   return inputs.gradients.as(type);

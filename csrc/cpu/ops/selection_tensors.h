@@ -14,4 +14,7 @@ struct CheckedSelection : SelectionTensors {
 CheckedSelection select_triplets_tensors(const SelectionRule& rule, const LabeledInputs& inputs,
                                          const std::optional<Tensor>& random);
 
+// From the checked, merged words of all parts; `finite` is true.
+CheckedSelection merged_selection_tensors(const SelectionRule& rule, const Tensor& words);
+
 }  // namespace hardmine::cpu
