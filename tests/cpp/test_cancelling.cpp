@@ -121,7 +121,7 @@ TEST(tuplet_loss_cancelled_anywhere_throws_or_is_complete) {
       std::vector<float> grad(kCount * kDepth);
       cpu::tuplet_backward<float>(rule, sample.view(), nullptr, kDepth,
                                   {gradient.data(), shift.data(), sum.data(), slope.data(), index.data(), count.data()},
-                                  workers, grad.data(), nullptr);
+                                  {}, workers, grad.data(), nullptr);
       Numbers out;
       append(out, grad);
       return out;

@@ -140,6 +140,48 @@ void check_schedules(cpu::ScheduleShape shape) {
 TEST(pair_schedule_rectangular_visits_every_pair_once) { check_schedules(cpu::ScheduleShape::kRectangular); }
 TEST(pair_schedule_symmetric_visits_every_pair_once) { check_schedules(cpu::ScheduleShape::kSymmetric); }
 
+TEST(pair_schedule_parts_divide_the_blocks_evenly) {
+  for (const bool symmetric : {false, true}) {
+    for (const int64_t rows : {1, 97, 1000, 6145}) {
+      const int64_t columns = symmetric ? rows : rows + 500;
+      const auto blocks_of = [&](const cpu::PassPart& part, double* pairs) {
+        const cpu::PairSchedule schedule(
+            rows, columns, symmetric ? cpu::ScheduleShape::kSymmetric : cpu::ScheduleShape::kRectangular, part);
+        std::vector<std::vector<Corners>> found(3);
+        schedule.run(ThreadedPool(3), 3, [&](int64_t worker, const cpu::Block& block) {
+          found[worker].push_back({block.row_begin, block.row_end, block.column_begin, block.column_end});
+        });
+        std::vector<Corners> all;
+        for (const auto& blocks : found) all.insert(all.end(), blocks.begin(), blocks.end());
+        *pairs = 0;
+        for (const auto& [row, row_end, column, column_end] : all)
+          for (int64_t r = row; r < row_end; ++r)
+            *pairs += static_cast<double>(column_end - std::clamp(symmetric ? r + 1 : column, column, column_end));
+        return all;
+      };
+      double total = 0;
+      std::vector<Corners> whole = blocks_of({}, &total);
+      std::sort(whole.begin(), whole.end());
+      for (const int64_t parts : {2, 3, 64, 5000}) {
+        if (parts == 5000 && rows > 1000) continue;
+        context = std::to_string(rows) + (symmetric ? " symmetric, " : " rows, ") + std::to_string(parts) + " parts";
+        std::vector<Corners> all;
+        double largest = 0;
+        for (int64_t part = 0; part < parts; ++part) {
+          double pairs = 0;
+          const std::vector<Corners> blocks = blocks_of({part, parts}, &pairs);
+          all.insert(all.end(), blocks.begin(), blocks.end());
+          largest = std::max(largest, pairs);
+        }
+        std::sort(all.begin(), all.end());
+        CHECK(all == whole);
+        // One pair of groups more than the mean: groups of up to 2 kStep here.
+        CHECK(largest <= total / static_cast<double>(parts) + 4 * kStep * kStep);
+      }
+    }
+  }
+}
+
 // In a tournament each group plays at most once per round, and as many pairs play as possible.
 TEST(pair_schedule_rounds_keep_all_groups_busy) {
   for (const bool symmetric : {false, true}) {

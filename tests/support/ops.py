@@ -21,6 +21,16 @@ SELECTING_OPS = ("select_triplets", *SELECTED_LOSSES)
 LOSSES = (*SELECTED_LOSSES, "tuplet_loss", "batch_all_triplet_loss")
 OPS = ("select_triplets", *LOSSES, "knn")
 OPS_WITH_LABELS = ("select_triplets", *LOSSES)
+# What ranks compute of a shared loss. No face calls them alone: test_shared_selection.py and test_shared_tuplet.py do.
+OPS_OF_PARTS = (
+    "select_triplets_part",
+    "selection_of_parts",
+    "triplet_loss_of_parts",
+    "triplet_loss_backward_rows",
+    "tuplet_loss_part",
+    "tuplet_loss_of_parts",
+    "tuplet_loss_backward_part",
+)
 OPS_WITHOUT_REFS = ("batch_all_triplet_loss",)
 
 # The option that makes a loss return a second value.

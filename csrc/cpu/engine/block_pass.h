@@ -9,20 +9,21 @@
 namespace hardmine::cpu {
 
 // Calls visit(worker, block, scores) for every block that may hold pairs of `kind` and for which wanted(block) is true,
-// in the order of PairSchedule. `cost` is the arithmetic of a visit and of the block's similarities, relative to the
-// latter alone.
+// in the order of PairSchedule, if it is in the part. `cost` is the arithmetic of a visit and of the block's
+// similarities, relative to the latter alone.
 template <class T, class Wanted, class Visit>
 void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double cost, const ThreadPool& pool,
-                    const Wanted& wanted, const Visit& visit) {
+                    const Wanted& wanted, const Visit& visit, const PassPart& part = {}) {
   const TileKernels<T>& kernel = kernels<TileKernels<T>>();
   const PairwiseParams<T>& params = operands.params();
   const int64_t rows = operands.rows().count(), columns = operands.columns().count();
-  const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(operands.depth());
-  const int64_t threads = thread_count_for(pool, cost * work / (params.symmetric ? 2 : 1), kMultiplyAddGrain);
+  const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(operands.depth()) /
+                      static_cast<double>((params.symmetric ? 2 : 1) * part.num_parts);
+  const int64_t threads = thread_count_for(pool, cost * work, kMultiplyAddGrain);
   std::vector<Buffer<T>> scores;
   for (int64_t t = 0; t < threads; ++t) scores.emplace_back(kMaxBlockRows * kMaxBlockColumns);
-  const PairSchedule schedule(rows, columns,
-                              params.symmetric ? ScheduleShape::kSymmetric : ScheduleShape::kRectangular);
+  const PairSchedule schedule(rows, columns, params.symmetric ? ScheduleShape::kSymmetric : ScheduleShape::kRectangular,
+                              part);
   const auto &row_label = operands.rows().label(), &column_label = operands.columns().label();
   schedule.run(pool, threads, [&](int64_t worker, const Block& block) {
     const int64_t row_low = row_label[block.row_begin], row_high = row_label[block.row_end - 1];
@@ -38,8 +39,8 @@ void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double c
 
 template <class T, class Visit>
 void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double cost, const ThreadPool& pool,
-                    const Visit& visit) {
-  for_each_block(operands, kind, cost, pool, [](const Block&) { return true; }, visit);
+                    const Visit& visit, const PassPart& part = {}) {
+  for_each_block(operands, kind, cost, pool, [](const Block&) { return true; }, visit, part);
 }
 
 }  // namespace hardmine::cpu

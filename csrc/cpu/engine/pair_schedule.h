@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/int_math.h"
+#include "cpu/engine/pass_part.h"
 #include "cpu/engine/thread_pool.h"
 #include "cpu/simd/operands.h"
 
@@ -26,7 +27,7 @@ enum class ScheduleShape { kRectangular, kSymmetric };
 
 class PairSchedule {
  public:
-  PairSchedule(int64_t rows, int64_t columns, ScheduleShape shape)
+  PairSchedule(int64_t rows, int64_t columns, ScheduleShape shape, const PassPart& part = {})
       : symmetric_(shape == ScheduleShape::kSymmetric),
         row_count_(rows),
         column_count_(columns),
@@ -49,6 +50,7 @@ class PairSchedule {
         for (int64_t g = 0; g < row_groups; ++g)
           if ((g + round) % rounds < column_groups) pairs_.push_back({g, (g + round) % rounds});
     }
+    if (part.num_parts > 1) keep(part);
     std::vector<int64_t> row_visits(row_groups, 0), column_visits(column_groups, 0);
     for (Pair& pair : pairs_) {
       pair.row_turn = row_visits[pair.row]++;
@@ -106,6 +108,23 @@ class PairSchedule {
 
   void add(int64_t a, int64_t b, int64_t row_groups) {
     if (a < row_groups && b < row_groups) pairs_.push_back({std::min(a, b), std::max(a, b)});
+  }
+
+  // Removes the pairs of groups that are not in the part. Every pair is in exactly one part.
+  void keep(const PassPart& part) {
+    const auto work = [&](const Pair& pair) {
+      const int64_t rows = std::min(row_step_, row_count_ - pair.row * row_step_);
+      const int64_t columns = std::min(column_step_, column_count_ - pair.column * column_step_);
+      return static_cast<double>(rows) * static_cast<double>(columns) *
+             (symmetric_ && pair.row == pair.column ? 0.5 : 1.0);
+    };
+    double total = 0, before = 0;
+    for (const Pair& pair : pairs_) total += work(pair);
+    std::erase_if(pairs_, [&](const Pair& pair) {
+      const int64_t found = part_of_work(before, work(pair), total, part.num_parts);
+      before += work(pair);
+      return found != part.part;
+    });
   }
 
   template <class Visit>

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/candidate_words.h"
 #include "cpu/engine/block_gradient.h"
 #include "cpu/engine/block_pass.h"
 #include "cpu/engine/selection_pass.h"
@@ -22,70 +23,74 @@ WorkspaceVector<T> per_row(const PairwiseOperands<T>& operands, T fill) {
   return WorkspaceVector<T>(round_up(operands.rows().count(), kBlockStep), fill);
 }
 
-}  // namespace
-
 template <class T>
-bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
-                    int64_t depth, const ThreadPool& pool, const TupletOut<T>& out) {
-  const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
-  const T infinity = std::numeric_limits<T>::infinity();
-  std::fill_n(out.loss, anchors.count, T(0));
-  std::fill_n(out.logsumexp, anchors.count, -infinity);
-  std::fill_n(out.shift, anchors.count, T(0));
-  std::fill_n(out.sum, anchors.count, T(0));
-  std::fill_n(out.slope, anchors.count, T(0));
-  std::fill_n(out.positive_similarity, anchors.count, T(0));
-  std::fill_n(out.positive_index, anchors.count, int64_t{-1});
-  std::fill_n(out.positive_count, anchors.count, int64_t{0});
-  const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, refs, depth, pool);
-  if (operands.empty()) return operands.finite();
+void fill_without_candidates(int64_t count, const TupletOut<T>& out) {
+  std::fill_n(out.loss, count, T(0));
+  std::fill_n(out.logsumexp, count, -std::numeric_limits<T>::infinity());
+  std::fill_n(out.shift, count, T(0));
+  std::fill_n(out.sum, count, T(0));
+  std::fill_n(out.slope, count, T(0));
+  std::fill_n(out.positive_similarity, count, T(0));
+  std::fill_n(out.positive_index, count, int64_t{-1});
+  std::fill_n(out.positive_count, count, int64_t{0});
+}
 
-  const SortedRows<T>& rows = operands.rows();
-  const PairwiseParams<T>& params = operands.params();
-  const bool all = rule.positive == TupletPositive::kAll, one_shift = one_shift_suffices(rule);
-  const SelectionRule selection = tuplet_selection(rule);
-  const KeyRange<T> admissible = positive_range<T>(selection);
-  const bool least_similar = prefers_least_similar(selection.positive);
-  std::vector<SelectionSpec<T>> specs;
-  if (!all)
-    specs.push_back({.kind = PairKind::kSameClass,
-                     .least_similar = least_similar,
-                     .bounded = admissible.upper < infinity,
-                     .range = [&](int64_t) { return admissible; }});
-  if (!one_shift)
-    specs.push_back({.kind = PairKind::kOtherClass, .least_similar = false, .bounded = false, .range = [](int64_t) {
-                       return unlimited_range<T>();
-                     }});
-  std::vector<SelectionResult<T>> results;
-  if (!specs.empty()) results = run_pass(rows, operands.columns(), params, specs, pool);
-  if (!all) {
-    for (int64_t i = 0; i < rows.count(); ++i) {
-      if (!is_candidate(results[0].index[i])) continue;
-      const Index anchor = rows.permutation()[i];
-      const T key = results[0].key[i];
-      out.positive_index[anchor] = results[0].index[i];
-      out.positive_similarity[anchor] = similarity_from_key(rule.similarity, least_similar ? -key : key);
-    }
+// best(row) is the selected positive of a sorted row.
+template <class T, class Best>
+void write_positives(const TupletRule& rule, const SortedRows<T>& rows, const Best& best, const TupletOut<T>& out) {
+  const bool least_similar = prefers_least_similar(tuplet_selection(rule).positive);
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const KeyedIndex<T> positive = best(i);
+    if (!is_candidate(positive.index)) continue;
+    const Index anchor = rows.permutation()[i];
+    out.positive_index[anchor] = positive.index;
+    out.positive_similarity[anchor] =
+        similarity_from_key(rule.similarity, least_similar ? -positive.key : positive.key);
   }
+}
 
+// best(row) is the hardest negative of a sorted row: no negative of the row exceeds it.
+template <class T, class Best>
+void read_shifts(const TupletRule& rule, const SortedRows<T>& rows, const Best& best, WorkspaceVector<T>& shift) {
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const KeyedIndex<T> negative = best(i);
+    if (is_candidate(negative.index)) shift[i] = unclamped_similarity(rule.similarity, negative.key);
+  }
+}
+
+// Per sorted row, the sum of exp((s - shift) / temperature) over the negatives among the pairs of a part.
+template <class T>
+WorkspaceVector<double> exponential_sums(const TupletRule& rule, const PairwiseOperands<T>& operands,
+                                         const WorkspaceVector<T>& shift, const ThreadPool& pool,
+                                         const PassPart& part) {
+  const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
+  const PairwiseParams<T>& params = operands.params();
   ExponentialSums<T> exponentials{};
   exponentials.log2e_over_temperature = static_cast<T>(kLog2E / rule.temperature);
   exponentials.shift = T(1);
-  WorkspaceVector<T> shift = per_row(operands, exponentials.shift);
-  if (!one_shift) {
-    for (int64_t i = 0; i < rows.count(); ++i)
-      if (is_candidate(results.back().index[i]))
-        shift[i] = unclamped_similarity(rule.similarity, results.back().key[i]);  // no pair of the row exceeds it
+  if (!one_shift_suffices(rule)) {
     exponentials.row_shift = shift.data();
     exponentials.column_shift = shift.data();  // read if the pass is symmetric
   }
-  WorkspaceVector<double> sum(rows.count(), 0.0);
+  WorkspaceVector<double> sum(operands.rows().count(), 0.0);
   exponentials.row_sum = sum.data();
   exponentials.column_sum = params.symmetric ? sum.data() : nullptr;
-  for_each_block(operands, PairKind::kOtherClass, 1, pool, [&](int64_t, const Block& block, const T* scores) {
-    kernel.exponential_sums(params, block, scores, exponentials);
-  });
-  WorkspaceVector<T> log_sum = per_row(operands, -infinity);
+  for_each_block(
+      operands, PairKind::kOtherClass, 1, pool,
+      [&](int64_t, const Block& block, const T* scores) {
+        kernel.exponential_sums(params, block, scores, exponentials);
+      },
+      part);
+  return sum;
+}
+
+// From shifts, sums and positives to the outputs. With all positives, a pass over same-class pairs.
+template <class T>
+void finish_forward(const TupletRule& rule, const PairwiseOperands<T>& operands, const WorkspaceVector<T>& shift,
+                    const WorkspaceVector<double>& sum, const ThreadPool& pool, const TupletOut<T>& out) {
+  const SortedRows<T>& rows = operands.rows();
+  const PairwiseParams<T>& params = operands.params();
+  WorkspaceVector<T> log_sum = per_row(operands, -std::numeric_limits<T>::infinity());
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.permutation()[i];
     log_sum[i] = static_cast<T>(log_of_sum(sum[i]));
@@ -94,8 +99,8 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
     out.logsumexp[anchor] = static_cast<T>(static_cast<double>(shift[i]) / rule.temperature + log_of_sum(sum[i]));
   }
 
-  if (!all) {
-    for (int64_t i = 0; i < anchors.count; ++i) {
+  if (rule.positive != TupletPositive::kAll) {
+    for (int64_t i = 0; i < rows.count(); ++i) {
       if (!is_valid_tuplet(out.positive_index[i] >= 0, out.sum[i])) continue;
       const TupletTerm term =
           tuplet_term(out.shift[i], log_of_sum(out.sum[i]), out.positive_similarity[i], rule.temperature);
@@ -103,8 +108,9 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
       out.slope[i] = static_cast<T>(term.slope);
       out.positive_count[i] = 1;
     }
-    return operands.finite();
+    return;
   }
+  const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   WorkspaceVector<double> value(rows.count(), 0.0), slope(rows.count(), 0.0);
   WorkspaceVector<int64_t> count(rows.count(), 0);
   SoftplusSums<T> softplus{};
@@ -132,12 +138,82 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
     out.slope[anchor] = static_cast<T>(slope[i] / static_cast<double>(count[i]));
     out.positive_count[anchor] = count[i];
   }
+}
+
+// The merged words [words][selections][count] of positives and hardest negatives.
+template <class T>
+struct MergedWords {
+  const int64_t* words;
+  int64_t selections, count;
+
+  auto reader(int64_t selection, const SortedRows<T>& rows) const {
+    return [this, selection, &rows](int64_t i) {
+      return read_candidate<T>(words + selection * count + rows.permutation()[i], selections * count);
+    };
+  }
+};
+
+}  // namespace
+
+template <class T>
+bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
+                    int64_t depth, const ThreadPool& pool, const TupletOut<T>& out) {
+  fill_without_candidates(anchors.count, out);
+  const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, refs, depth, pool);
+  if (operands.empty()) return operands.finite();
+  const SortedRows<T>& rows = operands.rows();
+  const bool all = rule.positive == TupletPositive::kAll, one_shift = one_shift_suffices(rule);
+  const SelectionRule selection = tuplet_selection(rule);
+  std::vector<SelectionSpec<T>> specs;
+  if (!all) specs.push_back(positive_spec<T>(selection));
+  if (!one_shift) specs.push_back(negative_spec<T>(false));
+  std::vector<SelectionResult<T>> results;
+  if (!specs.empty()) results = run_pass(rows, operands.columns(), operands.params(), specs, pool);
+  const auto of_row = [&rows](const SelectionResult<T>& result) {
+    return [&](int64_t i) { return KeyedIndex<T>{result.key[i], result.index[i]}; };
+  };
+  if (!all) write_positives<T>(rule, rows, of_row(results[0]), out);
+  WorkspaceVector<T> shift = per_row(operands, T(1));
+  if (!one_shift) read_shifts<T>(rule, rows, of_row(results.back()), shift);
+  const WorkspaceVector<double> sum = exponential_sums(rule, operands, shift, pool, {});
+  finish_forward(rule, operands, shift, sum, pool, out);
+  return operands.finite();
+}
+
+template <class T>
+void tuplet_part(const TupletRule& rule, const LabeledMatrix<T>& anchors, int64_t depth, const int64_t* words,
+                 const PassPart& part, const ThreadPool& pool, double* sum) {
+  const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, nullptr, depth, pool);
+  if (operands.empty()) return;
+  const SortedRows<T>& rows = operands.rows();
+  const MergedWords<T> merged{words, tuplet_selections(rule), anchors.count};
+  WorkspaceVector<T> shift = per_row(operands, T(1));
+  if (!one_shift_suffices(rule)) read_shifts<T>(rule, rows, merged.reader(1, rows), shift);
+  const WorkspaceVector<double> sums = exponential_sums(rule, operands, shift, pool, part);
+  for (int64_t i = 0; i < rows.count(); ++i) sum[rows.permutation()[i]] = sums[i];
+}
+
+template <class T>
+bool tuplet_of_parts(const TupletRule& rule, const LabeledMatrix<T>& anchors, int64_t depth, const int64_t* words,
+                     const double* sum, const ThreadPool& pool, const TupletOut<T>& out) {
+  fill_without_candidates(anchors.count, out);
+  const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, nullptr, depth, pool);
+  if (operands.empty()) return operands.finite();
+  const SortedRows<T>& rows = operands.rows();
+  const MergedWords<T> merged{words, tuplet_selections(rule), anchors.count};
+  if (rule.positive != TupletPositive::kAll) write_positives<T>(rule, rows, merged.reader(0, rows), out);
+  WorkspaceVector<T> shift = per_row(operands, T(1));
+  if (!one_shift_suffices(rule)) read_shifts<T>(rule, rows, merged.reader(1, rows), shift);
+  WorkspaceVector<double> sums(rows.count());
+  for (int64_t i = 0; i < rows.count(); ++i) sums[i] = sum[rows.permutation()[i]];
+  finish_forward(rule, operands, shift, sums, pool, out);
   return operands.finite();
 }
 
 template <class T>
 bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
-                     int64_t depth, const TupletSaved<T>& saved, const ThreadPool& pool, T* grad_x, T* grad_refs) {
+                     int64_t depth, const TupletSaved<T>& saved, const PassPart& part, const ThreadPool& pool,
+                     T* grad_x, T* grad_refs) {
   const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, refs, depth, pool);
   if (!operands.finite()) return false;
@@ -178,17 +254,24 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
   weights.columns = weights.rows;
 
   BlockGradient<T> gradient(operands, {.rows = grad_x != nullptr, .columns = grad_refs != nullptr}, pool);
-  for_each_block(operands, PairKind::kAny, 3, pool, [&](int64_t, const Block& block, T* scores) {
-    kernel.tuplet_weights(params, block, weights, scores);
-    gradient.add(block, scores);
-  });
+  for_each_block(
+      operands, PairKind::kAny, 3, pool,
+      [&](int64_t, const Block& block, T* scores) {
+        kernel.tuplet_weights(params, block, weights, scores);
+        gradient.add(block, scores);
+      },
+      part);
   gradient.finish(T(1), grad_x, grad_refs);
   return true;
 }
 
 template decltype(tuplet_forward<float>) tuplet_forward<float>;
+template decltype(tuplet_part<float>) tuplet_part<float>;
+template decltype(tuplet_of_parts<float>) tuplet_of_parts<float>;
 template decltype(tuplet_backward<float>) tuplet_backward<float>;
 template decltype(tuplet_forward<double>) tuplet_forward<double>;
+template decltype(tuplet_part<double>) tuplet_part<double>;
+template decltype(tuplet_of_parts<double>) tuplet_of_parts<double>;
 template decltype(tuplet_backward<double>) tuplet_backward<double>;
 
 }  // namespace hardmine::cpu

@@ -47,8 +47,9 @@ struct TupletRun {
     const auto data = [&](std::vector<T>& grad, bool wanted) {
       return !wanted ? nullptr : grad.empty() ? nothing : grad.data();
     };
-    const bool backward_finite = cpu::tuplet_backward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, saved, pool,
-                                                         data(grad_x, want_x), data(grad_refs, want_refs && p.refs));
+    const bool backward_finite =
+        cpu::tuplet_backward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, saved, {}, pool,
+                                data(grad_x, want_x), data(grad_refs, want_refs && p.refs));
     CHECK_EQ(backward_finite, finite);
   }
 };
