@@ -283,8 +283,13 @@ def _part_of_loss(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anc
         return PartialLoss(losses, selection, counts.sum())
     s_ap, s_an = selection.positive_similarity, selection.negative_similarity
     hard = counts & (s_an > s_ap) & (s_an > float(options["hard_cutoff"]))
-    totals = torch.stack([torch.where(hard, losses, 0.0).sum(), torch.where(hard, 0.0, losses).sum()])
+    totals = torch.stack([_sum(torch.where(hard, losses, 0.0)), _sum(torch.where(hard, 0.0, losses))])
     return PartialLoss(totals, selection, torch.stack([hard.sum(), (counts & ~hard).sum()]))
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum of values [B], in an order that does not depend on the number of threads, as that of torch does."""
+    return torch.nn.functional.pad(values, (0, -len(values) % 1024)).view(-1, 1024).sum(1).sum()
 
 
 def _counts(selection: Selection, options: dict[str, Any]) -> Tensor:

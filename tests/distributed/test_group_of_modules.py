@@ -8,12 +8,12 @@ import torch.distributed as dist
 
 from group_calls import batch_of
 from hardmine import losses
-from support.ranks import COUNTS, run_ranks
+from support.ranks import COUNTS_FROM_ONE, run_ranks
 
 MODULES = ("EPHNLoss", "EPLoss", "EPSHNLoss", "HPHNLoss", "NPairLoss", "SCTLoss", "TripletLoss", "TupletLoss")
 
 
-@COUNTS
+@COUNTS_FROM_ONE
 def test_modules_with_group_have_loss_of_one_process(count):
     batch = batch_of("uneven", count)
 

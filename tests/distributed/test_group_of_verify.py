@@ -10,7 +10,7 @@ import hardmine
 from group_calls import batch_of
 from hardmine import VerificationError, losses, ops
 from support.inputs import seeded
-from support.ranks import COUNTS, run_ranks
+from support.ranks import COUNTS_FROM_ONE, run_ranks
 
 CALLS = [
     ("select_triplets", {}),
@@ -45,7 +45,7 @@ def call(name, options, batch, refs, rank, dtype=torch.float64):
     return getattr(ops, name)(rows, batch.labels[part], *gallery, **ids, **options)
 
 
-@COUNTS
+@COUNTS_FROM_ONE
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_verify_with_group_agrees_with_reference_of_all_rows(dtype, count):
     cases = [

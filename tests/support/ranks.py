@@ -21,6 +21,9 @@ import torch.distributed as dist
 COUNTS = pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5))])
 """Numbers of ranks. Forked processes need no second import of torch, so that tests with two ranks are fast."""
 
+COUNTS_FROM_ONE = pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 5))])
+"""Numbers of ranks, 1 included, for tests in which no rank differs from the others."""
+
 _TIMEOUT = 60  # seconds
 
 
