@@ -127,6 +127,10 @@ class CrossBatchMemory(nn.Module):
             raise TypeError(f"loss must be a torch.nn.Module, got {type(loss).__name__}")
         if not set(_REFS) <= inspect.signature(loss.forward).parameters.keys():
             raise TypeError(f"loss must take {', '.join(_REFS)}, got {type(loss).__name__}, which compares no refs")
+        if getattr(loss, "options", {}).get("group") is not None:
+            raise ValueError(
+                "loss must have group=None, or every rank would add its copy of the memory: give group here"
+            )
         self.size = check_integer("size", size, 1)
         self.dim = check_integer("dim", dim, 1)
         self.warmup = check_integer("warmup", warmup, 0)

@@ -102,6 +102,14 @@ def test_memory_of_ranks_is_copied_and_pickled():
     assert run_ranks(2, copies) == [(4, True)] * 2
 
 
+def test_memory_of_a_loss_with_group_raises():
+    def make(rank):
+        with pytest.raises(ValueError, match=r"^loss must have group=None, or every rank would add its copy"):
+            CrossBatchMemory(TupletLoss(group=dist.group.WORLD), 8, DIM)
+
+    run_ranks(1, make)
+
+
 def test_memory_of_ranks_without_process_group_raises():
     with pytest.raises(TypeError, match=r"group must be a torch.distributed.ProcessGroup or None, got int"):
         make_memory(1)
