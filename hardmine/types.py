@@ -202,6 +202,7 @@ class GroupOptions(TypedDict, total=False):
 class SelectionOptions(PairIds, total=False):
     """Options of every op that selects one positive and one negative per anchor."""
 
+    ignore_index: int | None
     positive: PositiveRule
     negative: NegativeRule
     similarity: Similarity
@@ -237,6 +238,7 @@ class SCTLossOptions(SelectionOptions, GroupOptions, total=False):
 class TupletLossOptions(PairIds, GroupOptions, total=False):
     """Options of :func:`hardmine.ops.tuplet_loss`."""
 
+    ignore_index: int | None
     positive: TupletPositiveRule
     temperature: float
     similarity: Similarity
@@ -248,6 +250,7 @@ class BatchAllTripletLossOptions(GroupOptions, total=False):
     """Options of :func:`hardmine.ops.batch_all_triplet_loss`."""
 
     ids: Tensor | None
+    ignore_index: int | None
     margin: float | Tensor
     margin_labels: Tensor | None
     squared: bool

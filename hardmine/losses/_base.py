@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from hardmine.ops._ignored import check_ignore_index
 from hardmine.ops._ranks import group_loss
 from hardmine.types import LossResult, Selection
 
@@ -50,6 +51,8 @@ class Loss(nn.Module):
         call = group_loss("", options.get("group"), options.get("gradient_reduction"), options.get("reduction"))
         if call is not None:
             call.check()
+        if options.get("ignore_index") is not None:
+            check_ignore_index(options["ignore_index"], options.get("group"))
         devices = [value.device for value in local.values() if isinstance(value, (Tensor, torch.Generator))]
         device = devices[0] if devices else "cpu"
         rows = torch.empty(0, 1, dtype=torch.float32, device=device)

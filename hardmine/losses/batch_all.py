@@ -36,6 +36,7 @@ class BatchAllTripletLoss(Loss):
         squared: Whether distances are squared.
         similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as given.
         reduction: ``"mean"`` over the triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: As in :class:`TripletLoss`: the rows of all ranks of a process group.
         gradient_reduction: As in :class:`TripletLoss`.
 
@@ -81,10 +82,11 @@ class BatchAllTripletLoss(Loss):
         squared: bool = True,
         similarity: DistanceSimilarity = "cosine",
         reduction: BatchAllReduction = "mean",
+        ignore_index: int | None = None,
         group: ProcessGroup | None = None,
         gradient_reduction: GradientReduction | None = None,
     ) -> None:
-        options = {"squared": squared, "similarity": similarity, "reduction": reduction}
+        options = {"squared": squared, "similarity": similarity, "reduction": reduction, "ignore_index": ignore_index}
         super().__init__({**options, "group": group, "gradient_reduction": gradient_reduction})
         self._check({"margin": margin, "margin_labels": margin_labels})
         self.margin_labels = margin_labels

@@ -46,6 +46,7 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         beta: How much farther apart the classes should move, in units of the squared distance.
         squared: Whether distances are squared.
         reduction: ``"mean"`` over the triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: As in :class:`TripletLoss`: the rows of all ranks of a process group. The tables must be the same.
         gradient_reduction: As in :class:`TripletLoss`.
 
@@ -87,6 +88,7 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         beta: float = 0.1,
         squared: bool = True,
         reduction: BatchAllReduction = "mean",
+        ignore_index: int | None = None,
         group: ProcessGroup | None = None,
         gradient_reduction: GradientReduction | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
             margin=torch.full((count, count), first),
             squared=squared,
             reduction=reduction,
+            ignore_index=ignore_index,
             group=group,
             gradient_reduction=gradient_reduction,
         )

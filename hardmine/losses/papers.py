@@ -32,6 +32,7 @@ class _HardestNegativeLoss(TripletLoss):
         reduction: Reduction = "mean",
         duplicate_threshold: float | None = None,
         min_similarity: float | None = None,
+        ignore_index: int | None = None,
         group: ProcessGroup | None = None,
         gradient_reduction: GradientReduction | None = None,
     ) -> None:
@@ -44,6 +45,7 @@ class _HardestNegativeLoss(TripletLoss):
             reduction=reduction,
             duplicate_threshold=duplicate_threshold,
             min_similarity=min_similarity,
+            ignore_index=ignore_index,
             group=group,
             gradient_reduction=gradient_reduction,
         )
@@ -61,6 +63,7 @@ class _AllNegativesLoss(TupletLoss):
         similarity: Similarity = "cosine",
         duplicate_threshold: float | None = None,
         reduction: Reduction = "mean",
+        ignore_index: int | None = None,
         group: ProcessGroup | None = None,
         gradient_reduction: GradientReduction | None = None,
     ) -> None:
@@ -70,6 +73,7 @@ class _AllNegativesLoss(TupletLoss):
             similarity=similarity,
             duplicate_threshold=duplicate_threshold,
             reduction=reduction,
+            ignore_index=ignore_index,
             group=group,
             gradient_reduction=gradient_reduction,
         )
@@ -86,6 +90,7 @@ class EPHNLoss(_HardestNegativeLoss):
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         min_similarity: Anchors count only if both their similarities exceed this (0 in the authors' code).
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
         gradient_reduction: As in :class:`TripletLoss`.
 
@@ -116,6 +121,7 @@ class EPSHNLoss(TripletLoss):
             similarity.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         min_similarity: Anchors count only if both their similarities exceed this (0 in the authors' code).
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
         gradient_reduction: As in :class:`TripletLoss`.
 
@@ -139,6 +145,7 @@ class EPSHNLoss(TripletLoss):
         semihard_margin: float | None = None,
         duplicate_threshold: float | None = None,
         min_similarity: float | None = None,
+        ignore_index: int | None = None,
         group: ProcessGroup | None = None,
         gradient_reduction: GradientReduction | None = None,
     ) -> None:
@@ -154,6 +161,7 @@ class EPSHNLoss(TripletLoss):
             semihard_margin=semihard_margin,
             duplicate_threshold=duplicate_threshold,
             min_similarity=min_similarity,
+            ignore_index=ignore_index,
             group=group,
             gradient_reduction=gradient_reduction,
         )
@@ -194,6 +202,7 @@ class HPHNLoss(_HardestNegativeLoss):
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         min_similarity: Anchors count only if both their similarities exceed this.
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
         gradient_reduction: As in :class:`TripletLoss`.
 
@@ -219,6 +228,7 @@ class EPLoss(_AllNegativesLoss):
         similarity: As in :class:`TupletLoss`, like the other options.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
         gradient_reduction: As in :class:`TripletLoss`.
 
@@ -257,6 +267,7 @@ class HPLoss(_AllNegativesLoss):
         similarity: As in :class:`TupletLoss`, like the other options.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
         gradient_reduction: As in :class:`TripletLoss`.
 
@@ -282,6 +293,7 @@ class BatchAllLoss(_AllNegativesLoss):
         similarity: As in :class:`TupletLoss`, like the other options.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: As in :class:`TripletLoss`: the candidates of all ranks of a process group.
         gradient_reduction: As in :class:`TripletLoss`.
 

@@ -47,6 +47,7 @@ class SCTLoss(SelectionLoss):
         semihard_margin: See ``semihard_fallback``.
         duplicate_threshold: Overrides the preset's threshold (`paper` has none); infinity disables it.
         min_similarity: Anchors count only if both their similarities exceed this.
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         generator: As in :class:`TripletLoss`.
         group: A ``torch.distributed`` process group: the candidates are the rows of all its ranks, and the loss is that
             of one process with all rows. None: this process alone.
@@ -86,6 +87,7 @@ class SCTLoss(SelectionLoss):
         semihard_margin: float | None = None,
         duplicate_threshold: float | None = None,
         min_similarity: float | None = None,
+        ignore_index: int | None = None,
         generator: torch.Generator | None = None,
         group: ProcessGroup | None = None,
         gradient_reduction: GradientReduction | None = None,

@@ -45,6 +45,7 @@ class TripletLoss(SelectionLoss):
             be, in units of the similarity; None sets no limit.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         min_similarity: Anchors count only if both their similarities exceed this.
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         generator: Source of random picks; None stands for the device's default generator. The generator is not part of
             the module's ``state_dict``: save its ``get_state()`` too, to resume training. A copy or a pickle of the
             module has a separate generator in the same state. It must be None under ``torch.utils.checkpoint``, which
@@ -91,6 +92,7 @@ class TripletLoss(SelectionLoss):
         semihard_margin: float | None = None,
         duplicate_threshold: float | None = None,
         min_similarity: float | None = None,
+        ignore_index: int | None = None,
         generator: torch.Generator | None = None,
         group: ProcessGroup | None = None,
         gradient_reduction: GradientReduction | None = None,

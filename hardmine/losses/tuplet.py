@@ -28,6 +28,7 @@ class TupletLoss(Loss):
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
+        ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: A ``torch.distributed`` process group: the candidates are the rows of all its ranks, and the loss is that
             of one process with all rows. None: this process alone.
         gradient_reduction: Only with ``group``: how the trainer reduces gradients over the ranks, ``"mean"`` as DDP and
@@ -59,6 +60,7 @@ class TupletLoss(Loss):
         similarity: Similarity = "cosine",
         duplicate_threshold: float | None = None,
         reduction: Reduction = "mean",
+        ignore_index: int | None = None,
         group: ProcessGroup | None = None,
         gradient_reduction: GradientReduction | None = None,
     ) -> None:

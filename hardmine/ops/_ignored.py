@@ -1,9 +1,62 @@
-"""Rows that take no part in a call: the numbers of the others, as an op that ``torch.compile`` can capture."""
+"""Rows with the label to ignore: ops run on the other rows, and their results keep the shape of the whole batch."""
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
 import torch
 from torch import Tensor
+
+from hardmine.ops._arguments import check_ids, check_labeled_rows
+from hardmine.ops._groups import check_group
+from hardmine.ops._numbers import check_integer
+from hardmine.ops._ranks import agree_on_checks
+from hardmine.types import Selection, TupletTerms
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class KeptRows(NamedTuple):
+    """The rows that an op runs on.
+
+    Attributes:
+        arguments: ``embeddings``, ``labels``, ``ref_embeddings``, ``ref_labels``, ``ids`` and ``ref_ids`` without the
+            ignored rows.
+        anchors: Row numbers of the anchors that are kept, int64 [K].
+        candidates: Row numbers of the candidates that are kept: ``anchors`` if there are no refs.
+        num_anchors: The number of anchors, ignored ones included.
+    """
+
+    arguments: dict[str, Tensor | None]
+    anchors: Tensor
+    candidates: Tensor
+    num_anchors: int
+
+    def spread(self, values: Tensor, fill: float) -> Tensor:
+        """Values of the kept anchors as values of all, ``fill`` for ignored ones. Differentiable."""
+        return values.new_full((self.num_anchors,), fill).index_copy(0, self.anchors, values)
+
+    def rows_of(self, index: Tensor) -> Tensor:
+        """Indices of kept candidates as row numbers of all candidates; -1 stays, and is that of ignored anchors."""
+        rows = torch.cat([self.candidates, self.candidates.new_full((1,), -1)])[index]
+        return self.spread(rows, -1)
+
+    def restore(self, result: Any) -> Any:
+        """The result of an op in the shape that it has for all rows. Sums, means and counts stay as they are."""
+        if isinstance(result, Selection):
+            positive, negative, s_ap, s_an = result
+            similarities = self.spread(s_ap, math.nan), self.spread(s_an, math.nan)
+            return Selection(self.rows_of(positive), self.rows_of(negative), *similarities)
+        if isinstance(result, TupletTerms):
+            index, s_ap, logsumexp = result
+            return TupletTerms(self.rows_of(index), self.spread(s_ap, math.nan), self.spread(logsumexp, -math.inf))
+        if isinstance(result, Tensor):
+            return self.spread(result, 0.0) if result.dim() else result
+        return tuple(map(self.restore, result)) if type(result) is tuple else result
 
 
 def kept_rows(keep: Tensor) -> Tensor:
@@ -14,10 +67,84 @@ def kept_rows(keep: Tensor) -> Tensor:
     return torch.ops.hardmine.kept_rows(keep)
 
 
+def check_ignore_index(ignore_index: Any, group: Any = None) -> int:
+    """``ignore_index`` is a label, and there is no group; returned as an int."""
+    ignore_index = check_integer("ignore_index", ignore_index, -(2**63), 2**63 - 1)
+    if group is not None:
+        raise ValueError(
+            f"ignore_index must be None with group, got {ignore_index}: leave out these rows before the call, as ranks "
+            "may have any numbers of rows"
+        )
+    return ignore_index
+
+
+def drop_ignored(
+    ignore_index: Any,
+    embeddings: Any,
+    labels: Any,
+    ref_embeddings: Any = None,
+    ref_labels: Any = None,
+    ids: Any = None,
+    ref_ids: Any = None,
+) -> KeptRows:
+    """Checks the tensors of an op, and drops the rows whose label is ``ignore_index``."""
+    as_int64, ref_as_int64 = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    check_ids(ids, embeddings, ref_ids, ref_embeddings)
+    ignore_index = check_ignore_index(ignore_index)
+    for name, given in (("labels", labels), ("ref_labels", ref_labels)):
+        if ignore_index < 0 and given is not None and given.dtype == torch.uint64:
+            raise ValueError(f"ignore_index must be at least 0 if {name} are uint64, got {ignore_index}")
+    anchors = kept_rows(as_int64 != ignore_index)
+    candidates = anchors if ref_as_int64 is None else kept_rows(ref_as_int64 != ignore_index)
+
+    def take(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
+        if tensor is None:
+            return None
+        if tensor.is_floating_point():
+            return tensor.index_select(0, rows)
+        return tensor.long().index_select(0, rows).to(tensor.dtype)  # torch cannot index all unsigned dtypes
+
+    arguments = {
+        "embeddings": take(embeddings, anchors),
+        "labels": take(labels, anchors),
+        "ref_embeddings": take(ref_embeddings, candidates),
+        "ref_labels": take(ref_labels, candidates),
+        "ids": take(ids, anchors),
+        "ref_ids": take(ref_ids, candidates),
+    }
+    return KeptRows(arguments, anchors, candidates, embeddings.shape[0])
+
+
+def drops_ignored(op: Callable[P, R]) -> Callable[P, R]:
+    """Gives an op its option ``ignore_index``: the op then runs without the rows of this label.
+
+    The op declares ``ignore_index`` and gets None.
+    """
+
+    @functools.wraps(op)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        ignore_index = kwargs.pop("ignore_index", None)
+        names = ("embeddings", "labels", "ref_embeddings", "ref_labels")
+        if ignore_index is None or len(args) > len(names):  # the op refuses more
+            return op(*args, **kwargs)
+        group: Any = kwargs.get("group")
+        if group is not None:  # raises on every rank, as the others wait for this one
+            agree_on_checks(check_group(group), lambda: check_ignore_index(ignore_index, group))
+            check_ignore_index(ignore_index, group)  # for torch.compile, which agrees on nothing
+        given: dict[str, Any] = dict(zip(names, args, strict=False)) | kwargs
+        tensors = {name: given.pop(name) for name in (*names, "ids", "ref_ids") if name in given}
+        kept = drop_ignored(ignore_index, **tensors)
+        call: Any = op
+        return kept.restore(call(**{name: kept.arguments[name] for name in tensors}, **given))
+
+    return run
+
+
 torch.library.define("hardmine::kept_rows", "(Tensor keep) -> Tensor")
 torch.library.impl("hardmine::kept_rows", ("cpu", "cuda"), lambda keep: keep.nonzero().squeeze(1))
 
 
 @torch.library.register_fake("hardmine::kept_rows")
 def _(keep):
-    return keep.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+    is_empty = isinstance(keep.shape[0], int) and keep.shape[0] == 0  # inductor refuses to index no rows by some
+    return keep.new_empty(0 if is_empty else torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)

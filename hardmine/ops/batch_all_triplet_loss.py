@@ -26,6 +26,7 @@ from hardmine.ops._arguments import (
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._batch_all_of_ranks import takes_group
 from hardmine.ops._fakes import accumulate_dtype
+from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag, check_number
 from hardmine.types import (
     BatchAllReduction,
@@ -64,12 +65,14 @@ def batch_all_triplet_loss(
     **options: Unpack[BatchAllTripletLossOptions],
 ) -> Tensor | tuple[Tensor, TripletCounts]: ...
 @observed("batch_all_triplet_loss")
+@drops_ignored
 @takes_group
 def batch_all_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
     *,
     ids: Tensor | None = None,
+    ignore_index: int | None = None,
     margin: float | Tensor = 0.2,
     margin_labels: Tensor | None = None,
     squared: bool = True,
@@ -91,6 +94,8 @@ def batch_all_triplet_loss(
         labels: The embeddings' classes, [B], any integer dtype.
         ids: The embeddings' ids, [B], any integer dtype; a negative id stands for none. A pair of equal ids is neither
             a positive nor a negative pair, so no triplet has it.
+        ignore_index: Rows with this label are neither anchors nor candidates, as in
+            :func:`hardmine.ops.select_triplets`; they do not count in a mean.
         margin: alpha, in units of the distance (squared, if ``squared``). A number, or a table [C, C] of finite
             floating-point numbers: ``margin[y_a, y_n]`` for an anchor of class y_a and a negative of class y_n. A
             table gets no gradient.

@@ -10,6 +10,7 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import check_choice, resolve_options
+from hardmine.ops._ignored import drops_ignored
 from hardmine.ops.triplet_loss import loss_of_selected
 from hardmine.types import (
     GradientReduction,
@@ -89,6 +90,7 @@ def sct_loss(
 ) -> LossResult[Selection]: ...
 # fmt: on
 @observed("sct_loss")
+@drops_ignored
 def sct_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -97,6 +99,7 @@ def sct_loss(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
     lam: float = 1.0,
     temperature: float = 0.1,
     preset: Preset = "paper",
@@ -132,6 +135,8 @@ def sct_loss(
         ids: [B], any integer dtype; a pair of equal ids >= 0 is no candidate, as in
             :func:`hardmine.ops.select_triplets`. With refs, only this excludes an anchor's own copy.
         ref_ids: [M], the refs' ids; given together with ``ids`` if there are refs.
+        ignore_index: Rows with this label are neither anchors nor candidates, as in
+            :func:`hardmine.ops.select_triplets`; they do not count in a mean.
         lam: Weight of the hard part. The paper uses 1 on CUB and CAR, and 0.1 on SOP, In-shop and Hotels.
         temperature: Temperature of the easy part, from 1e-30 to 1e30. The paper prints eq. 1 with 1; its code and EP
             use 0.1.

@@ -14,11 +14,13 @@ from hardmine.ops._arguments import check_ids, check_labeled_rows, check_random,
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._groups import check_group
+from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._ranks import Anchors, agree_on_checks, check_tensors, own_part
 from hardmine.types import NegativeRule, PositiveRule, Selection, SemihardFallback, Similarity, TieRule
 
 
 @observed("select_triplets")
+@drops_ignored
 def select_triplets(
     embeddings: Tensor,
     labels: Tensor,
@@ -27,6 +29,7 @@ def select_triplets(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
     positive: PositiveRule = "easiest",
     negative: NegativeRule = "hardest",
     similarity: Similarity = "cosine",
@@ -58,6 +61,10 @@ def select_triplets(
             candidate, neither as a positive nor as a negative: an anchor's own copy in a memory bank, or an augmented
             copy of its image.
         ref_ids: The refs' ids, [M], any integer dtype. Given together with ``ids`` if there are refs.
+        ignore_index: Rows with this label are neither anchors nor candidates, refs included, as if they were not there.
+            Results keep the shape: such an anchor has index -1, similarity NaN, loss 0 and gradient 0, whatever its
+            embedding. On a GPU the host reads the number of other rows.
+            An error with ``group``: leave out the rows before the call.
         positive: ``"easiest"`` (most similar sample of the class), ``"hardest"`` (least similar), or ``"random"``
             (every candidate is equally likely).
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or

@@ -23,6 +23,7 @@ from hardmine.ops._arguments import (
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
+from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranks import (
     Anchors,
@@ -86,6 +87,7 @@ def triplet_loss(
 ) -> LossResult[Selection]: ...
 # fmt: on
 @observed("triplet_loss")
+@drops_ignored
 def triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -94,6 +96,7 @@ def triplet_loss(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
     positive: PositiveRule = "easiest",
     negative: NegativeRule = "semihard",
     term: Term = "nca",
@@ -126,6 +129,8 @@ def triplet_loss(
         ids: [B], any integer dtype; a pair of equal ids >= 0 is no candidate, as in
             :func:`hardmine.ops.select_triplets`. With refs, only this excludes an anchor's own copy.
         ref_ids: [M], the refs' ids; given together with ``ids`` if there are refs.
+        ignore_index: Rows with this label are neither anchors nor candidates, as in
+            :func:`hardmine.ops.select_triplets`; they do not count in a mean.
         positive: As in :func:`hardmine.ops.select_triplets`, like ``negative``, ``similarity``,
             ``semihard_fallback``, ``tie``, ``semihard_margin`` and ``duplicate_threshold``.
         term: The loss f(s_ap, s_an) of one anchor:

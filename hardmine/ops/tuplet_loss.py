@@ -13,6 +13,7 @@ from hardmine._hooks import observed
 from hardmine.ops._arguments import REDUCTIONS, SIMILARITIES, allow_tf32, check_choice, check_ids, check_labeled_rows
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag, check_temperature, optional_number
 from hardmine.ops._ranks import PartialLoss, agree_on_checks, check_tensors, group_loss, own_part, with_requested
 from hardmine.types import (
@@ -63,6 +64,7 @@ def tuplet_loss(
 ) -> LossResult[TupletTerms]: ...
 # fmt: on
 @observed("tuplet_loss")
+@drops_ignored
 def tuplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -71,6 +73,7 @@ def tuplet_loss(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
     positive: TupletPositiveRule = "easiest",
     temperature: float = 0.1,
     similarity: Similarity = "cosine",
@@ -99,6 +102,8 @@ def tuplet_loss(
         ids: [B], any integer dtype; a pair of equal ids >= 0 is no candidate, as in
             :func:`hardmine.ops.select_triplets`. With refs, only this excludes an anchor's own copy.
         ref_ids: [M], the refs' ids; given together with ``ids`` if there are refs.
+        ignore_index: Rows with this label are neither anchors nor candidates, as in
+            :func:`hardmine.ops.select_triplets`; they do not count in a mean.
         positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
             positive of the anchor. With two samples per class all three are N-pair.
         temperature: From 1e-30 to 1e30, because float32 must be able to divide similarities by it.

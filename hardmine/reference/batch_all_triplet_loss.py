@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import may_pair, normalize, similarity_matrix
 from hardmine.reference.triplet_loss import poison
 from hardmine.types import TripletCounts
@@ -31,11 +32,13 @@ def margin_matrix(labels: Tensor, margin: float | Tensor, margin_labels: Tensor 
     return margin.detach().to(like.dtype)[row[:, None], row[None, :]]
 
 
+@drops_ignored
 def batch_all_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
     *,
     ids: Tensor | None = None,
+    ignore_index: int | None = None,
     margin: float | Tensor = 0.2,
     margin_labels: Tensor | None = None,
     squared: bool = True,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine._options import resolve_options
+from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import select_triplets
 from hardmine.reference.triplet_loss import poison, reduce_terms, results, valid_pairs
 from hardmine.types import LossResult, Selection
@@ -81,6 +82,7 @@ def preset_selection(
     return {key: published[key] if given[key] is None else given[key] for key in published}
 
 
+@drops_ignored
 def sct_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -89,6 +91,7 @@ def sct_loss(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
     lam: float = 1.0,
     temperature: float = 0.1,
     preset: str = "paper",

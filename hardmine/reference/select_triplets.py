@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine._options import resolve_options
+from hardmine.reference._ignored import drops_ignored
 from hardmine.types import Selection
 
 
@@ -89,6 +90,7 @@ def random_pick(s: Tensor, candidates: Tensor, u: Tensor) -> tuple[Tensor, Tenso
     )
 
 
+@drops_ignored
 def select_triplets(
     embeddings: Tensor,
     labels: Tensor,
@@ -97,6 +99,7 @@ def select_triplets(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
     positive: str = "easiest",
     negative: str = "hardest",
     similarity: str = "cosine",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine._options import resolve_options
+from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import select_triplets
 from hardmine.types import LossResult, Selection
 
@@ -79,6 +80,7 @@ def results(loss: Tensor, returned: Any, count: Tensor, return_this: bool, retur
     return wanted if len(wanted) > 1 else loss
 
 
+@drops_ignored
 def triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -87,6 +89,7 @@ def triplet_loss(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
     positive: str = "easiest",
     negative: str = "semihard",
     term: str = "nca",

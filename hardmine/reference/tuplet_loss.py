@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import candidate_pairs, extreme_candidate
 from hardmine.reference.triplet_loss import poison, reduce_terms, results
 from hardmine.types import LossResult, TupletTerms
 
 
+@drops_ignored
 def tuplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -21,6 +23,7 @@ def tuplet_loss(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
     positive: str = "easiest",
     temperature: float = 0.1,
     similarity: str = "cosine",

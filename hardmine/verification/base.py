@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hardmine._options import resolve_options
+from hardmine.verification.ignored import IgnoredRows
 
 
 class Record(Protocol):
@@ -66,14 +67,17 @@ class OpComparison:
         self.record.choice = self.choice
         self.reference = importlib.import_module(f"hardmine.reference.{name}")
         self.select = importlib.import_module("hardmine.reference.select_triplets")
-        self.arguments: dict[str, Any] = {
+        self.given: dict[str, Any] = {
             key: a.detach().clone() if isinstance(a, Tensor) else _as_plain(a)
             for key, a in arguments.items()
             if key not in ("group", "gradient_reduction")
         }
         for integers in ("labels", "ref_labels", "ids", "ref_ids"):
-            if self.arguments.get(integers) is not None:
-                self.arguments[integers] = self.arguments[integers].long()
+            if self.given.get(integers) is not None:
+                self.given[integers] = self.given[integers].long()
+        # The comparison sees the rows that are not ignored, and the op all of them.
+        self.ignored = None if self.given.get("ignore_index") is None else IgnoredRows(self.given)
+        self.arguments = self.given if self.ignored is None else self.ignored.rest(self.given)
         options = {key: a for key, a in self.arguments.items() if not isinstance(a, Tensor)}
         self.options = resolve_options(name, options)
         self.names = [key for key in self.row_names if self.arguments.get(key) is not None]
@@ -84,12 +88,20 @@ class OpComparison:
 
     def run(self) -> str | None:
         """A description of the disagreement, or None."""
-        leaves = [rows.clone().requires_grad_() for rows in self.rows]
-        loss, returned = self.fused({**self.arguments, **dict(zip(self.names, leaves, strict=True))})
-        gradients = torch.autograd.grad(self.scalar(loss), leaves)
-        self.outputs |= {"loss": loss.detach(), "gradients": gradients}
+        leaves = [self.given[name].clone().requires_grad_() for name in self.names]
+        loss, returned = self.fused({**self.given, **dict(zip(self.names, leaves, strict=True))})
+        self.outputs["loss"] = loss.detach()
         if self.returned:
             self.outputs[self.returned] = tuple(t.detach() for t in returned)
+        try:
+            if self.ignored is not None:
+                loss, returned = self.ignored.restrict(loss, returned)
+            gradients: Sequence[Tensor] = torch.autograd.grad(self.scalar(loss), leaves)
+            self.outputs["gradients"] = gradients
+            if self.ignored is not None:
+                gradients = self.ignored.restrict_gradients(self.names, gradients)
+        except ValueError as problem:
+            return str(problem)
         return self.disagreement(loss.detach(), returned, gradients)
 
     def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:

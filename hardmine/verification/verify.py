@@ -229,7 +229,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
             if not path.exists():
                 break
             path = self.save_dir / f"{name}-call{call}-{number}.pt"
-        arguments = dict(comparison.arguments)
+        arguments = dict(comparison.given)
         saved = {"op": name, "disagreement": disagreement, "arguments": arguments, "outputs": comparison.outputs}
         if arguments.get("generator") is not None:  # torch.load accepts only the state of a generator
             saved["random_state"] = arguments["generator"].get_state()

@@ -50,6 +50,7 @@ INVALID = [
         ValueError,
         "gradient_reduction must be None with reduction='none', which scales nothing, got 'mean'",
     ),
+    ("sct_loss", {"ignore_index": 1}, ValueError, "ignore_index must be None with group, got 1: leave out these rows"),
     ("sct_loss", {"preset": "code"}, ValueError, "preset must be one of 'paper', 'code2020', 'code2021', got 'code'"),
     (
         "sct_loss",

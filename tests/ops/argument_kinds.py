@@ -178,7 +178,8 @@ class Integer(Kind):
         for value in ("1", True, 2.0, math.nan, math.inf, torch.tensor(2), [2]):
             yield Wrong(value, TypeError, f"must be an integer, got {type(value).__name__}")
         for value in (self.lower - 1, -self.upper, self.upper + 1, 2**64):
-            yield Wrong(value, ValueError, f"must be from {self.lower} to {self.upper}, got {value}")
+            if not self.lower <= value <= self.upper:
+                yield Wrong(value, ValueError, f"must be from {self.lower} to {self.upper}, got {value}")
 
     def _wrong_none(self) -> Wrong:
         return Wrong(None, TypeError, "must be an integer, got NoneType")

@@ -102,7 +102,8 @@ def _ids(name: str = "ref_embeddings", size: str = "B", **more: Any) -> dict[str
     }
 
 
-_TENSORS |= _ids()
+_IGNORE_INDEX = {"ignore_index": Integer(lower=-(2**63), upper=2**63 - 1, optional=True)}
+_TENSORS |= _ids() | _IGNORE_INDEX
 _SEMIHARD = {"negative": ("semihard",)}
 _RANDOM = {"positive": ("random",), "negative": ("random",)}
 _SELECTION = {
@@ -212,6 +213,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "embeddings": _EMBEDDINGS,
         "labels": _LABELS,
         "ids": Labels(right=IDS, optional=True, more_wrong=(_TOO_LARGE,)),
+        **_IGNORE_INDEX,
         "margin": NumberOrTable(),
         "margin_labels": Labels(
             right=torch.tensor([0, 1]), size="C", device_of="embeddings", optional=True, only_with={"margin": (TABLE,)}

@@ -55,7 +55,7 @@ def test_schemas_name_every_option(name):
     options = {argument.name for argument in packet.default._schema.arguments}
     assert not any("[]" in str(argument.type) for argument in packet.default._schema.arguments)
     python_only = {"preset", "generator", "return_selection", "return_count", "return_terms", "return_counts"}
-    python_only |= {"labels", "margin_labels", "random", *OF_RANKS}
+    python_only |= {"labels", "margin_labels", "random", "ignore_index", *OF_RANKS}
     assert set(inspect.signature(getattr(ops, name)).parameters) - python_only <= options
 
 

@@ -23,6 +23,7 @@ def selections(positive: PositiveRule, generator: torch.Generator) -> None:
     assert_type(selection.negative_similarity, Tensor)
     assert_type(ops.select_triplets(x, labels, x, labels, negative="random", generator=generator), Selection)
     assert_type(ops.select_triplets(x, labels, x, labels, ids=labels, ref_ids=labels), Selection)
+    assert_type(ops.select_triplets(x, labels, ignore_index=-1), Selection)
     assert_type(ops.knn(x, k=3), Neighbors)
     assert_type(ops.knn(x, x, ids=labels, ref_ids=labels), Neighbors)
     assert_type(ops.knn(x).index, Tensor)
@@ -31,6 +32,9 @@ def selections(positive: PositiveRule, generator: torch.Generator) -> None:
 def losses(term: Term, wanted: bool) -> None:
     """Losses alone, and with each additional return value."""
     assert_type(ops.triplet_loss(x, labels, term=term), Tensor)
+    assert_type(ops.triplet_loss(x, labels, ignore_index=-1), Tensor)
+    assert_type(ops.tuplet_loss(x, labels, ignore_index=-1), Tensor)
+    assert_type(ops.batch_all_triplet_loss(x, labels, ignore_index=-1), Tensor)
     assert_type(ops.triplet_loss(x, labels, return_selection=False), Tensor)
     assert_type(ops.triplet_loss(x, labels, return_selection=True), tuple[Tensor, Selection])
     assert_type(ops.triplet_loss(x, labels, return_count=True), tuple[Tensor, Tensor])
