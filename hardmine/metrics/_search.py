@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine._extras import require
+from hardmine.ops._ignored import drop_ignored
 from hardmine.ops._numbers import check_flag
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import Neighbors
@@ -66,6 +67,23 @@ def _drop_self(found: Neighbors, start: int) -> Neighbors:
     keep = index != query
     keep[:, -1] &= ~keep.all(1)
     return Neighbors(*(part[keep].reshape(len(index), -1) for part in (similarity, index)))
+
+
+def without_ignored(
+    ignore_index: int | None,
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The arguments of a metric without the rows whose label is ``ignore_index``; all if it is None."""
+    tensors = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    if ignore_index is None:
+        return tensors
+    kept: Any = drop_ignored(ignore_index, *tensors).arguments.values()
+    return tuple(kept)
 
 
 def check_progress(progress: bool | None) -> None:

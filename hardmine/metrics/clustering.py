@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardmine._extras import require
-from hardmine.metrics._search import all_finite
+from hardmine.metrics._search import all_finite, without_ignored
 from hardmine.ops._arguments import check_choice, check_labeled_rows
 from hardmine.ops._numbers import check_integer
 
@@ -20,6 +20,7 @@ def nmi(
     embeddings: Tensor,
     labels: Tensor,
     *,
+    ignore_index: int | None = None,
     seed: int = 0,
     n_init: int = 1,
     max_iter: int = 300,
@@ -33,6 +34,7 @@ def nmi(
     Args:
         embeddings: [N, D], float32, float64, float16 or bfloat16. Rows need not have unit length.
         labels: Classes [N], any integer dtype.
+        ignore_index: Rows with this label are left out.
         seed: Seed of the k-means++ that starts the clusters, 0 to 2**32 - 1.
         n_init: Number of starts; the result with the least inertia is used.
         max_iter: Maximal number of iterations per k-means.
@@ -63,6 +65,7 @@ def nmi(
         >>> round(metrics.nmi(embeddings, torch.tensor([0, 0, 1, 1])), 3)
         1.0
     """
+    embeddings, labels = without_ignored(ignore_index, embeddings, labels)[:2]
     labels, _ = check_labeled_rows(embeddings, labels, None, None)
     seed = check_integer("seed", seed, 0, 2**32 - 1)
     n_init, max_iter = check_integer("n_init", n_init, 1), check_integer("max_iter", max_iter, 1)

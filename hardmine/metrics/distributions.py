@@ -16,6 +16,7 @@ from hardmine.metrics._search import (
     finite_rows,
     neighbors,
     progress_bar,
+    without_ignored,
 )
 from hardmine.ops._arguments import check_ids, check_labeled_rows, check_rows
 from hardmine.ops._numbers import check_integer
@@ -62,6 +63,7 @@ def within_class_similarities(
     labels: Tensor,
     *,
     ids: Tensor | None = None,
+    ignore_index: int | None = None,
     bins: int = 200,
     progress: bool | None = None,
 ) -> Distribution:
@@ -76,6 +78,7 @@ def within_class_similarities(
         embeddings: [N, D], float32, float64, float16 or bfloat16. Rows need not have unit length.
         labels: Classes [N], any integer dtype.
         ids: Ids [N], any integer dtype; pairs of equal ids >= 0 are left out.
+        ignore_index: Rows with this label are left out.
         bins: Number of bins.
         progress: Show a progress bar on stderr, which needs tqdm: True, False or None. None shows it if the work is
             long and tqdm is installed.
@@ -109,7 +112,11 @@ def within_class_similarities(
     ids, _ = check_ids(ids, embeddings, None, None)
     bins = check_integer("bins", bins, 1)
     check_progress(progress)
-    _check_finite("embeddings", embeddings)
+    given = without_ignored(ignore_index, embeddings, labels, None, None, ids)
+    if not finite_rows(given[0]).all():  # the row's number is that among all rows
+        ignored = torch.zeros_like(labels) if ignore_index is None else labels == ignore_index
+        _check_finite("embeddings", embeddings.masked_fill(ignored.bool()[:, None], 0.0))
+    embeddings, labels, _, _, ids, _ = given
     histogram = _Histogram(bins)
     order, sizes = labels.argsort(stable=True), labels.unique(return_counts=True)[1].tolist()
     work = sum(size**2 for size in sizes) * embeddings.shape[1]

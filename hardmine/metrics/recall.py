@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine import ops
-from hardmine.metrics._search import all_finite, check_progress, neighbors
+from hardmine.metrics._search import all_finite, check_progress, neighbors, without_ignored
 from hardmine.ops._arguments import check_ids, check_label_pair, check_labeled_rows, check_rows
 from hardmine.ops._groups import all_counts, check_group
 from hardmine.ops._ranks import agree_on_checks, check_tensors, own_part
@@ -27,6 +27,7 @@ def recall_at_1(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
 ) -> float:
     """Share of queries whose most similar gallery sample, by cosine similarity, has the query's class.
 
@@ -42,6 +43,7 @@ def recall_at_1(
         ids: Ids of the queries [B], any integer dtype; a negative id stands for none. Gallery samples with the query's
             id are skipped. With a gallery, only this excludes a query's own copy.
         ref_ids: Ids of the gallery [M]; given together with ``ids`` if there is a gallery.
+        ignore_index: Rows with this label are left out, of the queries and of the gallery.
 
     Returns:
         Recall@1 in [0, 1]; NaN if an embedding is not finite, so that divergence is not hidden.
@@ -66,6 +68,9 @@ def recall_at_1(
         0.5
     """
     with torch.no_grad():
+        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = without_ignored(
+            ignore_index, embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+        )
         selection = ops.select_triplets(
             embeddings, labels, ref_embeddings, ref_labels, ids=ids, ref_ids=ref_ids, negative="hardest"
         )
@@ -87,6 +92,7 @@ def recall_at_k(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
     k: int | Iterable[int] = (1, 2, 4, 8),
     progress: bool | None = None,
     group: ProcessGroup | None = None,
@@ -107,6 +113,7 @@ def recall_at_k(
         ids: Ids of the queries [B], any integer dtype; a negative id stands for none. Gallery samples with the query's
             id are skipped. With a gallery, only this excludes a query's own copy.
         ref_ids: Ids of the gallery [M]; given together with ``ids`` if there is a gallery.
+        ignore_index: Rows with this label are left out, of the queries and of the gallery.
         k: One K or several, integers from 1 to 1024. A K larger than the gallery finds the whole gallery.
         progress: Show a progress bar on stderr, which needs tqdm: True, False or None. None shows it if the work is
             long and tqdm is installed.
@@ -140,9 +147,12 @@ def recall_at_k(
         {1: 0.5, 2: 1.0}
     """
     with torch.no_grad():
+        inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
         if group is not None:
-            inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
-            return _recall_of_ranks(check_group(group), inputs, k, progress)
+            group = check_group(group)
+            agree_on_checks(group, lambda: without_ignored(ignore_index, *inputs))
+            return _recall_of_ranks(group, without_ignored(ignore_index, *inputs), k, progress)
+        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = without_ignored(ignore_index, *inputs)
         sizes = _check_k(k)
         check_progress(progress)
         labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)

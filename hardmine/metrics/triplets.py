@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hardmine import ops
-from hardmine.metrics._search import all_finite
+from hardmine.metrics._search import all_finite, without_ignored
 from hardmine.ops._arguments import shape_of
 from hardmine.types import NegativeRule, PositiveRule
 
@@ -52,6 +52,7 @@ def hard_triplet_share(
     *,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
     positive: PositiveRule = "easiest",
     negative: NegativeRule = "hardest",
 ) -> float:
@@ -65,6 +66,7 @@ def hard_triplet_share(
         ids: The anchors' ids [B], as in :func:`hardmine.ops.select_triplets`: with refs, only this excludes an anchor's
             own copy.
         ref_ids: The refs' ids [M]; given together with ``ids`` if there are refs.
+        ignore_index: Rows with this label are neither anchors nor refs.
         positive: As in :func:`hardmine.ops.select_triplets`.
         negative: As in :func:`hardmine.ops.select_triplets`.
 
@@ -91,6 +93,9 @@ def hard_triplet_share(
         0.5
     """
     with torch.no_grad():
+        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = without_ignored(
+            ignore_index, embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+        )
         selection = ops.select_triplets(
             embeddings,
             labels,

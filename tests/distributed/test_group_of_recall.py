@@ -62,3 +62,18 @@ def test_recall_with_group_non_finite_or_without_positives():
             recall_at_k(batch.rows[part], batch.labels[part], k=1 + rank, group=dist.group.WORLD)
 
     run_ranks(2, recalls)
+
+
+def test_recall_with_group_and_ignored_label_is_that_of_one_process():
+    batch, gallery = batch_of("uneven", 2), batch_of("equal", 2, seed=3)
+    label = int(batch.labels[0])
+
+    def recalls(rank):
+        options = {"ignore_index": label, "group": dist.group.WORLD}
+        with pytest.raises(ValueError, match=r"^on rank 1: labels must be \[B\] = "):
+            recall_at_k(batch.rows[batch.part(rank)], batch.labels[batch.part(rank)][rank:], **options)
+        return recall_at_k(**inputs_of(batch, gallery, True, rank), **options)
+
+    expected = recall_at_k(**inputs_of(batch, gallery, True), ignore_index=label)
+    assert expected != recall_at_k(**inputs_of(batch, gallery, True))
+    assert run_ranks(2, recalls) == [expected] * 2
