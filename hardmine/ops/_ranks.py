@@ -1,7 +1,9 @@
-"""``group=`` of the ops: this rank's anchors against the candidates of all ranks.
+"""``group=`` of the ops: the candidates of all ranks.
 
-An op checks its arguments, gathers, computes the part of its own anchors as one process does with refs, and adds up the
-parts. Only this module knows which part of the work a rank does.
+An op checks its arguments, gathers, and computes a part of the work. Either the ranks share the pairs of all rows, so
+that each unordered pair is visited once (``_shared_losses.py``). Or each rank compares its own anchors with all
+candidates, as one process does with refs, and the parts of the loss are added up: with refs, with random picks, and if
+the loss is not reduced. Only this module knows which part of the work a rank does.
 """
 
 from __future__ import annotations
@@ -139,6 +141,23 @@ def own_part(
     return (rows, labels, found.rows, ref_labels, ids, ref_ids), found.anchors
 
 
+def shares_pairs(inputs: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    """Whether the ranks share the pairs of a loss of resolved options. The kernels for GPUs compute no parts yet."""
+    return (
+        inputs[0].is_cpu and inputs[2] is None and options["reduction"] != "none" and "random" not in options.values()
+    )
+
+
+def all_rows(
+    group: dist.ProcessGroup, op: str, options: dict[str, Any], inputs: tuple[Any, ...]
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor], Anchors]:
+    """The first arguments of a loss whose pairs the ranks share: this rank's rows, and what all ranks have."""
+    rows, labels, _, _, ids, _ = inputs
+    found = gather(group, op, options, rows, labels, ids)
+    # Only this rank's rows get a gradient from the loss, and only its own: the gather's backward pass is not needed.
+    return (rows, found.rows.detach(), found.labels, None if ids is None else found.ids, found.counts), found.anchors
+
+
 def check_tensors(inputs: tuple[Any, ...], group: dist.ProcessGroup) -> None:
     """Checks the tensors of an op that compares labeled rows."""
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
@@ -173,6 +192,11 @@ class GroupLoss(NamedTuple):
             raise ValueError(f"gradient_reduction must be None with reduction='none', which scales nothing, got {got}")
         check_choice("gradient_reduction", self.gradient_reduction, GRADIENT_REDUCTIONS)
 
+    @property
+    def scale(self) -> float:
+        """What gradients are multiplied with, so that the trainer's reduction gives those of one process."""
+        return 1.0 if self.gradient_reduction == "sum" else float(self.group.size())
+
     def add_up(
         self, compute: Callable[[], PartialLoss], device: torch.device, *, mean: bool, size: int = 1
     ) -> PartialLoss:
@@ -184,10 +208,9 @@ class GroupLoss(NamedTuple):
                 part = compute()
             except Exception as error:
                 send_failure(error, size, device, self.group)
-        scale = 1 if self.gradient_reduction == "sum" else self.group.size()
         totals = part.totals.detach().sum() if self.reduction == "none" else part.totals
         loss, _, counts = torch.ops.hardmine.all_reduce_loss(
-            totals.reshape(-1), part.counts.reshape(-1), mean, float(scale), self.group.group_name
+            totals.reshape(-1), part.counts.reshape(-1), mean, self.scale, self.group.group_name
         )
         return PartialLoss(
             part.totals if self.reduction == "none" else loss, part.details, counts.sum().to(torch.int64)

@@ -23,57 +23,69 @@ class Shares(NamedTuple):
     Attributes:
         part: The part of the pairs that this rank computes.
         num_parts: The number of ranks.
-        maximum: The collective that gives the elementwise maximum over the ranks of an int64 tensor.
-        total: The collective that gives the sum over the ranks of a float64 tensor, with the same bits on every rank.
+        maximum: ``maximum(compute, shape)`` is a collective: the elementwise maximum over the ranks of the int64
+            tensors of that shape that their ``compute()`` returns. If one raises, every rank raises.
+        total: The sum over the ranks of float64 tensors likewise, with the same bits on every rank.
     """
 
     part: int
     num_parts: int
-    maximum: Callable[[Tensor], Tensor]
-    total: Callable[[Tensor], Tensor]
+    maximum: Callable[[Callable[[], Tensor], tuple[int, ...]], Tensor]
+    total: Callable[[Callable[[], Tensor], tuple[int, ...]], Tensor]
 
 
-def select_in_parts(
-    embeddings: Tensor, labels: Tensor, ids: Tensor | None, options: list[int | float], shares: Shares
-) -> Tensor:
+class Rows(NamedTuple):
+    """The rows of all ranks: embeddings [N, D], labels [N] int64, and ids [N] int64 or None."""
+
+    embeddings: Tensor
+    labels: Tensor
+    ids: Tensor | None
+
+
+def select_in_parts(rows: Rows, options: list[int | float], shares: Shares) -> Tensor:
     """The merged words of a selection without random rules, for ``selection_of_parts`` and ``triplet_loss_of_parts``.
 
-    One collective; two for float64, and for semi-hard negatives on a GPU; four for both. All ranks pass the same
-    tensors and options.
+    One collective; two for float64, and for semi-hard negatives on a GPU; four for both. All ranks pass the same rows
+    and options.
 
     Args:
-        embeddings: The rows of all ranks, [N, D].
-        labels: [N], int64.
-        ids: [N], int64, or None.
+        rows: The rows of all ranks.
         options: As :func:`hardmine.ops._arguments.check_selection` returns them.
         shares: The part of this rank, and the collectives.
     """
-    select = torch.ops.hardmine.select_triplets_part
-    part = shares.part, shares.num_parts
     if NEGATIVES[options[2]] != "semihard":  # type: ignore[call-overload]  # a code
-        return _merge(select(embeddings, labels, ids, None, *options, *part), shares)
-    positives = positives_in_parts(embeddings, labels, ids, options, shares)
-    words = _merge(select(embeddings, labels, ids, positives, *options, *part), shares)
-    return torch.cat([positives, words], 1)
+        return _merged(rows, None, options, shares, 2)
+    positives = positives_in_parts(rows, options, shares)
+    selections = 1 if FALLBACKS[options[3]] is None else 2  # type: ignore[call-overload]  # a code
+    return torch.cat([positives, _merged(rows, positives, options, shares, selections)], 1)
 
 
-def positives_in_parts(
-    embeddings: Tensor, labels: Tensor, ids: Tensor | None, options: list[int | float], shares: Shares
-) -> Tensor:
+def positives_in_parts(rows: Rows, options: list[int | float], shares: Shares) -> Tensor:
     """The merged words of positives alone; the arguments are those of :func:`select_in_parts`."""
     options = [*options[:2], NEGATIVES.index("semihard"), *options[3:]]  # whose positives come first
-    select = torch.ops.hardmine.select_triplets_part
-    if embeddings.is_cpu:
+    if rows.embeddings.is_cpu:
         # Rows are sorted by label, so positives are in few tiles: finding all costs a rank less than a collective.
-        return select(embeddings, labels, ids, None, *options, 0, 1)
-    return _merge(select(embeddings, labels, ids, None, *options, shares.part, shares.num_parts), shares)
+        return torch.ops.hardmine.select_triplets_part(*rows, None, *options, 0, 1)
+    return _merged(rows, None, options, shares, 1)
 
 
-def _merge(words: Tensor, shares: Shares) -> Tensor:
-    """The lexicographic maximum over the ranks of words [1 or 2, selections, N]."""
-    merged = [shares.maximum(words[0])]
-    for word in words[1:]:  # counts only where the first word is the largest
-        merged.append(shares.maximum(torch.where(words[0] == merged[0], word, torch.iinfo(torch.int64).min)))
+def _merged(
+    rows: Rows, positives: Tensor | None, options: list[int | float], shares: Shares, selections: int
+) -> Tensor:
+    """The lexicographic maximum over the ranks of the words [1 or 2, selections, N] of their parts."""
+    shape = selections, rows.embeddings.shape[0]
+    own: list[Tensor] = []
+
+    def first() -> Tensor:
+        select = torch.ops.hardmine.select_triplets_part
+        own.extend(select(*rows, positives, *options, shares.part, shares.num_parts))
+        return own[0]
+
+    merged = [shares.maximum(first, shape)]
+    if len(own) == 2:  # the second word counts only where the first is the largest
+        is_best = own[0] == merged[0]
+        least = torch.iinfo(torch.int64).min
+        merged.append(shares.maximum(lambda: torch.where(is_best, own[1], least), shape))
     return torch.stack(merged)
 
 

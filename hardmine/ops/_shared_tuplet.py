@@ -13,18 +13,14 @@ from torch import Tensor
 
 from hardmine.ops._arguments import NEGATIVES, REDUCTIONS, SIMILARITIES
 from hardmine.ops._fakes import accumulate_dtype
-from hardmine.ops._shared_selection import Shares, positives_in_parts, select_in_parts
+from hardmine.ops._shared_selection import Rows, Shares, positives_in_parts, select_in_parts
 
 
-def tuplet_in_parts(
-    embeddings: Tensor, labels: Tensor, ids: Tensor | None, options: list[int | float], shares: Shares
-) -> tuple[Tensor, ...]:
+def tuplet_in_parts(rows: Rows, options: list[int | float], shares: Shares) -> tuple[Tensor, ...]:
     """The outputs of the compiled op ``tuplet_loss``, the same bits on every rank.
 
     Args:
-        embeddings: The rows of all ranks, [N, D].
-        labels: [N], int64.
-        ids: [N], int64, or None.
+        rows: The rows of all ranks.
         options: The options of the compiled op, in the order of its schema.
         shares: The part of this rank, and the collectives.
     """
@@ -34,13 +30,16 @@ def tuplet_in_parts(
     selection += [0, 0, duplicate_threshold, math.inf, tf32]
     words = None
     if not one_shift_suffices(SIMILARITIES[similarity], temperature):  # type: ignore[call-overload]  # a code
-        words = select_in_parts(embeddings, labels, ids, selection, shares)
+        words = select_in_parts(rows, selection, shares)
     elif not all_positives:
-        words = positives_in_parts(embeddings, labels, ids, selection, shares)
-    part = torch.ops.hardmine.tuplet_loss_part(
-        embeddings, labels, ids, words, similarity, positive, temperature, tf32, shares.part, shares.num_parts
+        words = positives_in_parts(rows, selection, shares)
+    sums = shares.total(
+        lambda: torch.ops.hardmine.tuplet_loss_part(
+            *rows, words, similarity, positive, temperature, tf32, shares.part, shares.num_parts
+        ),
+        (rows.embeddings.shape[0],),
     )
-    return torch.ops.hardmine.tuplet_loss_of_parts(embeddings, labels, ids, words, shares.total(part), *options)
+    return torch.ops.hardmine.tuplet_loss_of_parts(*rows, words, sums, *options)
 
 
 def one_shift_suffices(similarity: str, temperature: float) -> bool:

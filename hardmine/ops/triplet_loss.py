@@ -29,11 +29,14 @@ from hardmine.ops._ranks import (
     Anchors,
     PartialLoss,
     agree_on_checks,
+    all_rows,
     check_tensors,
     group_loss,
     own_part,
+    shares_pairs,
     with_requested,
 )
+from hardmine.ops._shared_losses import TRIPLET_OPTIONS, split_options
 from hardmine.ops.select_triplets import as_selection
 from hardmine.types import (
     GradientReduction,
@@ -151,8 +154,9 @@ def triplet_loss(
         generator: Source of random ``positive`` and ``negative`` picks, as in :func:`hardmine.ops.select_triplets`.
         group: A ``torch.distributed`` process group, such as ``torch.distributed.group.WORLD``: candidates are the rows
             of all its ranks, or with refs, the refs of all ranks. The loss is that of one process with all rows, on
-            every rank, except that ``reduction="none"`` returns the losses of this rank's anchors. Indices are row
-            numbers of all ranks, and the count is that of all. None: this process alone.
+            every rank, except that ``reduction="none"`` returns the losses of this rank's anchors. The selection is
+            that of this rank's anchors, without a gradient; indices are row numbers of all ranks. The count is that of
+            all. None: this process alone.
         gradient_reduction: Only with ``group``: how the trainer reduces the parameters' gradients over the ranks,
             ``"mean"`` as DDP and FSDP do (and the default), or ``"sum"``. Both give the gradient of one process. The
             gradients of ``reduction="none"`` are never scaled.
@@ -240,6 +244,15 @@ def loss_of_selected(
         agree_on_checks(call.group, call.check, check)
         resolved = resolve(options)
         same = {**{name: resolved[name] for name in options}, "gradient_reduction": gradient_reduction}
+        if shares_pairs(inputs, resolved):
+            compiled_options = split_options(_check_options(inputs[0], resolved, flags), TRIPLET_OPTIONS)
+            rows, anchors = all_rows(call.group, op, same, inputs)
+            loss, *selected = torch.ops.hardmine.triplet_loss_in_parts(
+                *rows, *compiled_options, call.scale, call.group.group_name
+            )
+            selection = as_selection(*(values[anchors.own] for values in selected)) if flags[0] else None
+            count = _counts(as_selection(*selected), resolved).sum() if flags[1] else None
+            return with_requested(loss, (selection, count), flags)
         part, anchors = own_part(call.group, op, same, inputs)
         mean = resolved["reduction"] == "mean"
         loss, selection, count = call.add_up(
@@ -248,6 +261,7 @@ def loss_of_selected(
             mean=mean,
             size=2 if mean and resolved.get("separate_means") else 1,
         )
+        selection = type(selection)(*(values.detach() for values in selection))
     return with_requested(loss, (selection, count), flags)
 
 

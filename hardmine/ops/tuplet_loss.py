@@ -15,7 +15,17 @@ from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag, check_temperature, optional_number
-from hardmine.ops._ranks import PartialLoss, agree_on_checks, check_tensors, group_loss, own_part, with_requested
+from hardmine.ops._ranks import (
+    PartialLoss,
+    agree_on_checks,
+    all_rows,
+    check_tensors,
+    group_loss,
+    own_part,
+    shares_pairs,
+    with_requested,
+)
+from hardmine.ops._shared_losses import TUPLET_OPTIONS, split_options
 from hardmine.types import (
     GradientReduction,
     LossResult,
@@ -172,6 +182,15 @@ def tuplet_loss(
 
         agree_on_checks(call.group, call.check, check)
         same = {**options, "gradient_reduction": gradient_reduction}
+        if shares_pairs(inputs, options):
+            compiled_options = split_options(_check_options(embeddings, options, flags), TUPLET_OPTIONS)
+            rows, anchors = all_rows(call.group, "tuplet_loss", same, inputs)
+            loss, *outputs = torch.ops.hardmine.tuplet_loss_in_parts(
+                *rows, *compiled_options, call.scale, call.group.group_name
+            )
+            terms = _terms(*(outputs[i][anchors.own] for i in (5, 1, 0))) if return_terms else None
+            count = (outputs[6] > 0).sum() if return_count else None
+            return with_requested(loss, (terms, count), flags)
         part, _ = own_part(call.group, "tuplet_loss", same, inputs)
         part_options = {**options, "reduction": "none" if reduction == "none" else "sum"}
         loss, terms, count = call.add_up(
@@ -204,11 +223,12 @@ def _compute(inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any,
     loss, level, s_ap, _, _, _, index, positive_count = torch.ops.hardmine.tuplet_loss(
         embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, *_check_options(embeddings, options, flags)
     )
-    terms = None
-    if flags[0]:
-        # The compiled op returns 0 for a missing similarity, because opcheck cannot compare NaN.
-        terms = TupletTerms(index, torch.where(index >= 0, s_ap, math.nan).detach(), level.detach())
-    return loss, terms, (positive_count > 0).sum() if flags[1] else None
+    return loss, _terms(index, s_ap, level) if flags[0] else None, (positive_count > 0).sum() if flags[1] else None
+
+
+def _terms(index: Tensor, positive_similarity: Tensor, level: Tensor) -> TupletTerms:
+    # The compiled op returns 0 for a missing similarity, because opcheck cannot compare NaN.
+    return TupletTerms(index, torch.where(index >= 0, positive_similarity, math.nan).detach(), level.detach())
 
 
 @torch.library.register_fake("hardmine::tuplet_loss")

@@ -35,6 +35,7 @@ class Collectives:
     def _counted(self, name: str, function: Any) -> Any:
         def count(*arguments: Any, **options: Any) -> Any:
             local = arguments[1].nbytes if name in _WITH_OUTPUT_FIRST else None
+            local = arguments[0].nbytes if name == "all_reduce" else local
             self.seen.append((name.replace("into_tensor", "single"), local))
             return function(*arguments, **options)
 

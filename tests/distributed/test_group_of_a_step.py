@@ -26,7 +26,7 @@ def bytes_of(rows, width):
 
 @COUNTS_FROM_ONE
 @pytest.mark.parametrize(("name", "with_refs"), [*((name, False) for name in OPS), *((name, True) for name in OPS[:5])])
-def test_step_with_group_has_three_collectives_forward_and_one_backward(name, with_refs, count):
+def test_step_with_group_has_few_collectives(name, with_refs, count):
     if (with_refs and "triplet_loss" in name and "indexed" in name) or (with_refs and name == "global_loss"):
         return
     rows, refs = batch_of("uneven", count), batch_of("equal", count, seed=3)
@@ -51,11 +51,18 @@ def test_step_with_group_has_three_collectives_forward_and_one_backward(name, wi
 
     integers = {"knn": 0, "indexed_triplet_loss": 0, "global_loss": 0}.get(name, 1)
     triplets = 24 if name == "global_loss" else 0
+    exchange = [("all_gather_single", 3 * 8)]  # of the parts of a loss
+    if not with_refs and name in ("triplet_loss", "sct_loss"):
+        # The ranks share the pairs. In float64, keys and indices of the best candidates travel one after the other.
+        exchange = [("all_reduce", 8 * (total * (2 if name == "sct_loss" else 1) + 1))] * 2
+    elif not with_refs and name == "tuplet_loss":
+        exchange = [("all_reduce", 8 * (total + 1))]
+    scatter = [("all_to_all_single", bytes_of(total, 0))]
     expected = [
         ("all_gather_single", 5 * 8),
         ("all_gather_single", bytes_of(most, integers) + triplets),
-        *([] if name in ("select_triplets", "knn") else [("all_gather_single", 3 * 8)]),
-        ("all_to_all_single", bytes_of(total, 0)),
+        *([] if name in ("select_triplets", "knn") else exchange),
+        *([] if not with_refs and name in ("triplet_loss", "sct_loss") else scatter),
     ]
     assert run_ranks(count, seen) == [expected] * count
 

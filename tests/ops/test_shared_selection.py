@@ -8,7 +8,7 @@ import torch
 from hardmine import ops
 from hardmine._options import resolve_options
 from hardmine.ops._arguments import NEGATIVES, check_loss, check_selection
-from hardmine.ops._shared_selection import select_in_parts
+from hardmine.ops._shared_selection import Rows, select_in_parts
 from support.comparisons import assert_bitwise_equal
 from support.fake_ranks import run_shares
 from support.inputs import exact_inputs, labels_of_sizes, random_ids, random_inputs, seeded
@@ -42,7 +42,7 @@ def codes(inputs, **options):
 def shared_words(inputs, parts, ids=None, **options):
     """The merged words of each rank."""
     selection = codes(inputs, **options)
-    return run_shares(parts, lambda shares: select_in_parts(inputs.embeddings, inputs.labels, ids, selection, shares))
+    return run_shares(parts, lambda shares: select_in_parts(Rows(*inputs[:2], ids), selection, shares))
 
 
 def check_shared(inputs, parts, ids=None, **options):

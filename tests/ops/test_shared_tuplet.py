@@ -8,6 +8,7 @@ import torch
 
 from hardmine import ops
 from hardmine.ops._arguments import REDUCTIONS, SIMILARITIES
+from hardmine.ops._shared_selection import Rows
 from hardmine.ops._shared_tuplet import one_shift_suffices, tuplet_in_parts
 from support.comparisons import assert_bitwise_equal
 from support.fake_ranks import run_shares
@@ -36,7 +37,7 @@ def check_shared(inputs, parts, ids=None, **options):
     expected[0].backward(gradient)
 
     def body(shares):
-        outputs = tuplet_in_parts(inputs.embeddings, inputs.labels, ids, compiled, shares)
+        outputs = tuplet_in_parts(Rows(*inputs[:2], ids), compiled, shares)
         saved = outputs[3:]
         return outputs, torch.ops.hardmine.tuplet_loss_backward_part(
             gradient, inputs.embeddings, inputs.labels, ids, *saved, *compiled, shares.part, shares.num_parts
@@ -99,7 +100,7 @@ def test_tuplet_in_parts_infinite_row_makes_loss_and_gradient_nan():
     compiled = codes()
 
     def body(shares):
-        outputs = tuplet_in_parts(inputs.embeddings, inputs.labels, None, compiled, shares)
+        outputs = tuplet_in_parts(Rows(*inputs[:2], None), compiled, shares)
         return outputs[0], torch.ops.hardmine.tuplet_loss_backward_part(
             torch.ones(()), *inputs[:2], None, *outputs[3:], *compiled, shares.part, shares.num_parts
         )
@@ -158,7 +159,7 @@ def test_compiled_ops_of_tuplet_parts_opcheck_passes(temperature, positive):
             patch.setattr(torch.ops.hardmine, name, record(name))
 
         def body(shares):
-            outputs = tuplet_in_parts(*inputs[:2], ids, compiled, shares)
+            outputs = tuplet_in_parts(Rows(*inputs[:2], ids), compiled, shares)
             torch.ops.hardmine.tuplet_loss_backward_part(
                 torch.ones(()), *inputs[:2], ids, *outputs[3:], *compiled, 0, 1
             )

@@ -55,6 +55,17 @@ def run_shares(parts: int, body: Callable[[Shares], Any]) -> list[Any]:
     """What ``body`` returns on each of some ranks that share work."""
 
     def on_rank(rank: int, gather: Callable[[Tensor], Tensor]) -> Any:
-        return body(Shares(rank, parts, lambda words: gather(words).amax(0), lambda sums: gather(sums).sum(0)))
+        def gathered(compute: Callable[[], Tensor], shape: tuple[int, ...]) -> Tensor:
+            tensor = compute()
+            assert tensor.shape == shape
+            return gather(tensor)
+
+        def maximum(compute: Callable[[], Tensor], shape: tuple[int, ...]) -> Tensor:
+            return gathered(compute, shape).amax(0)
+
+        def total(compute: Callable[[], Tensor], shape: tuple[int, ...]) -> Tensor:
+            return gathered(compute, shape).sum(0)
+
+        return body(Shares(rank, parts, maximum, total))
 
     return FakeRanks(parts).run(on_rank)
