@@ -32,6 +32,15 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "selection_of_parts(Tensor words, int similarity, int positive, int negative, int semihard_fallback) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
 
+  // The same among one block of the refs, and positive_key [B], negative_key [B] (core/selection.h), by which the
+  // results of all blocks are merged. With semi-hard negatives: only the positives, or with positive_key, NaN for none,
+  // only the negatives, which it bounds. No random selections.
+  m.def(
+      "select_triplets_block(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
+      "Tensor? ids, Tensor? ref_ids, Tensor? positive_key, int similarity, int positive, int negative, int tie, "
+      "float duplicate_threshold, float semihard_margin, bool allow_tf32) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
   // The gradients of the selected similarities -> grad_embeddings [B, D], grad_ref_embeddings [M, D]; one that is not
   // needed is empty.
   m.def(
@@ -96,6 +105,19 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor sum, Tensor slope, Tensor positive_index, Tensor positive_count, int similarity, int positive, "
       "float temperature, float duplicate_threshold, int reduction, bool allow_tf32, int part, int num_parts) "
       "-> Tensor");
+
+  // Among one block of the refs: shift and sum, each [B], which are merged with those of other blocks. All sums are NaN
+  // if some row is not finite.
+  m.def(
+      "tuplet_logsumexp(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, int similarity, float temperature, bool allow_tf32) -> (Tensor, Tensor)");
+
+  // Among one block of the refs, with positive 'all' and the merged shift and sum: the mean over the block's positives
+  // of an anchor's term and of its slope, and their number, each [B]. All are 0 without a positive or a negative.
+  m.def(
+      "tuplet_positives(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, Tensor shift, Tensor sum, int similarity, float temperature, float duplicate_threshold, "
+      "bool allow_tf32) -> (Tensor, Tensor, Tensor)");
 
   // The gradient of the loss -> as select_triplets_backward.
   m.def(

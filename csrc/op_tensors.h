@@ -243,6 +243,26 @@ inline std::optional<Tensor> checked_tuplet_words(const TupletRule& rule, const 
   return words ? std::optional(checked_words("words", *words, selections, inputs.embeddings)) : std::nullopt;
 }
 
+// What a selection among one block of refs returns and is given in addition; none for all refs. See SelectionOut.
+struct SelectionBlock {
+  std::optional<Tensor> positive_key, negative_key, given_positive_key;
+
+  SelectionBlock() = default;
+  SelectionBlock(const std::optional<Tensor>& given, const LabeledInputs& inputs)
+      : positive_key(inputs.new_vector(inputs.type)),
+        negative_key(inputs.new_vector(inputs.type)),
+        given_positive_key(checked_vector("positive_key", given, inputs.embeddings, inputs.type)) {}
+
+  template <class T>
+  SelectionOut<T> out(const SelectionTensors& tensors) const {
+    SelectionOut<T> selection = tensors.out<T>();
+    if (positive_key) selection.positive_key = mutable_data<T>(*positive_key);
+    if (negative_key) selection.negative_key = mutable_data<T>(*negative_key);
+    selection.given_positive_key = data<T>(given_positive_key);
+    return selection;
+  }
+};
+
 // The gradients that arrive at the loss and the similarities of a triplet loss.
 struct SelectionGradients {
   Tensor loss;
@@ -334,6 +354,23 @@ struct TupletTensors {
             .positive_similarity = mutable_data<T>(positive_similarity),
             .positive_index = mutable_data<int64_t>(positive_index),
             .positive_count = mutable_data<int64_t>(positive_count)};
+  }
+};
+
+// The log-sum-exps over all blocks of refs, which a second pass among one block is given.
+struct TupletBlockTensors {
+  std::optional<Tensor> shift, sum;
+
+  TupletBlockTensors() = default;
+  TupletBlockTensors(const Tensor& all_shift, const Tensor& all_sum, const LabeledInputs& inputs)
+      : shift(checked_vector("shift", all_shift, inputs.embeddings, inputs.type)),
+        sum(checked_vector("sum", all_sum, inputs.embeddings, inputs.type)) {}
+
+  template <class T>
+  TupletOut<T> out(const TupletTensors& tensors, const Tensor& term) const {
+    TupletOut<T> outputs = tensors.out<T>(term);
+    outputs.block = {.only_logsumexp = !sum, .shift = data<T>(shift), .sum = data<T>(sum)};
+    return outputs;
   }
 };
 

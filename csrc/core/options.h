@@ -52,6 +52,19 @@ inline SelectionRule merged_rule(int64_t similarity, int64_t positive, int64_t n
   return selection_rule(similarity, positive, negative, semihard_fallback, 0, kNoLimit, kNoLimit, false);
 }
 
+// The rule of a selection among one block of the refs. Random selections depend on all blocks at once.
+inline SelectionRule block_selection_rule(int64_t similarity, int64_t positive, int64_t negative, int64_t tie,
+                                          double duplicate_threshold, double semihard_margin, bool allow_tf32,
+                                          bool has_positive_key) {
+  const SelectionRule rule =
+      selection_rule(similarity, positive, negative, 0, tie, duplicate_threshold, semihard_margin, allow_tf32);
+  if (rule.positive == Positive::kRandom || rule.negative == Negative::kRandom)
+    throw std::invalid_argument("positive and negative must not be random in a block");
+  if (has_positive_key && rule.negative != Negative::kSemihard)
+    throw std::invalid_argument("positive_key must be None unless negative is semihard");
+  return rule;
+}
+
 // The loss of selected similarities.
 struct LossRule {
   TermRule term;
@@ -85,6 +98,13 @@ inline TupletRule tuplet_rule(int64_t similarity, int64_t positive, double tempe
   rule.duplicate_threshold = duplicate_threshold;
   rule.allow_tf32 = allow_tf32;
   return rule;
+}
+
+// The rule of a pass among one block of the refs.
+inline TupletRule tuplet_block_rule(int64_t similarity, double temperature, double duplicate_threshold,
+                                    bool allow_tf32) {
+  return tuplet_rule(similarity, static_cast<int64_t>(TupletPositive::kAll), temperature, duplicate_threshold,
+                     static_cast<int64_t>(Reduction::kNone), allow_tf32);
 }
 
 // Losses of distances do not support inner products.

@@ -35,12 +35,24 @@ struct SelectionRule {
 };
 
 // One entry per anchor; index -1 and similarity NaN without a candidate.
+//
+// The refs may be one block of several. Then the blocks' results are merged by their keys, because similarities are
+// clamped and rounded, and tie more often. The positives of all blocks bound semi-hard negatives: without
+// `given_positive_key` only positives are selected, with it only negatives.
 template <class T>
 struct SelectionOut {
   int64_t* positive_index;
   int64_t* negative_index;
   T* positive_similarity;
   T* negative_similarity;
+  T* positive_key = nullptr;              // of a block, else null; keys are not negated, NaN without a candidate
+  T* negative_key = nullptr;              // of a block, else null
+  const T* given_positive_key = nullptr;  // input
+
+  HARDMINE_HD bool selects_positives() const { return given_positive_key == nullptr; }
+  HARDMINE_HD bool selects_negatives(Negative negative) const {
+    return positive_key == nullptr || negative != Negative::kSemihard || given_positive_key != nullptr;
+  }
 };
 
 // True if the least similar candidate wins.

@@ -61,6 +61,16 @@ struct NeededGradients {
   bool rows, columns;
 };
 
+// The refs of a tuplet loss may be one block of several. A first pass per block then computes log-sum-exps only. Once
+// those of all blocks are merged, a second pass per block computes the terms of its positives from them;
+// TupletPositive is kAll.
+template <class T>
+struct TupletBlock {
+  bool only_logsumexp = false;
+  const T* shift = nullptr;  // [anchors], input: the log-sum-exp over all blocks; null except in a second pass
+  const T* sum = nullptr;    // [anchors]
+};
+
 // The outputs of a tuplet loss, [anchors] each, except for the loss.
 template <class T>
 struct TupletOut {
@@ -72,6 +82,7 @@ struct TupletOut {
   T* positive_similarity;   // 0 without a positive, or with all
   int64_t* positive_index;  // -1 without a positive, or with all
   int64_t* positive_count;  // positives in the term's mean; 0 for an invalid anchor
+  TupletBlock<T> block = {};
 };
 
 // The outputs of a tuplet loss that its backward pass reads, [anchors] each, and the gradient that arrives at the loss.

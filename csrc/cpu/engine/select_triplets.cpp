@@ -25,6 +25,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   for (int64_t i = 0; i < anchors.count; ++i) {
     out.positive_index[i] = out.negative_index[i] = -1;
     out.positive_similarity[i] = out.negative_similarity[i] = nan;
+    if (out.positive_key) out.positive_key[i] = out.negative_key[i] = nan;
   }
 
   const Norms<T> norms(anchors.x, anchors.count, depth, pool);
@@ -62,9 +63,12 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   params.symmetric = symmetric;
   params.euclidean = is_distance(measure);
   params.excluded = exclusions.view();
-  const auto write = [&](Index anchor, bool least_similar, T key, Index index, int64_t* indices, T* similarities) {
+  const auto write = [&](Index anchor, bool least_similar, T key, Index index, int64_t* indices, T* similarities,
+                         T* keys) {
+    const T not_negated = least_similar ? -key : key;
     indices[anchor] = index;
-    similarities[anchor] = similarity_from_key(rule.similarity, least_similar ? -key : key);
+    similarities[anchor] = similarity_from_key(rule.similarity, not_negated);
+    if (keys) keys[anchor] = not_negated;
   };
 
   const bool hardest_positive = prefers_least_similar(rule.positive);
@@ -85,7 +89,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
 
   // One pass makes all selections that do not depend on another. Of `results`, positives come first.
   std::vector<SelectionSpec<T>> specs;
-  if (!random_positive) specs.push_back(positive_spec<T>(rule));
+  if (!random_positive && out.selects_positives()) specs.push_back(positive_spec<T>(rule));
   if (!random_negative && !semihard) specs.push_back(negative_spec<T>(easiest_negative));
   std::vector<SelectionResult<T>> results;
   if (!specs.empty()) results = run_pass(rows, columns, params, specs, pool);
@@ -96,12 +100,18 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
 
   Buffer<T> positive_key(rows.count());
   for (int64_t i = 0; i < rows.count(); ++i) {
+    if (!out.selects_positives()) {
+      positive_key[i] = out.given_positive_key[rows.permutation()[i]];
+      continue;
+    }
     const T key = results[0].key[i];
     const Index index = results[0].index[i];
     positive_key[i] = !is_candidate(index) ? nan : hardest_positive ? -key : key;
     if (!is_candidate(index)) continue;
-    write(rows.permutation()[i], hardest_positive, key, index, out.positive_index, out.positive_similarity);
+    write(rows.permutation()[i], hardest_positive, key, index, out.positive_index, out.positive_similarity,
+          out.positive_key);
   }
+  if (!out.selects_negatives(rule.negative)) return finite;
 
   if (semihard) {
     results.push_back(
@@ -109,9 +119,10 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   }
   WorkspaceVector<Index> without;
   for (int64_t i = 0; i < rows.count(); ++i) {
-    const Index anchor = rows.permutation()[i], index = results[1].index[i];
+    const Index anchor = rows.permutation()[i], index = results.back().index[i];
     if (is_candidate(index)) {
-      write(anchor, easiest_negative, results[1].key[i], index, out.negative_index, out.negative_similarity);
+      write(anchor, easiest_negative, results.back().key[i], index, out.negative_index, out.negative_similarity,
+            out.negative_key);
     } else {
       without.push_back(anchor);
     }
@@ -129,7 +140,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
     for (int64_t i = 0; i < rest.count(); ++i) {
       if (!is_candidate(fallback.index[i])) continue;
       write(rest.permutation()[i], easiest, fallback.key[i], fallback.index[i], out.negative_index,
-            out.negative_similarity);
+            out.negative_similarity, out.negative_key);
     }
   }
   return finite;

@@ -99,6 +99,7 @@ void finish_forward(const TupletRule& rule, const PairwiseOperands<T>& operands,
     out.logsumexp[anchor] = static_cast<T>(static_cast<double>(shift[i]) / rule.temperature + log_of_sum(sum[i]));
   }
 
+  if (out.block.only_logsumexp) return;
   if (rule.positive != TupletPositive::kAll) {
     for (int64_t i = 0; i < rows.count(); ++i) {
       if (!is_valid_tuplet(out.positive_index[i] >= 0, out.sum[i])) continue;
@@ -166,7 +167,8 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   const SelectionRule selection = tuplet_selection(rule);
   std::vector<SelectionSpec<T>> specs;
   if (!all) specs.push_back(positive_spec<T>(selection));
-  if (!one_shift) specs.push_back(negative_spec<T>(false));
+  const bool sums_negatives = !out.block.sum;
+  if (!one_shift && sums_negatives) specs.push_back(negative_spec<T>(false));
   std::vector<SelectionResult<T>> results;
   if (!specs.empty()) results = run_pass(rows, operands.columns(), operands.params(), specs, pool);
   const auto of_row = [&rows](const SelectionResult<T>& result) {
@@ -174,8 +176,16 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   };
   if (!all) write_positives<T>(rule, rows, of_row(results[0]), out);
   WorkspaceVector<T> shift = per_row(operands, T(1));
-  if (!one_shift) read_shifts<T>(rule, rows, of_row(results.back()), shift);
-  const WorkspaceVector<double> sum = exponential_sums(rule, operands, shift, pool, {});
+  WorkspaceVector<double> sum;
+  if (sums_negatives) {
+    if (!one_shift) read_shifts<T>(rule, rows, of_row(results.back()), shift);
+    sum = exponential_sums(rule, operands, shift, pool, {});
+  } else {
+    for (int64_t i = 0; i < rows.count(); ++i) {
+      shift[i] = out.block.shift[rows.permutation()[i]];
+      sum.push_back(static_cast<double>(out.block.sum[rows.permutation()[i]]));
+    }
+  }
   finish_forward(rule, operands, shift, sum, pool, out);
   return operands.finite();
 }

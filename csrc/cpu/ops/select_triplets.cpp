@@ -16,6 +16,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_triplets_cpu(
   return {s.positive, s.negative, s.positive_index, s.negative_index};
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> select_triplets_block_cpu(
+    Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
+    std::optional<Tensor> ids, std::optional<Tensor> ref_ids, std::optional<Tensor> positive_key, int64_t similarity,
+    int64_t positive, int64_t negative, int64_t tie, double duplicate_threshold, double semihard_margin,
+    bool allow_tf32) {
+  const SelectionRule rule = block_selection_rule(similarity, positive, negative, tie, duplicate_threshold,
+                                                  semihard_margin, allow_tf32, positive_key.has_value());
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
+  const SelectionBlock block(positive_key, inputs);
+  const SelectionTensors s = select_triplets_tensors(rule, inputs, std::nullopt, block);
+  return {s.positive, s.negative, s.positive_index, s.negative_index, *block.positive_key, *block.negative_key};
+}
+
 std::tuple<Tensor, Tensor> select_triplets_backward_cpu(Tensor grad_positive, Tensor grad_negative, Tensor embeddings,
                                                         std::optional<Tensor> ref_embeddings, Tensor positive_index,
                                                         Tensor negative_index, int64_t similarity, bool need_embeddings,
@@ -31,6 +44,7 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cpu(Tensor grad_positive, Te
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
   implement<&select_triplets_cpu>(m, "select_triplets");
+  implement<&select_triplets_block_cpu>(m, "select_triplets_block");
   implement<&select_triplets_backward_cpu>(m, "select_triplets_backward");
 }
 

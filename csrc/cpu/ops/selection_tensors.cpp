@@ -5,13 +5,13 @@
 namespace hardmine::cpu {
 
 CheckedSelection select_triplets_tensors(const SelectionRule& rule, const LabeledInputs& inputs,
-                                         const std::optional<Tensor>& random) {
+                                         const std::optional<Tensor>& random, const SelectionBlock& block) {
   const RandomTensor uniforms(rule, random, inputs);
   CheckedSelection out{SelectionTensors(inputs), true};
   dispatch(inputs.type, [&]<class T>() {
     const LabeledMatrix<T> refs = inputs.refs<T>();
     out.finite = select_triplets<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth,
-                                    uniforms.numbers, TorchThreadPool(), out.out<T>());
+                                    uniforms.numbers, TorchThreadPool(), block.out<T>(out));
   });
   return out;
 }

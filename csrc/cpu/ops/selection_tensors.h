@@ -12,7 +12,7 @@ struct CheckedSelection : SelectionTensors {
 };
 // `random`: see csrc/library.cpp.
 CheckedSelection select_triplets_tensors(const SelectionRule& rule, const LabeledInputs& inputs,
-                                         const std::optional<Tensor>& random);
+                                         const std::optional<Tensor>& random, const SelectionBlock& block = {});
 
 // From the checked, merged words of all parts; `finite` is true.
 CheckedSelection merged_selection_tensors(const SelectionRule& rule, const Tensor& words);

@@ -87,6 +87,42 @@ GradientTensors gradient_tensors(const TupletRule& rule, const LabeledInputs& in
   return gradients;
 }
 
+// One pass among a block of the refs. `term`: [count], the mean term of the block's positives.
+TupletTensors tuplet_block(const TupletRule& rule, const LabeledInputs& inputs, const TupletBlockTensors& block,
+                           const Tensor& term) {
+  const TupletTensors t(inputs);
+  dispatch(inputs.type, [&]<class T>() {
+    const LabeledMatrix<T> refs = inputs.refs<T>();
+    const bool finite = tuplet_forward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr,
+                                          inputs.depth, TorchThreadPool(), block.out<T>(t, term));
+    if (!finite) std::fill_n(mutable_data<T>(t.sum), inputs.count, std::numeric_limits<T>::quiet_NaN());
+  });
+  return t;
+}
+
+std::tuple<Tensor, Tensor> tuplet_logsumexp_cpu(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
+                                                std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
+                                                std::optional<Tensor> ref_ids, int64_t similarity, double temperature,
+                                                bool allow_tf32) {
+  const TupletRule rule = tuplet_block_rule(similarity, temperature, HUGE_VAL, allow_tf32);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
+  const TupletTensors t = tuplet_block(rule, inputs, {}, inputs.new_vector(inputs.type));
+  return {t.shift, t.sum};
+}
+
+std::tuple<Tensor, Tensor, Tensor> tuplet_positives_cpu(Tensor embeddings, Tensor labels,
+                                                        std::optional<Tensor> ref_embeddings,
+                                                        std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
+                                                        std::optional<Tensor> ref_ids, Tensor shift, Tensor sum,
+                                                        int64_t similarity, double temperature,
+                                                        double duplicate_threshold, bool allow_tf32) {
+  const TupletRule rule = tuplet_block_rule(similarity, temperature, duplicate_threshold, allow_tf32);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
+  const Tensor term = inputs.new_vector(inputs.type);
+  const TupletTensors t = tuplet_block(rule, inputs, {shift, sum, inputs}, term);
+  return {term, t.slope, t.positive_count};
+}
+
 std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor embeddings, Tensor labels,
                                                     std::optional<Tensor> ref_embeddings,
                                                     std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
@@ -118,6 +154,8 @@ Tensor tuplet_loss_backward_part_cpu(Tensor grad_loss, Tensor embeddings, Tensor
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
   implement<&tuplet_loss_cpu>(m, "tuplet_loss");
+  implement<&tuplet_logsumexp_cpu>(m, "tuplet_logsumexp");
+  implement<&tuplet_positives_cpu>(m, "tuplet_positives");
   implement<&tuplet_loss_backward_cpu>(m, "tuplet_loss_backward");
   implement<&tuplet_loss_part_cpu>(m, "tuplet_loss_part");
   implement<&tuplet_loss_of_parts_cpu>(m, "tuplet_loss_of_parts");

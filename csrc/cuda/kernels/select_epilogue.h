@@ -27,11 +27,12 @@ inline constexpr size_t kSelectionEpilogueSharedBytes = kTermSums * kMaxWarps * 
 
 template <class acc_t>
 __device__ __forceinline__ void write_pair(const SelectionEpilogue<acc_t>& epilogue, const PackedCandidate<acc_t>& best,
-                                           bool negated, int64_t* index, acc_t* similarity) {
+                                           bool negated, int64_t* index, acc_t* similarity, acc_t* key) {
   const bool found = is_candidate(best.index());
+  const acc_t not_negated = negated ? -best.key() : best.key(), nan = std::numeric_limits<acc_t>::quiet_NaN();
   *index = found ? best.index() : -1;
-  *similarity = found ? similarity_from_key(epilogue.similarity, negated ? -best.key() : best.key())
-                      : std::numeric_limits<acc_t>::quiet_NaN();
+  *similarity = found ? similarity_from_key(epilogue.similarity, not_negated) : nan;
+  if (key) *key = found ? not_negated : nan;
 }
 
 // All threads of a block call it. `alone`: this block processes all anchors; otherwise the blocks of the grid divide
@@ -49,12 +50,12 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
                 step = alone ? blockDim.x : int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = first + threadIdx.x; i < epilogue.count; i += step) {
     write_pair(epilogue, load(epilogue.positive + i), epilogue.positive_negated, out.positive_index + i,
-               out.positive_similarity + i);
+               out.positive_similarity + i, out.positive_key ? out.positive_key + i : nullptr);
     const PackedCandidate<acc_t> negative = load(epilogue.negative + i);
     const bool falls_back = epilogue.fallback && !is_candidate(negative.index());
     write_pair(epilogue, falls_back ? load(epilogue.fallback + i) : negative,
                falls_back ? epilogue.fallback_negated : epilogue.negative_negated, out.negative_index + i,
-               out.negative_similarity + i);
+               out.negative_similarity + i, out.negative_key ? out.negative_key + i : nullptr);
     if (!epilogue.loss.loss) continue;
     const TripletTerm<acc_t> term = term_of(epilogue.loss.term, pairs, i);
     if (epilogue.loss.reduction == Reduction::kNone) epilogue.loss.loss[i] = has_nonfinite ? nan : term.value;

@@ -45,17 +45,18 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_selection_kernel
   finalize_selection(epilogue, false, shared_memory());
 }
 
-// The initial state and the upper bound of every anchor's semi-hard negative.
+// The initial state and the upper bound of every anchor's semi-hard negative. `given_key` replaces `positive` unless
+// null.
 template <class acc_t>
 __global__ void __launch_bounds__(kEpilogueThreads, 4)
-    start_semihard_kernel(SelectionRule rule, const PackedCandidate<acc_t>* positive, int64_t count,
-                          PackedCandidate<acc_t>* best, acc_t* upper) {
+    start_semihard_kernel(SelectionRule rule, const PackedCandidate<acc_t>* positive, const acc_t* given_key,
+                          int64_t count, PackedCandidate<acc_t>* best, acc_t* upper) {
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     const acc_t key = positive[i].key();
     const acc_t order = !is_candidate(positive[i].index())     ? std::numeric_limits<acc_t>::quiet_NaN()
                         : prefers_least_similar(rule.positive) ? -key
                                                                : key;
-    const KeyRange<acc_t> range = semihard_range(rule, order);
+    const KeyRange<acc_t> range = semihard_range(rule, given_key ? given_key[i] : order);
     best[i] = start_candidate(range);
     upper[i] = range.upper;
   }
@@ -139,12 +140,15 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
   };
 
   const bool bounded_positives = positives.upper < kInfinity;
-  const SelectionSpec<acc_t> positive =
-      random_positive ? none : spec(start.best[0], epilogue.positive_negated, positives.upper, nullptr);
+  const bool selects_negatives = out.selects_negatives(rule.negative);
+  const SelectionSpec<acc_t> positive = random_positive || !out.selects_positives()
+                                            ? none
+                                            : spec(start.best[0], epilogue.positive_negated, positives.upper, nullptr);
   SelectionSpec<acc_t> negative = none;
   if (falls_back) negative = spec(start.best[2], epilogue.fallback_negated, kInfinity, nullptr);
   if (!semihard && !random_negative) negative = spec(start.best[1], epilogue.negative_negated, kInfinity, nullptr);
-  run(positive, negative, !random_positive && bounded_positives, !semihard && !random_positive && !random_negative);
+  run(positive, negative, !random_positive && bounded_positives,
+      (!semihard || !selects_negatives) && !random_positive && !random_negative);
   const auto pick = [&](const double* uniform, bool same_class, acc_t upper, PackedCandidate<acc_t>* best) {
     pick_random<MmaPolicy>(
         {
@@ -158,10 +162,11 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
   };
   if (random_positive && has_tiles) pick(random.positive, true, positives.upper, start.best[0]);
   if (random_negative && has_tiles) pick(random.negative, false, kInfinity, start.best[1]);
-  if (semihard && has_tiles) {
+  if (semihard && selects_negatives && has_tiles) {
     acc_t* upper = workspace.array<acc_t>(count);
     launch("start_semihard", start_semihard_kernel<acc_t>, {ceil_div(count, kEpilogueThreads), kEpilogueThreads},
-           stream, rule, static_cast<const PackedCandidate<acc_t>*>(start.best[0]), count, start.best[1], upper);
+           stream, rule, static_cast<const PackedCandidate<acc_t>*>(start.best[0]), out.given_positive_key, count,
+           start.best[1], upper);
     run(none, spec(start.best[1], false, kInfinity, upper), true, true);
   }
   if (finalized) return;

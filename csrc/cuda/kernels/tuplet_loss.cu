@@ -46,6 +46,11 @@ struct TupletEpilogue {
 
   // The outputs that depend on the first pass only.
   __device__ __forceinline__ void write_logsumexp(int64_t i) const {
+    if (out.block.sum) {
+      write_sums(i, out.block.shift[i], static_cast<double>(out.block.sum[i]));
+      write_positive(i, no_candidate<acc_t>());
+      return;
+    }
     RunningSum<acc_t> running{logsumexp.shift[i], logsumexp.sum[i]};
     PackedCandidate<acc_t> best = logsumexp.best[i];
     for (int64_t split = 1; split < num_splits; ++split) {
@@ -53,12 +58,19 @@ struct TupletEpilogue {
       running.add(logsumexp.shift[place], logsumexp.sum[place], log2e_over_temperature);
       if (logsumexp.best[place].beats(best)) best = logsumexp.best[place];
     }
-    const acc_t shift = running.sum > 0 ? running.shift : acc_t(0);
-    const double log_of = log_of_sum(running.sum);
+    write_sums(i, running.sum > 0 ? running.shift : acc_t(0), running.sum);
+    write_positive(i, best);
+  }
+
+  __device__ __forceinline__ void write_sums(int64_t i, acc_t shift, double sum) const {
+    const double log_of = log_of_sum(sum);
     out.shift[i] = shift;
-    out.sum[i] = static_cast<acc_t>(running.sum);
+    out.sum[i] = static_cast<acc_t>(sum);
     out.logsumexp[i] = static_cast<acc_t>(static_cast<double>(shift) / rule.temperature + log_of);
     if (log_sum) log_sum[i] = static_cast<acc_t>(log_of);
+  }
+
+  __device__ __forceinline__ void write_positive(int64_t i, const PackedCandidate<acc_t>& best) const {
     const bool found = !all && is_candidate(best.index());
     out.positive_index[i] = found ? best.index() : -1;
     out.positive_similarity[i] =
@@ -70,14 +82,14 @@ struct TupletEpilogue {
   __device__ __forceinline__ acc_t write_term(int64_t i) const {
     double value = 0, slope = 0;
     int64_t positives = 0;
-    if (all) {
+    if (all && !out.block.only_logsumexp) {
       for (int64_t split = 0; split < num_splits; ++split) {
         const int64_t place = split * count + i;
         value += softplus.value[place];
         slope += softplus.slope[place];
         positives += softplus.count[place];
       }
-    } else {
+    } else {  // -1 with only_logsumexp
       positives = out.positive_index[i] >= 0;
     }
     const bool counts = is_valid_tuplet(positives, static_cast<double>(out.sum[i]));
@@ -117,6 +129,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
       if (!epilogue.all) epilogue.write_logsumexp(i);
       const acc_t value = epilogue.write_term(i);
       if (!reduces) epilogue.out.loss[i] = propagate_nan ? nan : value;
+      if (propagate_nan && epilogue.out.block.only_logsumexp) epilogue.out.sum[i] = nan;
       sum[0] = static_cast<double>(value);
       sum[1] = epilogue.out.positive_count[i] > 0;
     }
@@ -192,14 +205,17 @@ void tuplet_loss(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors, c
   epilogue.out = out;
 
   const Grid tiles{row_panels * params.num_splits, kTileThreads, tuplet_shared_bytes<MmaPolicy>()};
-  launch("tuplet_logsumexp",
-         params.ids.given() ? tuplet_logsumexp_kernel<MmaPolicy, Ids::kGiven>
-                            : tuplet_logsumexp_kernel<MmaPolicy, Ids::kNone>,
-         tiles, stream, params);
+  if (!out.block.sum)
+    launch("tuplet_logsumexp",
+           params.ids.given() ? tuplet_logsumexp_kernel<MmaPolicy, Ids::kGiven>
+                              : tuplet_logsumexp_kernel<MmaPolicy, Ids::kNone>,
+           tiles, stream, params);
   if (all) {
     epilogue.log_sum = workspace.array<acc_t>(count);
     launch("finalize_logsumexp", finalize_logsumexp_kernel<acc_t>, {epilogue.chunks(), kEpilogueThreads}, stream,
            epilogue);
+  }
+  if (all && !out.block.only_logsumexp) {
     params.limit = max_key(rule.similarity, static_cast<acc_t>(rule.duplicate_threshold));
     params.inverse_temperature = static_cast<acc_t>(1 / rule.temperature);
     params.shift = out.shift;

@@ -26,7 +26,8 @@ GradientOut<Scalar> gradient_out(const GradientTensors& gradients) {
 // Selects, and computes the loss if there is a rule. `random`: see csrc/library.cpp.
 SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LabeledInputs& inputs,
                                          const std::optional<Tensor>& random, OpContext& context,
-                                         const LossRule* loss_rule = nullptr, const Tensor* loss = nullptr);
+                                         const LossRule* loss_rule = nullptr, const Tensor* loss = nullptr,
+                                         const SelectionBlock& block = {});
 
 // Calls body<acc_t>(rows, out) with the arrays for pair_gradient.
 template <class Body>

@@ -24,6 +24,42 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
   return {loss, t.logsumexp, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
 }
 
+// One pass among a block of the refs. `term`: [count], the mean term of the block's positives.
+TupletTensors tuplet_block(const TupletRule& rule, const LabeledInputs& inputs, const TupletBlockTensors& block,
+                           const Tensor& term) {
+  const TupletTensors t(inputs);
+  OpContext context(inputs.embeddings);
+  const auto compute = [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
+    tuplet_loss<MmaPolicy>(rule, anchors, refs, inputs.depth, block.out<typename MmaPolicy::acc_t>(t, term), context,
+                           context.stream());
+  };
+  with_labeled_inputs(inputs, rule.similarity, rule.allow_tf32, compute);
+  return t;
+}
+
+std::tuple<Tensor, Tensor> tuplet_logsumexp_cuda(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
+                                                 std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
+                                                 std::optional<Tensor> ref_ids, int64_t similarity, double temperature,
+                                                 bool allow_tf32) {
+  const TupletRule rule = tuplet_block_rule(similarity, temperature, HUGE_VAL, allow_tf32);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
+  const TupletTensors t = tuplet_block(rule, inputs, {}, inputs.new_vector(inputs.type));
+  return {t.shift, t.sum};
+}
+
+std::tuple<Tensor, Tensor, Tensor> tuplet_positives_cuda(Tensor embeddings, Tensor labels,
+                                                         std::optional<Tensor> ref_embeddings,
+                                                         std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
+                                                         std::optional<Tensor> ref_ids, Tensor shift, Tensor sum,
+                                                         int64_t similarity, double temperature,
+                                                         double duplicate_threshold, bool allow_tf32) {
+  const TupletRule rule = tuplet_block_rule(similarity, temperature, duplicate_threshold, allow_tf32);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
+  const Tensor term = inputs.new_vector(inputs.type);
+  const TupletTensors t = tuplet_block(rule, inputs, {shift, sum, inputs}, term);
+  return {term, t.slope, t.positive_count};
+}
+
 std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor embeddings, Tensor labels,
                                                      std::optional<Tensor> ref_embeddings,
                                                      std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
@@ -50,6 +86,8 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
   implement<&tuplet_loss_cuda>(m, "tuplet_loss");
+  implement<&tuplet_logsumexp_cuda>(m, "tuplet_logsumexp");
+  implement<&tuplet_positives_cuda>(m, "tuplet_positives");
   implement<&tuplet_loss_backward_cuda>(m, "tuplet_loss_backward");
 }
 
