@@ -31,6 +31,8 @@ OPS_OF_PARTS = (
     "tuplet_loss_of_parts",
     "tuplet_loss_backward_part",
 )
+# What rings of ranks compute with one block of the refs. No face calls them alone: test_blocks.py does.
+OPS_OF_BLOCKS = ("select_triplets_block", "tuplet_logsumexp", "tuplet_positives")
 OPS_WITHOUT_REFS = ("batch_all_triplet_loss",)
 
 # The option that makes a loss return a second value.
