@@ -239,6 +239,17 @@ def test_margin_table_without_the_ignored_class_works():
     assert loss > 0
 
 
+def test_margin_table_of_large_uint64_labels_works_with_ignored_rows():
+    """They are distinct from all others only as long as both tensors are uint64."""
+    x, labels = random_inputs(12)[0], torch.tensor([0, 3, 2**64 - 1] * 4, dtype=torch.uint64)
+    table, classes = random_table(2, dtype=torch.float32), torch.tensor([3, 2**64 - 1], dtype=torch.uint64)
+    loss = ops.batch_all_triplet_loss(x, labels, margin=table, margin_labels=classes, ignore_index=0)
+    rest = [row for row in range(12) if row % 3]
+    expected = ops.batch_all_triplet_loss(x[rest], torch.tensor([0, 1] * 4), margin=table)
+    assert_bitwise_equal(loss, expected)
+    assert loss > 0
+
+
 @each_with_refs(("triplet_loss", "tuplet_loss"), refs=12)
 def test_gradient_with_ignored_rows_passes_gradcheck(name, refs):
     inputs = random_inputs(12, 4, 4, refs=refs, dtype=torch.float64)
