@@ -15,6 +15,7 @@ namespace hardmine::fanng {
 namespace {
 
 constexpr int64_t kSamples = 256;
+constexpr float kBeyond = 1.5625F;                  // 1.25^2
 constexpr uint64_t kFirstDraw = uint64_t{3} << 62;  // beyond the draws of any build
 
 // At which distance computation a search for a vertex finds it, and, per list length, each of the nearest others.
@@ -65,7 +66,7 @@ int64_t measure(const Graph& graph, const PointSet& points, Vertex vertex, Searc
 
 Displaced displaced_if_alone(const PointSet& points, Vertex vertex, float sq_dist) {
   const bool alone = points.copies_end(vertex) - points.copies_begin(vertex) == 1;
-  return {alone ? vertex : kNoVertex, sq_dist};
+  return {alone ? vertex : kNoVertex, kBeyond * sq_dist};
 }
 
 std::vector<Vertex> scanned_starts(const Graph& graph, int64_t max_computations) {

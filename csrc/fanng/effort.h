@@ -16,7 +16,9 @@ inline constexpr double kTargetRecall = 0.97;
 
 // How a search treats the vertex of a row that it holds out, `sq_dist` from its last neighbor of interest. The edges of
 // the vertex lead straight to those neighbors, which no edges of a graph without it do. So they are followed only after
-// those of nearer vertices. A vertex without the row would still exist if it has copies.
+// those of vertices up to 1.25 times as far as that neighbor. At 1.0 times, searches among rows without structure found
+// 0.65 of the neighbors where those for new queries found 0.41; at 1.25 times 0.42. A vertex without the row would
+// still exist if it has copies.
 Displaced displaced_if_alone(const PointSet& points, Vertex vertex, float sq_dist);
 
 // The starts that a search measures: all, unless they would take more than half of the effort.

@@ -249,8 +249,9 @@ TEST(search_held_out_row_follows_its_edges_late) {
         context = name_of(metric) + ", effort " + std::to_string(limit) + ", row " + std::to_string(rows[i]);
         const Vertex v = points.vertex_of(rows[i]);
         const float sq_dist = metric == Metric::kCosine ? 2 * distance[i] : distance[i] * distance[i];
-        const Edges want = measured_plainly(index, points.vector(v), fanng::scanned_starts(index.graph(), limit), limit,
-                                            i == 0 ? fanng::Displaced{} : fanng::Displaced{v, sq_dist});
+        const Edges want =
+            measured_plainly(index, points.vector(v), fanng::scanned_starts(index.graph(), limit), limit,
+                             i == 0 ? fanng::Displaced{} : fanng::displaced_if_alone(points, v, sq_dist));
         std::set<int64_t> expected, got;
         for (const PackedNeighbor r : want)
           expected.insert(points.copies_begin(vertex_of(r)), points.copies_end(vertex_of(r)));
