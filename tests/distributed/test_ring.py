@@ -384,7 +384,7 @@ def test_ring_compiles_to_one_graph(backend):
 
     def compare(rank):
         compiled = torch.compile(step, backend=backend, fullgraph=True)
-        for extra in (1, 4):
+        for extra in (1, 4) if backend == "aot_eager" else (1,):  # inductor takes long per size
             results = []
             for function in (step, compiled):
                 rows = torch.randn(24, 5, generator=seeded(rank))
