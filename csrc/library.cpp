@@ -127,14 +127,19 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "float duplicate_threshold, int reduction, bool allow_tf32, "
       "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
-  // -> loss []; grad_embeddings [B, D], or empty unless need_grad; the numbers of active triplets and of all, [] int64.
-  // The loss of all triplets determines its gradient up to grad_loss, so backward only multiplies.
+  // -> loss []; grad_embeddings [B, D], grad_ref_embeddings [M, D]; the numbers of active triplets and of all, []
+  // int64. A gradient that is not needed is empty. The loss of all triplets determines its gradients up to grad_loss,
+  // so backward only multiplies. ref_table_row [M] is given together with margin_table and refs.
   m.def(
-      "batch_all_triplet_loss(Tensor embeddings, Tensor labels, Tensor? ids, Tensor? margin_table, "
-      "Tensor? table_row, int similarity, bool squared, float margin, int reduction, bool allow_tf32, bool need_grad) "
-      "-> (Tensor, Tensor, Tensor, Tensor)");
+      "batch_all_triplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
+      "Tensor? ids, Tensor? ref_ids, Tensor? margin_table, Tensor? table_row, Tensor? ref_table_row, int similarity, "
+      "bool squared, float margin, int reduction, bool allow_tf32, bool need_embeddings, bool need_ref_embeddings) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
-  m.def("batch_all_triplet_loss_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor embeddings) -> Tensor");
+  // The gradients above times grad_loss -> as select_triplets_backward.
+  m.def(
+      "batch_all_triplet_loss_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor grad_ref_embeddings, "
+      "Tensor embeddings, Tensor? ref_embeddings, bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
   // The k nearest of refs [M, D], or among the queries [Q, D] themselves -> similarity [Q, k], index [Q, k].
   m.def(

@@ -97,47 +97,56 @@ inline Tensor checked_words(const char* name, const Tensor& words, int64_t selec
   return checked;
 }
 
-// A table of margins and the row of each sample's class in it, or neither.
+// A table of margins and the rows of the classes of samples and refs in it, or none of these.
 struct MarginTensors {
-  std::optional<Tensor> margin, row;
+  std::optional<Tensor> margin, row, ref_row;
 
-  MarginTensors(const std::optional<Tensor>& table, const std::optional<Tensor>& rows, const Tensor& embeddings,
+  MarginTensors(const std::optional<Tensor>& table, const std::optional<Tensor>& rows,
+                const std::optional<Tensor>& ref_rows, const Tensor& embeddings, const std::optional<Tensor>& refs,
                 ScalarType type) {
     check(table.has_value() == rows.has_value(), "margin_table and table_row must be given together");
+    check((table && refs) == ref_rows.has_value(), "ref_table_row must be given with margin_table and refs only");
     if (!table) return;
     check_matrix("margin_table", *table, -1);
     check_matrix("margin_table", *table, table->size(0));
     check_same_device("margin_table", *table, embeddings);
     row = checked_vector("table_row", *rows, embeddings, ScalarType::Long);
+    if (refs) ref_row = checked_vector("ref_table_row", *ref_rows, *refs, ScalarType::Long);
     margin = as_array(*table, type);
   }
 
   template <class T>
   MarginTable<T> table() const {
     if (!margin) return {};
-    return {data<T>(*margin), data<int64_t>(*row), margin->size(0)};
+    return {data<T>(*margin), data<int64_t>(*row), margin->size(0), data<int64_t>(ref_row)};
   }
 };
 
-// What the batch-all loss returns; `gradient` is empty where it is not needed.
+// What the batch-all loss returns. A gradient that is not needed is empty.
 struct BatchAllTensors {
-  Tensor loss, gradient, active, total;
+  Tensor loss, grad_x, grad_refs, active, total;
 
-  BatchAllTensors(const Tensor& embeddings, const Tensor& labels, ScalarType type, bool need_gradient)
+  BatchAllTensors(const Tensor& embeddings, const Tensor& labels, const std::optional<Tensor>& refs, ScalarType type,
+                  bool need_embeddings, bool need_ref_embeddings)
       : loss(new_array(embeddings, {}, type)),
-        gradient(need_gradient ? new_array(embeddings, {embeddings.size(0), embeddings.size(1)}, type)
-                               : new_array(embeddings, {0}, type)),
+        grad_x(gradient(embeddings, type, need_embeddings)),
+        grad_refs(gradient(refs ? *refs : embeddings, type, refs && need_ref_embeddings)),
         active(new_array(labels, {}, ScalarType::Long)),
         total(new_array(labels, {}, ScalarType::Long)) {}
+
+ private:
+  static Tensor gradient(const Tensor& rows, ScalarType type, bool is_needed) {
+    return is_needed ? new_array(rows, {rows.size(0), rows.size(1)}, type) : new_array(rows, {0}, type);
+  }
 };
 
 // The gradient that the forward pass left, and the number that it is multiplied with.
-inline void check_scaled_gradient(const Tensor& grad_loss, const Tensor& gradient) {
+inline void check_scaled_gradient(const Tensor& grad_loss, const char* name, const Tensor& gradient) {
   const ScalarType type = gradient.scalar_type();
   check(is_here(grad_loss) && grad_loss.numel() == 1 && grad_loss.scalar_type() == type,
-        "grad_loss must be one number of the type of grad_embeddings, got " + shape_of(grad_loss));
-  check(type == ScalarType::Float || type == ScalarType::Double, "grad_embeddings must be float32 or float64");
-  check_matrix("grad_embeddings", gradient, -1);
+        std::string("grad_loss must be one number of the type of ") + name + ", got " + shape_of(grad_loss));
+  check(type == ScalarType::Float || type == ScalarType::Double, std::string(name) + " must be float32 or float64");
+  check_matrix(name, gradient, -1);
   check_same_device("grad_loss", grad_loss, gradient);
 }
 

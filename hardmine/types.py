@@ -78,7 +78,7 @@ LossResult: TypeAlias = Tensor | tuple[Tensor, Details] | tuple[Tensor, Tensor] 
 
 
 class TripletCounts(NamedTuple):
-    """How many triplets of a batch have a loss above 0, and how many there are: int64, each []."""
+    """How many triplets have a loss above 0, and how many there are: int64, each []."""
 
     active: Tensor
     total: Tensor
@@ -246,10 +246,9 @@ class TupletLossOptions(PairIds, GroupOptions, total=False):
     reduction: Reduction
 
 
-class BatchAllTripletLossOptions(GroupOptions, total=False):
+class BatchAllTripletLossOptions(PairIds, GroupOptions, total=False):
     """Options of :func:`hardmine.ops.batch_all_triplet_loss`."""
 
-    ids: Tensor | None
     ignore_index: int | None
     margin: float | Tensor
     margin_labels: Tensor | None

@@ -102,6 +102,7 @@ def _op_calls(library: Any) -> dict[str, Callable[[Given], Any]]:
         "tuplet_loss": call("tuplet_loss", *among),
         "tuplet_loss of all": call("tuplet_loss", *refs, positive="all"),
         "batch_all_triplet_loss": call("batch_all_triplet_loss", *among, squared=False, reduction="mean_active"),
+        "batch_all_triplet_loss of refs": call("batch_all_triplet_loss", *refs, similarity="euclidean"),
         "batch_all_triplet_loss of a table": call("batch_all_triplet_loss", *among, margin=None),
         "indexed_triplet_loss": call("indexed_triplet_loss", "triplets"),
         "indexed_triplet_loss of each": call("indexed_triplet_loss", "triplets", term="sct", reduction="none"),

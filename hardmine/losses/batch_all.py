@@ -135,27 +135,51 @@ class BatchAllTripletLoss(Loss):
                     raise ValueError(f"margin must be a number in the range of {self.margin.dtype}, got {margin}")
                 self.margin.fill_(float(margin))
 
+    # The overloads differ in the flag and the result: the layout shows only these side by side.
+    # fmt: off
     @overload
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, ids: Tensor | None = None, return_counts: Literal[False] = False
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        return_counts: Literal[False] = False,
     ) -> Tensor: ...
     @overload
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, ids: Tensor | None = None, return_counts: Literal[True]
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        return_counts: Literal[True],
     ) -> tuple[Tensor, TripletCounts]: ...
     @overload
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, ids: Tensor | None = None, return_counts: bool = False
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        return_counts: bool = False,
     ) -> Tensor | tuple[Tensor, TripletCounts]: ...
+    # fmt: on
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, ids: Tensor | None = None, return_counts: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        ids: Tensor | None = None,
+        ref_ids: Tensor | None = None,
+        return_counts: bool = False,
     ) -> Tensor | tuple[Tensor, TripletCounts]:
-        """The loss of a batch.
+        """The loss of a batch. Positives and negatives are samples of the batch, or refs.
 
         Args:
-            embeddings: [B, D].
-            labels: The embeddings' classes, [B].
-            ids: The embeddings' ids, [B]; no triplet has a pair of equal ids >= 0.
+            embeddings: The anchors, [B, D].
+            labels: The anchors' classes, [B].
+            ref_embeddings: The rows that are positives and negatives, [M, D]; None takes both from the anchors.
+            ref_labels: The classes of the refs, [M].
+            ids: The anchors' ids, [B]; no triplet has a pair of equal ids >= 0. With refs, only this excludes an
+                anchor's own copy.
+            ref_ids: The ids of the refs, [M]; given together with ``ids`` if there are refs.
             return_counts: Also return the :class:`hardmine.types.TripletCounts`.
 
         Returns:
@@ -167,7 +191,10 @@ class BatchAllTripletLoss(Loss):
         return self._op(
             embeddings,
             labels,
+            ref_embeddings,
+            ref_labels,
             ids=ids,
+            ref_ids=ref_ids,
             margin=margin,
             margin_labels=margin_labels,
             return_counts=return_counts,

@@ -21,7 +21,8 @@ def takes_group(op: Callable[P, R]) -> Callable[P, R]:
     The op declares them and gets None. Every rank computes the whole loss from the rows of all.
     """
     parameters = inspect.signature(op).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    names = ("embeddings", "labels", "ref_embeddings", "ref_labels", "ids", "ref_ids")
 
     @functools.wraps(op)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -29,23 +30,30 @@ def takes_group(op: Callable[P, R]) -> Callable[P, R]:
         call = group_loss("batch_all_triplet_loss", group, gradient_reduction, kwargs.get("reduction", "mean"))
         if call is None:
             return op(*args, **kwargs)
-        given: dict[str, Any] = {**defaults, **dict(zip(("embeddings", "labels"), args, strict=False)), **kwargs}
-        embeddings, labels, ids, return_counts, *_ = (
-            given.pop(name) for name in ("embeddings", "labels", "ids", "return_counts", "group", "gradient_reduction")
-        )
+        given: dict[str, Any] = {**defaults, **dict(zip(names[:4], args, strict=False)), **kwargs}
+        embeddings, labels, refs, ref_labels, ids, ref_ids, return_counts, *_ = inputs = [
+            given.pop(name) for name in (*names, "return_counts", "group", "gradient_reduction")
+        ]
         compute: Any = op
 
         def check() -> None:
-            check_tensors((embeddings, labels, None, None, ids, None), call.group)
+            check_tensors(tuple(inputs[:6]), call.group)
             compute(embeddings[:0], labels[:0], return_counts=return_counts, **given)
 
         agree_on_checks(call.group, call.check, check)
-        same = {**given, "gradient_reduction": gradient_reduction}
+        same = {"gradient_reduction": gradient_reduction, "whether there are ref_embeddings": refs is not None, **given}
         found = gather(call.group, call.name, same, embeddings, labels, ids)
+        whole_inputs = [found.rows, found.labels, None, None, None if ids is None else found.ids, None]
+        if refs is not None:
+            others = gather(
+                call.group, call.name, same, refs, ref_labels, ref_ids, anchors=embeddings, names=names[2:4] + names[5:]
+            )
+            whole_inputs[2:4] = others.rows, others.labels
+            whole_inputs[5] = None if ids is None else others.ids
 
         def whole() -> PartialLoss:
-            all_ids = None if ids is None else found.ids
-            loss, counts = compute(found.rows, found.labels, ids=all_ids, return_counts=True, **given)
+            of_all = dict(zip(names, whole_inputs, strict=True))
+            loss, counts = compute(**of_all, return_counts=True, **given)
             return PartialLoss(loss, counts, torch.ones((), device=embeddings.device))
 
         loss, counts, _ = call.add_up(whole, embeddings.device, mean=True)

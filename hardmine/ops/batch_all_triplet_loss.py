@@ -25,7 +25,7 @@ from hardmine.ops._arguments import (
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._batch_all_of_ranks import takes_group
-from hardmine.ops._fakes import accumulate_dtype
+from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag, check_number
 from hardmine.types import (
@@ -40,38 +40,35 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+# The overloads differ in the flag and the result: the layout shows only these side by side.
+# fmt: off
 @overload
 def batch_all_triplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    *,
-    return_counts: Literal[False] = False,
-    **options: Unpack[BatchAllTripletLossOptions],
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_counts: Literal[False] = False, **options: Unpack[BatchAllTripletLossOptions],
 ) -> Tensor: ...
 @overload
 def batch_all_triplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    *,
-    return_counts: Literal[True],
-    **options: Unpack[BatchAllTripletLossOptions],
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_counts: Literal[True], **options: Unpack[BatchAllTripletLossOptions],
 ) -> tuple[Tensor, TripletCounts]: ...
 @overload
 def batch_all_triplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    *,
-    return_counts: bool,
-    **options: Unpack[BatchAllTripletLossOptions],
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_counts: bool, **options: Unpack[BatchAllTripletLossOptions],
 ) -> Tensor | tuple[Tensor, TripletCounts]: ...
+# fmt: on
 @observed("batch_all_triplet_loss")
 @drops_ignored
 @takes_group
 def batch_all_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
     *,
     ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     ignore_index: int | None = None,
     margin: float | Tensor = 0.2,
     margin_labels: Tensor | None = None,
@@ -82,7 +79,7 @@ def batch_all_triplet_loss(
     group: ProcessGroup | None = None,
     gradient_reduction: GradientReduction | None = None,
 ) -> Tensor | tuple[Tensor, TripletCounts]:
-    """The hinge on every (anchor, positive, negative) of the batch, in O(B D) memory.
+    """The hinge on every (anchor, positive, negative), in O((B + M) D) memory.
 
     Replaces, with ``x = F.normalize(embeddings)`` and every triplet (a, p, n) of the batch::
 
@@ -90,10 +87,15 @@ def batch_all_triplet_loss(
         loss = 0.5 * F.relu(d[a, p] - d[a, n] + margin).mean()
 
     Args:
-        embeddings: [B, D], float32, float64, float16 or bfloat16.
-        labels: The embeddings' classes, [B], any integer dtype.
-        ids: The embeddings' ids, [B], any integer dtype; a negative id stands for none. A pair of equal ids is neither
-            a positive nor a negative pair, so no triplet has it.
+        embeddings: The anchors, [B, D], float32, float64, float16 or bfloat16.
+        labels: The anchors' classes, [B], any integer dtype.
+        ref_embeddings: The rows that are positives and negatives, such as a memory bank: [M, D], dtype and device of
+            ``embeddings``. None takes both from the anchors, where a sample is never its own positive. Gets a gradient
+            if it requires one.
+        ref_labels: The refs' classes, [M], any integer dtype.
+        ids: [B], any integer dtype; no triplet has a pair of equal ids >= 0, as in
+            :func:`hardmine.ops.select_triplets`. With refs, only this excludes an anchor's own copy.
+        ref_ids: [M], the refs' ids; given together with ``ids`` if there are refs.
         ignore_index: Rows with this label are neither anchors nor candidates, as in
             :func:`hardmine.ops.select_triplets`; they do not count in a mean.
         margin: alpha, in units of the distance (squared, if ``squared``). A number, or a table [C, C] of finite
@@ -120,12 +122,12 @@ def batch_all_triplet_loss(
         NotImplementedError: A second derivative is requested.
 
     Note:
-        A batch without a triplet has loss 0 and gradient 0. A non-finite element, or a row whose norm overflows, makes
+        Without any triplet the loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes
         the loss and all gradients NaN. A triplet exactly at the margin takes the subgradient 0, as do equal embeddings
-        with unsquared distances. The gradient is computed along with the loss. Memory is O(B D). Time is that of the
-        similarities, plus one comparison per triplet for classes of at most 32 samples. Larger classes take one binary
-        search per pair instead. Results are bitwise equal on every repeat, for any number of threads and at every SIMD
-        level. Only the table's entries for classes in the batch are read and checked. On a GPU, which no check
+        with unsquared distances. The gradients are computed along with the loss. Memory is O((B + M) D). Time is that
+        of the similarities, plus one comparison per triplet for classes of at most 32 samples. Larger classes take one
+        binary search per pair instead. Results are bitwise equal on every repeat, for any number of threads and at
+        every SIMD level. Only the table's entries for the given classes are read and checked. On a GPU, which no check
         synchronizes, a non-finite entry or a label without a row makes the loss and all gradients NaN. Duplicates in
         ``margin_labels`` are not detected on a GPU or under ``torch.compile`` or ``torch.vmap``: one of the two rows is
         used.
@@ -144,38 +146,45 @@ def batch_all_triplet_loss(
         (tensor(0.0125, grad_fn=<BatchAllTripletLossBackward>), tensor(2), tensor(8))
         >>> loss.backward()
     """
-    given_labels = labels
-    labels, _ = check_labeled_rows(embeddings, labels, None, None)
-    ids, _ = check_ids(ids, embeddings, None, None)
-    table, table_row = None, None
+    given_labels = {"labels": labels, "ref_labels": ref_labels}
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
+    table, table_row, ref_table_row = None, None, None
     if isinstance(margin, Tensor):
-        table_row = _table_rows(labels, margin, margin_labels)
+        table_row, ref_table_row = _table_rows(labels, ref_labels, margin, margin_labels)
         table = margin.detach()
-        if margin_labels is not None:
-            check_same_kind("labels", given_labels, "margin_labels", margin_labels)
+        for name, given in given_labels.items():
+            if margin_labels is not None and given is not None:
+                check_same_kind(name, given, "margin_labels", margin_labels)
     elif margin_labels is not None:
         raise ValueError(f"margin_labels must be None if margin is a number, got {type(margin_labels).__name__}")
     return_counts = check_flag("return_counts", return_counts)
     kind = check_choice("similarity", similarity, SIMILARITIES)
     check_distance_similarity(similarity, "batch_all_triplet_loss")
-    loss, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(
+    loss, _, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(
         embeddings,
         labels,
+        ref_embeddings,
+        ref_labels,
         ids,
+        ref_ids,
         table,
         table_row,
+        ref_table_row,
         kind,
         check_flag("squared", squared),
         0.0 if table is not None else check_number("margin", margin, like=embeddings),
         check_choice("reduction", reduction, get_args(BatchAllReduction)),
         allow_tf32(embeddings),
-        embeddings.requires_grad and torch.is_grad_enabled(),
+        *(rows is not None and rows.requires_grad and torch.is_grad_enabled() for rows in (embeddings, ref_embeddings)),
     )
     return (loss, TripletCounts(active, total)) if return_counts else loss
 
 
-def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) -> Tensor:
-    """The table's row per label, [B]; a label without a row gets a number that the compiled op refuses."""
+def _table_rows(
+    labels: Tensor, ref_labels: Tensor | None, margin: Tensor, margin_labels: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The table's row per label, [B] and [M]; a label without a row gets a number that the compiled op refuses."""
     check_tensor("margin", margin, labels)
     if margin.dtype not in FLOAT_DTYPES:
         raise TypeError(f"margin must be float32, float64, float16 or bfloat16, got {margin.dtype}")
@@ -185,7 +194,7 @@ def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) ->
         raise ValueError(f"margin must be on the device of embeddings, {labels.device}, got {margin.device}")
     classes = margin.shape[0]
     if margin_labels is None:
-        return labels
+        return labels, ref_labels
     check_tensor("margin_labels", margin_labels, labels)
     if margin_labels.dtype not in INTEGER_DTYPES:
         raise TypeError(f"margin_labels must have an integer dtype, got {margin_labels.dtype}")
@@ -199,41 +208,45 @@ def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) ->
     if has_values(margin_labels) and (ascending[1:] == ascending[:-1]).any():
         duplicate = ascending[1:][ascending[1:] == ascending[:-1]][0].item()
         raise ValueError(f"margin_labels must be distinct, got {duplicate} twice")
-    position = torch.searchsorted(ascending, labels).clamp(max=classes - 1)
-    return torch.where(ascending[position] == labels, order[position], -1)
+
+    def row_of(labels: Tensor) -> Tensor:
+        position = torch.searchsorted(ascending, labels).clamp(max=classes - 1)
+        return torch.where(ascending[position] == labels, order[position], -1)
+
+    return row_of(labels), None if ref_labels is None else row_of(ref_labels)
 
 
 @torch.library.register_fake("hardmine::batch_all_triplet_loss")
-def _(embeddings, labels, *options):
-    need_grad = options[-1]
-    dtype = accumulate_dtype(embeddings.dtype)
-    loss = embeddings.new_empty((), dtype=dtype)
-    grad = embeddings.new_empty(embeddings.shape if need_grad else (0,), dtype=dtype)
-    return loss, grad, labels.new_empty(()), labels.new_empty(())
+def _(embeddings, labels, ref_embeddings, *options):
+    computed = embeddings.new_empty(embeddings.shape, dtype=accumulate_dtype(embeddings.dtype))
+    gradients = fake_gradients(computed, ref_embeddings, *options[-2:])
+    return computed.new_empty(()), *gradients, labels.new_empty(()), labels.new_empty(())
 
 
 @torch.library.register_fake("hardmine::batch_all_triplet_loss_backward")
-def _(grad_loss, grad_embeddings, embeddings):
-    return torch.empty_like(grad_embeddings)
+def _(grad_loss, grad_embeddings, grad_ref_embeddings, *options):
+    return fake_gradients(grad_embeddings, grad_ref_embeddings, *options[-2:])
 
 
 def _setup_context(ctx, arguments, outputs):
-    embeddings, *_, ctx.need_grad = arguments
-    _, grad, active, total = outputs
-    ctx.dtype = embeddings.dtype
-    ctx.mark_non_differentiable(grad, active, total)
-    ctx.save_for_backward(grad, embeddings)
+    embeddings, _, ref_embeddings, *_ = arguments
+    _, *gradients, active, total = outputs
+    ctx.computed, ctx.dtype = arguments[-2:], embeddings.dtype
+    ctx.mark_non_differentiable(*gradients, active, total)
+    ctx.save_for_backward(*gradients, embeddings, ref_embeddings)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, saved, grad_loss, *_):
+    need = ctx.needs_input_grad[:2]
     if grad_loss is None:
-        return (None,)
-    if not ctx.need_grad:
-        raise RuntimeError("hardmine::batch_all_triplet_loss was called with need_grad=False")
-    grad = torch.ops.hardmine.batch_all_triplet_loss_backward(grad_loss, *saved)
-    return (grad.to(ctx.dtype),)
+        return None, None
+    for name, needed, computed in zip(("need_embeddings", "need_ref_embeddings"), need, ctx.computed, strict=True):
+        if needed and not computed:
+            raise RuntimeError(f"hardmine::batch_all_triplet_loss was called with {name}=False")
+    gradients = torch.ops.hardmine.batch_all_triplet_loss_backward(grad_loss, *saved, *need)
+    return tuple(grad.to(ctx.dtype) if needed else None for grad, needed in zip(gradients, need, strict=True))
 
 
-register_autograd("batch_all_triplet_loss", (0,), _setup_context, _backward)
-forbid_double_backward("batch_all_triplet_loss", range(3))
+register_autograd("batch_all_triplet_loss", (0, 2), _setup_context, _backward)
+forbid_double_backward("batch_all_triplet_loss", range(5))

@@ -12,32 +12,36 @@ from hardmine.reference.triplet_loss import poison
 from hardmine.types import TripletCounts
 
 
-def distance_matrix(rows: Tensor, squared: bool, similarity: str) -> Tensor:
-    """Distances or squared distances of all pairs of rows, which are normalized first for cosine."""
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    rows = normalize(rows) if similarity == "cosine" else rows
+def distance_matrix(a: Tensor, b: Tensor, squared: bool, similarity: str) -> Tensor:
+    """Distances or squared distances of all rows of ``a`` and ``b``, which are normalized first for cosine."""
+    a, b = (rows if rows.dtype == torch.float64 else rows.float() for rows in (a, b))
+    a, b = (normalize(rows) if similarity == "cosine" else rows for rows in (a, b))
     if not squared:
-        return -similarity_matrix(rows, rows, "euclidean")
-    sq_norms = rows.square().sum(1)
-    return sq_norms[:, None] + sq_norms[None, :] - 2 * rows @ rows.T
+        return -similarity_matrix(a, b, "euclidean")
+    return a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2 * a @ b.T
 
 
-def margin_matrix(labels: Tensor, margin: float | Tensor, margin_labels: Tensor | None, like: Tensor) -> Tensor:
-    """alpha(y_a, y_n) per anchor and negative, [B, B]."""
+def margin_matrix(
+    labels: Tensor, other_labels: Tensor, margin: float | Tensor, margin_labels: Tensor | None, like: Tensor
+) -> Tensor:
+    """alpha(y_a, y_n) per anchor and negative, with the shape of ``like``."""
     if not isinstance(margin, Tensor):
         return torch.full_like(like, margin)
-    row = labels
+    row, column = labels, other_labels
     if margin_labels is not None:
-        row = (row[:, None] == margin_labels.long()[None, :]).long().argmax(1)
-    return margin.detach().to(like.dtype)[row[:, None], row[None, :]]
+        row, column = ((y[:, None] == margin_labels.long()[None, :]).long().argmax(1) for y in (row, column))
+    return margin.detach().to(like.dtype)[row[:, None], column[None, :]]
 
 
 @drops_ignored
 def batch_all_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
     *,
     ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     ignore_index: int | None = None,
     margin: float | Tensor = 0.2,
     margin_labels: Tensor | None = None,
@@ -46,7 +50,7 @@ def batch_all_triplet_loss(
     reduction: str = "mean",
     return_counts: bool = False,
 ) -> Tensor | tuple[Tensor, TripletCounts]:
-    """As :func:`hardmine.ops.batch_all_triplet_loss`, from a matrix [pairs, B] of all positive pairs and all negatives.
+    """As :func:`hardmine.ops.batch_all_triplet_loss`, from a matrix [pairs, M] of all positive pairs and all negatives.
 
     Example:
         >>> import torch
@@ -57,17 +61,21 @@ def batch_all_triplet_loss(
         >>> torch.allclose(loss, ops.batch_all_triplet_loss(embeddings, labels))
         True
     """
-    d = distance_matrix(embeddings, squared, similarity)
+    d = distance_matrix(embeddings, embeddings if ref_embeddings is None else ref_embeddings, squared, similarity)
     labels = labels.long()
-    same = labels[:, None] == labels[None, :]
-    alpha = margin_matrix(labels, margin, margin_labels, d.detach())
-    allowed = may_pair(d, ids)
-    a, p = (same & allowed & ~torch.eye(len(d), dtype=torch.bool, device=d.device)).nonzero(as_tuple=True)
+    other_labels = labels if ref_labels is None else ref_labels.long()
+    same = labels[:, None] == other_labels[None, :]
+    alpha = margin_matrix(labels, other_labels, margin, margin_labels, d.detach())
+    allowed = may_pair(d, ids, ref_ids)
+    positives = same & allowed
+    if ref_embeddings is None:
+        positives = positives & ~torch.eye(len(d), dtype=torch.bool, device=d.device)
+    a, p = positives.nonzero(as_tuple=True)
     negatives = (~same & allowed)[a]
     value = 0.5 * F.relu(d[a, p][:, None] - d[a] + alpha[a]).masked_fill(~negatives, 0.0)
     counts = TripletCounts((value > 0).sum(), negatives.sum())
     loss = value.sum()
     if reduction != "sum":
         loss = loss / (counts.active if reduction == "mean_active" else counts.total).clamp(min=1)
-    loss = poison(loss, embeddings)
+    loss = poison(loss, embeddings, ref_embeddings)
     return (loss, counts) if return_counts else loss

@@ -189,21 +189,23 @@ class OpComparison:
         leaves: Sequence[Tensor],
         references: Sequence[Tensor | None],
         typical: float,
-        allowance: Tensor | float = 0.0,
+        allowance: Tensor | float | tuple[Tensor, ...] = 0.0,
         conditioning: float = 1.0,
     ) -> str | None:
         """The gradients must be those of the reference, relative to their largest element or to ``typical``.
 
         ``typical`` is the size of a gradient element without cancellation. ``allowance`` is an extra error bound per
-        element. ``conditioning`` is a factor by which these gradients amplify rounded similarities.
+        element; a tuple has one for each leaf. ``conditioning`` is a factor by which these gradients amplify rounded
+        similarities.
         """
         limits = torch.finfo(self.rows[0].dtype)
         smallest = limits.smallest_normal * limits.eps  # the smallest subnormal number, which matters for float16
-        for gradient, leaf, reference in zip(gradients, leaves, references, strict=True):
+        allowances = allowance if isinstance(allowance, tuple) else (allowance,) * len(leaves)
+        for gradient, leaf, reference, allowed in zip(gradients, leaves, references, allowances, strict=True):
             if not leaf.numel():
                 continue
             reference = torch.zeros_like(leaf) if reference is None else reference
-            error = (gradient.double() - reference).abs() - allowance - smallest
+            error = (gradient.double() - reference).abs() - allowed - smallest
             overflows = gradient.isinf() & (gradient == reference.to(gradient.dtype))
             largest = error.masked_fill(overflows, 0.0).clamp(min=0.0).max().item()
             deviation = largest / max(reference.abs().max().item(), typical, 1e-20) / max(conditioning, 1.0)

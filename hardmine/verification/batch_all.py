@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from hardmine.verification.base import OpComparison, largest_norm
-from hardmine.verification.bounds import gradient_bound, typical_element
+from hardmine.verification.bounds import gradient_bounds, typical_element
 
 
 class _TripletCounts(NamedTuple):
-    """Per pair (anchor, other), [B, B], the numbers of active triplets and of triplets at the hinge's kink.
+    """Per pair (anchor, other), [B, M], the numbers of active triplets and of triplets at the hinge's kink.
 
     ``active`` includes triplets at the kink.
     """
@@ -30,7 +30,6 @@ class BatchAllComparison(OpComparison):
     counts may differ by the number of such triplets, and the gradients by their contributions.
     """
 
-    row_names = ("embeddings",)
     returned = "counts"
     choice = "active triplets"
 
@@ -39,18 +38,18 @@ class BatchAllComparison(OpComparison):
         if not self.in_range():
             return self.check_divergence(loss, gradients)
         leaves = self.double_leaves()
-        x = leaves[0].detach()
-        arguments = {key: value for key, value in self.arguments.items() if key != "embeddings"}
+        x, y = leaves[0].detach(), leaves[-1].detach()
+        arguments = {**self.arguments, **dict(zip(self.names, leaves, strict=True))}
         arguments.update(reduction="sum", return_counts=True)
-        total_loss, counts = self.reference.batch_all_triplet_loss(leaves[0], **arguments)
+        total_loss, counts = self.reference.batch_all_triplet_loss(**arguments)
 
         squared, normalize = self.options["squared"], self.options["similarity"] == "cosine"
-        norm = 1.0 if normalize else max(largest_norm(x), 1e-30)
+        norm = 1.0 if normalize else max(largest_norm(x), largest_norm(y), 1e-30)
         measure = "sq_dist" if squared else "euclidean"
         scale = (2 * norm) ** 2 if squared else 2 * norm
         scale = max(scale, self.underflow(measure) / self.tolerance)
         margin = torch.as_tensor(self.arguments["margin"], dtype=torch.float64, device=x.device).abs().max().item()
-        counted = self._count_triplets(x, self.tolerance * (scale + margin))
+        counted = self._count_triplets(x, y, self.tolerance * (scale + margin))
         if int(returned.total) != int(counts.total):
             return f"total must be {int(counts.total)}, got {int(returned.total)}"
         difference = abs(int(returned.active) - int(counts.active))
@@ -70,25 +69,30 @@ class BatchAllComparison(OpComparison):
         if problem:
             return problem
         references = torch.autograd.grad(expected, leaves, allow_unused=True)
-        typical = typical_element(0.5 * factor * counted.active, x, x, measure, normalize)
-        allowance = 0.5 * factor * gradient_bound(x, counted.at_kink, measure, normalize)
+        typical = typical_element(0.5 * factor * counted.active, x, y, measure, normalize)
+        bounds = [gradient_bounds(x, y, counted.at_kink, measure, normalize)]
         if not squared:
             error = 0.1 * self.tolerance * norm + self.underflow("euclidean")
-            allowance += 0.5 * factor * gradient_bound(x, counted.active, measure, normalize, distance_error=error)
+            bounds.append(gradient_bounds(x, y, counted.active, measure, normalize, distance_error=error))
+        of_rows, of_columns = (0.5 * factor * sum(sides) for sides in zip(*bounds, strict=True))
+        allowance = (of_rows + of_columns,) if len(leaves) == 1 else (of_rows, of_columns)
         return self.check_gradients(gradients, leaves, references, typical, allowance)
 
-    def _count_triplets(self, x: Tensor, slack: float) -> _TripletCounts:
+    def _count_triplets(self, x: Tensor, y: Tensor, slack: float) -> _TripletCounts:
         """Counts triplets anchor by anchor, to bound the memory."""
         options, labels = self.arguments, self.arguments["labels"]
-        d = self.reference.distance_matrix(x, options["squared"], options["similarity"])
-        alpha = self.reference.margin_matrix(labels, options["margin"], options["margin_labels"], d)
-        allowed = self.select.may_pair(d, options["ids"])
+        has_refs = options["ref_labels"] is not None
+        other_labels = options["ref_labels"] if has_refs else labels
+        d = self.reference.distance_matrix(x, y, options["squared"], options["similarity"])
+        alpha = self.reference.margin_matrix(labels, other_labels, options["margin"], options["margin_labels"], d)
+        allowed = self.select.may_pair(d, options["ids"], options["ref_ids"])
         active, at_kink = torch.zeros_like(d), torch.zeros_like(d)
         for a in range(len(x)):
-            same = labels == labels[a]
+            same = other_labels == labels[a]
             negative = ~same & allowed[a]
             same &= allowed[a]
-            same[a] = False
+            if not has_refs:
+                same[a] = False
             argument = d[a, same][:, None] - d[a, negative] + alpha[a, negative]
             for count, mask in ((active, argument > -slack), (at_kink, argument.abs() <= slack)):
                 count[a, same] = mask.sum(1).to(d.dtype)

@@ -54,22 +54,31 @@ def direction_error(slopes: Tensor, s: Tensor, similarity: str, distance_error: 
 def gradient_bound(
     rows: Tensor, slopes: Tensor, measure: str, normalize: bool = False, distance_error: float = 0.0
 ) -> Tensor:
-    """The sum of the absolute gradients, [B, D], of all pairs of rows with nonzero ``slopes`` [B, B].
+    """As :func:`gradient_bounds` of pairs of the same rows: [B, D], from both sides of each pair."""
+    left, right = gradient_bounds(rows, rows, slopes, measure, normalize, distance_error)
+    return left + right
+
+
+def gradient_bounds(
+    rows: Tensor, columns: Tensor, slopes: Tensor, measure: str, normalize: bool = False, distance_error: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The sums of the absolute gradients of ``rows`` [B, D] and ``columns`` [M, D], over nonzero ``slopes`` [B, M].
 
     With ``distance_error``, for ``"euclidean"`` only: a bound on the gradients' error if the difference of two rows
     errs by so much. The closer the rows, the more the unit vector between them turns.
     """
     normalize = normalize or measure == "cosine"
-    scale = inverse_norms(rows.norm(dim=1))
-    f = F.normalize(rows) if normalize else rows
-    bound = torch.zeros_like(rows)
+    sides = rows, columns
+    scales = [inverse_norms(side.norm(dim=1)) for side in sides]
+    f, g = (F.normalize(side) if normalize else side for side in sides)
+    bounds = torch.zeros_like(rows), torch.zeros_like(columns)
     left, right = slopes.nonzero(as_tuple=True)
     chunk_pairs = max(1, _CHUNK_ELEMENTS // rows.shape[1])
     for a, b in zip(left.split(chunk_pairs), right.split(chunk_pairs), strict=True):
         weight = slopes[a, b].abs()[:, None]
-        difference = (f[a] - f[b]).abs()
+        difference = (f[a] - g[b]).abs()
         if measure in ("cosine", "dot"):
-            grad_a, grad_b = f[b].abs(), f[a].abs()
+            grad_a, grad_b = g[b].abs(), f[a].abs()
         elif measure == "sq_dist":
             grad_a = grad_b = 2 * difference
         elif distance_error:
@@ -78,9 +87,9 @@ def gradient_bound(
             )
         else:
             grad_a = grad_b = difference / difference.norm(dim=1, keepdim=True).clamp(min=1e-300)
-        for index, gradient in ((a, grad_a), (b, grad_b)):
+        for unit, scale, bound, index, gradient in zip((f, g), scales, bounds, (a, b), (grad_a, grad_b), strict=True):
             if normalize:  # (g - f (f . g)) / |x|
-                radial = (f[index].abs() * gradient).sum(1, keepdim=True)
-                gradient = (gradient + f[index].abs() * radial) * scale[index][:, None]
+                radial = (unit[index].abs() * gradient).sum(1, keepdim=True)
+                gradient = (gradient + unit[index].abs() * radial) * scale[index][:, None]
             bound.index_add_(0, index, weight * gradient)
-    return bound
+    return bounds

@@ -117,7 +117,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
 
     Verification does not change the training: the op's result is returned as without ``verify``, and no random number
     is drawn. To check a random selection, a copy of the op's generator draws the op's numbers again. A check costs the
-    reference's time and B x M memory; for ``batch_all_triplet_loss``, B times the number of pairs of a class.
+    reference's time and B x M memory; for ``batch_all_triplet_loss``, M times the number of positive pairs.
 
     Ops inside ``torch.compile`` or ``torch.vmap`` are not checked, as the report's number of checks shows.
 

@@ -19,27 +19,31 @@ constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193}
 template <class T>
 struct Run {
   cpu::BatchAllResult<T> result;
-  std::vector<T> grad;
+  std::vector<T> grad, grad_refs;
 
-  Run(const BatchAllProblem<T>& p, const cpu::ThreadPool& pool, bool want_gradient = true) {
-    if (want_gradient) grad.assign(p.batch.x.size(), T(kNaN));  // NaN shows an element that is not written
+  Run(const BatchAllProblem<T>& p, const cpu::ThreadPool& pool, bool want_x = true, bool want_refs = true) {
+    // NaN shows an element that is not written.
+    if (want_x) grad.assign(p.batch.x.size(), T(kNaN));
+    if (want_refs && p.refs) grad_refs.assign(p.refs->x.size(), T(kNaN));
     T nothing[1];
-    const MarginTable<T> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
-    result = cpu::batch_all<T>(p.rule, p.batch.view(), p.batch.depth, table, pool,
-                               !want_gradient ? nullptr
-                               : grad.empty() ? nothing
-                                              : grad.data());
+    const auto data = [&](std::vector<T>& of, bool wanted) {
+      return !wanted ? nullptr : of.empty() ? nothing : of.data();
+    };
+    const LabeledMatrix<T> refs = p.others().view();
+    result = cpu::batch_all<T>(p.rule, p.batch.view(), p.refs ? &refs : nullptr, p.batch.depth, p.table(), pool,
+                               data(grad, want_x), data(grad_refs, want_refs && p.refs));
   }
 };
 
 template <class T>
 void check_run(const BatchAllProblem<T>& p, const Run<T>& run, bool exact, Coverage& coverage) {
   CHECK(run.result.finite);
-  check_batch_all(p, BatchAllFound<T>{run.result.loss, run.result.active, run.result.total, run.grad}, exact, coverage);
+  check_batch_all(p, BatchAllFound<T>{run.result.loss, run.result.active, run.result.total, run.grad, run.grad_refs},
+                  exact, coverage);
 }
 
 template <class T>
-void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Coverage& coverage) {
+void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Coverage& coverage, int64_t refs = -1) {
   BatchAllRule rule;
   rule.similarity = turn % 2 ? Similarity::kCosine : Similarity::kEuclidean;
   rule.squared = turn / 2 % 2 == 0;
@@ -49,37 +53,37 @@ void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Cover
   // differences of unit rows round.
   const bool exact = rule.squared && turn / 4 % 2;
   Random random(1000 * count + turn);
-  BatchAllProblem<T> p{rule,
-                       Batch<T>(!exact                                   ? Values::kReals
-                                : rule.similarity == Similarity::kCosine ? Values::kExactNorms
-                                                                         : Values::kIntegers,
-                                labels, count, depth, random),
-                       {},
-                       {}};
-  if (random.below(2)) fill_zero_rows(p.batch);
+  const Values values = !exact                                   ? Values::kReals
+                        : rule.similarity == Similarity::kCosine ? Values::kExactNorms
+                                                                 : Values::kIntegers;
+  BatchAllProblem<T> p{rule, Batch<T>(values, labels, count, depth, random), {}, {}};
+  if (refs >= 0) p.refs = Batch<T>(values, labels, refs, depth, random);
+  if (random.below(2)) fill_zero_rows(p);
   if (turn % 7 < 3 && count > 0) p.make_table(random);
-  context = text_of(rule, count, depth, !p.margins.empty()) + ", labels " + name_of(labels) + (exact ? ", exact" : "");
+  context = text_of(rule, count, depth, !p.margins.empty()) + ", refs " + std::to_string(refs) + ", labels " +
+            name_of(labels) + (exact ? ", exact" : "");
   check_run(p, Run<T>(p, SerialPool()), exact, coverage);
 }
 
 // Classes of chosen sizes: around the length from which positives are sorted, and so large that the positives of all
 // anchors exceed one chunk of the engine.
 template <class T>
-void check_classes(const std::vector<int64_t>& sizes, int64_t depth, int64_t turns) {
+void check_classes(const std::vector<int64_t>& sizes, int64_t depth, int64_t turns,
+                   const std::vector<int64_t>& ref_sizes = {}) {
   for (int64_t turn = 0; turn < turns; ++turn) {
     Random random(sizes.size() + depth);
     const std::vector<int64_t> label = classes_of(sizes, random);
     const int64_t count = static_cast<int64_t>(label.size());
     const bool exact = turn % 2 == 0, cosine = turn / 2 % 2;
-    BatchAllProblem<T> p{BatchAllRule{},
-                         Batch<T>(!exact   ? Values::kReals
-                                  : cosine ? Values::kExactNorms
-                                           : Values::kIntegers,
-                                  Labels::kOneClass, count, depth, random),
-                         {},
-                         {}};
+    const Values values = !exact ? Values::kReals : cosine ? Values::kExactNorms : Values::kIntegers;
+    BatchAllProblem<T> p{BatchAllRule{}, Batch<T>(values, Labels::kOneClass, count, depth, random), {}, {}};
     p.batch.label = label;
-    if (cosine) fill_zero_rows(p.batch);
+    if (!ref_sizes.empty()) {
+      const std::vector<int64_t> ref_label = classes_of(ref_sizes, random);
+      p.refs = Batch<T>(values, Labels::kOneClass, static_cast<int64_t>(ref_label.size()), depth, random);
+      p.refs->label = ref_label;
+    }
+    if (cosine) fill_zero_rows(p);
     p.rule.similarity = cosine ? Similarity::kCosine : Similarity::kEuclidean;
     p.rule.squared = exact || turn % 4 == 3;
     p.rule.reduction = static_cast<BatchAllReduction>(turn % 3);
@@ -91,25 +95,33 @@ void check_classes(const std::vector<int64_t>& sizes, int64_t depth, int64_t tur
     const Run<T> run(p, SerialPool());
     check_run(p, run, exact, coverage);
     CHECK(coverage.active > coverage.total / 50);
-    const Run<T> loss_alone(p, SerialPool(), false);
-    CHECK_EQ(loss_alone.result.loss, run.result.loss);
-    CHECK_EQ(loss_alone.result.active, run.result.active);
+    for (const auto& [want_x, want_refs] : all_flags<2>()) {
+      const Run<T> part(p, SerialPool(), want_x, want_refs);
+      CHECK_EQ(part.result.loss, run.result.loss);
+      CHECK_EQ(part.result.active, run.result.active);
+      if (want_x) CHECK(same_bits(part.grad, run.grad));
+      if (want_refs) CHECK(same_bits(part.grad_refs, run.grad_refs));
+    }
   }
 }
 
 template <class T>
 bool same_run(const Run<T>& a, const Run<T>& b) {
   return a.result.loss == b.result.loss && a.result.active == b.result.active && a.result.total == b.result.total &&
-         same_bits(a.grad, b.grad);
+         same_bits(a.grad, b.grad) && same_bits(a.grad_refs, b.grad_refs);
 }
 
 template <class T>
-void check_workers(const std::vector<int64_t>& sizes, int64_t depth, const BatchAllRule& rule) {
+void check_workers(const std::vector<int64_t>& sizes, int64_t depth, const BatchAllRule& rule, int64_t refs = -1) {
   Random random(5);
   const std::vector<int64_t> label = classes_of(sizes, random);
   BatchAllProblem<T> p{
       rule, Batch<T>(Values::kReals, Labels::kOneClass, static_cast<int64_t>(label.size()), depth, random), {}, {}};
   p.batch.label = label;
+  if (refs >= 0) {
+    p.refs = Batch<T>(Values::kReals, Labels::kOneClass, refs, depth, random);
+    for (int64_t& ref_label : p.refs->label) ref_label = label[random.below(p.batch.count)];
+  }
   if (depth % 2) p.make_table(random);
   const Run<T> serial(p, SerialPool());
   const std::string what = text_of(rule, p.batch.count, depth, depth % 2);
@@ -192,6 +204,42 @@ TYPED_TEST(batch_all_any_count_rule_and_labels_matches_triple_loop, T) {
   CHECK(coverage.ties > 1000);
 }
 
+TYPED_TEST(batch_all_refs_any_count_rule_and_labels_matches_triple_loop, T) {
+  Coverage coverage;
+  constexpr int64_t depths[] = {17, 3, 1, 16, 33, 2, 15}, refs[] = {0, 1, 2, 31, 33, 95, 97, 193, 5};
+  int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
+  for (const int64_t count : kEdges)
+    for (int64_t n = 0; n < (count > 40 ? 6 : 18); ++n, ++turn)
+      check_case<T>(turn, count, depths[turn % 7], static_cast<Labels>(turn % 11 % kLabelKinds), coverage,
+                    refs[turn % 9]);
+  CHECK(coverage.active > coverage.total / 8 && coverage.active < coverage.total - coverage.total / 8);
+  CHECK(coverage.ties > 1000);
+}
+
+// Points 0 and 2 on a line are anchors, and 0, 1, 3 are refs; the last one has another class. 1/2 (|a - p|^2 - |a -
+// n|^2 + margin) with margin 9 is 1/2 (0 - 9 + 9) = 0 and 1/2 (1 - 9 + 9) for anchor 0: its own point is a positive.
+// For anchor 2 it is 1/2 (4 - 1 + 9) and 1/2 (1 - 1 + 9).
+TEST(batch_all_refs_match_hand_worked_values) {
+  Random random(1);
+  BatchAllProblem<double> p{BatchAllRule{Similarity::kEuclidean, BatchAllReduction::kSum, true, 9},
+                            Batch<double>(Values::kIntegers, Labels::kOneClass, 2, 1, random),
+                            {},
+                            {}};
+  p.batch.x = {0, 2};
+  p.batch.label = {4, 4};
+  p.refs = Batch<double>(Values::kIntegers, Labels::kOneClass, 3, 1, random);
+  p.refs->x = {0, 1, 3};
+  p.refs->label = {4, 4, 0};
+  const Run<double> run(p, SerialPool());
+  CHECK_EQ(run.result.loss, 0.5 + 6 + 4.5);
+  CHECK_EQ(run.result.active, 3);
+  CHECK_EQ(run.result.total, 4);
+  // A triplet's gradient in a is x_n - x_p, in p x_p - x_a, in n x_a - x_n.
+  const double want[] = {3 - 1, 3 - 0 + 3 - 1}, want_refs[] = {0 - 2, 1 - 0 + 1 - 2, 0 - 3 + 2 - 3 + 2 - 3};
+  for (int64_t e = 0; e < 2; ++e) CHECK_NEAR(run.grad[e], want[e], 1e-15);
+  for (int64_t e = 0; e < 3; ++e) CHECK_NEAR(run.grad_refs[e], want_refs[e], 1e-15);
+}
+
 TEST(batch_all_positives_around_sorting_threshold_match_triple_loop) {
   check_classes<float>({32, 1, 33, 31, 7, 2, 40}, 17, 6);
   check_classes<double>({32, 1, 33, 31, 7, 2, 40}, 16, 6);
@@ -201,6 +249,12 @@ TEST(batch_all_classes_in_several_chunks_match_triple_loop) {
   check_classes<float>({230, 220}, 2, 3);
   check_classes<double>({210, 240}, 4, 4);
   check_classes<float>({1, 550, 20, 3}, 3, 2);
+}
+
+TEST(batch_all_refs_of_any_class_sizes_match_triple_loop) {
+  check_classes<float>({5, 1, 30, 7}, 17, 6, {32, 33, 1, 31, 40});
+  check_classes<double>({3, 40, 2}, 16, 6, {33, 32, 90});
+  check_classes<float>({590, 3, 7}, 2, 3, {480, 20});  // several chunks
 }
 
 TEST(batch_all_large_depths_match_triple_loop) {
@@ -244,6 +298,13 @@ TEST(batch_all_nonfinite_rows_are_reported) {
   for (const double bad : {kNaN, kInfinity, 1e30}) {
     p.batch.row(20)[16] = static_cast<float>(bad);
     CHECK(!Run<float>(p, SerialPool()).result.finite);
+    BatchAllProblem<float> q = p;
+    q.refs = p.batch;
+    CHECK(!Run<float>(q, SerialPool()).result.finite);
+    for (int64_t k = 0; k < 17; ++k) q.batch.row(20)[k] = 1;
+    CHECK(!Run<float>(q, SerialPool()).result.finite);
+    for (int64_t k = 0; k < 17; ++k) q.refs->row(20)[k] = 1;
+    CHECK(Run<float>(q, SerialPool()).result.finite);
   }
 }
 
@@ -254,5 +315,7 @@ TEST(batch_all_any_threads_give_same_bits) {
     const BatchAllRule euclidean{Similarity::kEuclidean, BatchAllReduction::kMeanActive, squared, 0.2};
     check_workers<float>(small, 64, squared ? cosine : euclidean);
     check_workers<double>(large, 33 + squared, squared ? euclidean : cosine);
+    check_workers<float>(small, 32 + squared, squared ? euclidean : cosine, 700);
+    check_workers<double>(large, 33 + squared, squared ? cosine : euclidean, 300);
   }
 }

@@ -40,28 +40,29 @@ std::vector<T> inside(const Kernels<T>& kernel, const cpu::Block& block, const s
 template <class T>
 struct AnyBatchAll {
   std::vector<int64_t> first, class_begin;
-  std::vector<int32_t> size, active, table_row;
+  std::vector<int32_t> size, active, table_row, column_table_row;
   std::vector<T> positive, min_positive, ascending, margin_table;
-  std::vector<double> sum_before, value;
+  std::vector<double> sum_through, value;
   cpu::BatchAllState<T> state{};
 
   // `counted`: as after the negatives.
   AnyBatchAll(const cpu::PairwiseParams<T>& pass, bool squared, bool table, bool counted, uint64_t seed)
       : first(pass.rows.count), class_begin(pass.rows.count), size(pass.rows.count), min_positive(pass.rows.count) {
     Random random(seed);
-    const int64_t count = pass.rows.count;
-    const int64_t* label = pass.rows.label;
+    const int64_t count = pass.rows.count, columns = pass.columns.count;
+    const int64_t* label = pass.columns.label;
     for (int64_t i = 0; i < count; ++i) {
-      class_begin[i] = i > 0 && label[i - 1] == label[i] ? class_begin[i - 1] : i;
-      int64_t end = i;
-      while (end < count && label[end] == label[i]) ++end;
+      const auto range = std::equal_range(label, label + columns, pass.rows.label[i]);
+      class_begin[i] = range.first - label;
+      const int64_t end = range.second - label;
       first[i] = static_cast<int64_t>(positive.size());
       min_positive[i] = std::numeric_limits<T>::infinity();
-      if (end - class_begin[i] < 2 || random.below(5) == 0) continue;  // an anchor of another chunk
+      if (end - class_begin[i] < (pass.symmetric ? 2 : 1) || random.below(5) == 0)
+        continue;  // an anchor of another chunk
       size[i] = static_cast<int32_t>(end - class_begin[i]);
       for (int64_t j = class_begin[i]; j < end; ++j) {
         const T v = T(pass.euclidean ? -random.unit() : 2 * random.unit() - 1);
-        positive.push_back(j == i ? std::numeric_limits<T>::infinity() : v);
+        positive.push_back(pass.symmetric && j == i ? std::numeric_limits<T>::infinity() : v);
         min_positive[i] = std::min(min_positive[i], positive.back());
         active.push_back(counted ? static_cast<int32_t>(random.below(4)) : 0);
       }
@@ -71,8 +72,8 @@ struct AnyBatchAll {
       std::sort(ascending.begin() + first[i], ascending.begin() + first[i] + size[i]);
       double sum = 0;
       for (int32_t r = 0; r < size[i]; ++r) {
-        sum_before.push_back(sum);
         sum += static_cast<double>(ascending[first[i] + r]);
+        sum_through.push_back(sum);
       }
     }
     value.assign(count, 0.0);
@@ -83,8 +84,12 @@ struct AnyBatchAll {
       state.table_rows = 3;
       for (int k = 0; k < 9; ++k) margin_table.push_back(T(random.unit()));
       for (int64_t i = 0; i < count; ++i) table_row.push_back(static_cast<int32_t>(random.below(3)));
+      if (pass.symmetric) column_table_row = table_row;
+      while (static_cast<int64_t>(column_table_row.size()) < columns)
+        column_table_row.push_back(static_cast<int32_t>(random.below(3)));
       state.margin_table = margin_table.data();
       state.table_row = table_row.data();
+      state.column_table_row = column_table_row.data();
     }
     state.first = first.data();
     state.size = size.data();
@@ -92,7 +97,7 @@ struct AnyBatchAll {
     state.positive = positive.data();
     state.min_positive = min_positive.data();
     state.ascending = ascending.data();
-    state.sum_before = sum_before.data();
+    state.sum_through = sum_through.data();
     state.active = active.data();
     state.value = value.data();
     state.need_weights = true;
@@ -104,7 +109,6 @@ template <class T>
 void check_batch_all(bool negatives) {
   int64_t active = 0, weighed = 0, rows_of_long_lists = 0;
   for_each_case<T>([&](Case<T>& c) {
-    if (!c.scalar_pass.symmetric) return;
     for (const bool table : {false, true}) {
       const bool squared = table == c.second_half;
       if (table && !negatives) continue;

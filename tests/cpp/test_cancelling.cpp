@@ -132,14 +132,19 @@ TEST(tuplet_loss_cancelled_anywhere_throws_or_is_complete) {
 TEST(batch_all_cancelled_anywhere_throws_or_is_complete) {
   for (const int64_t classes : {2, 40}) {  // many and few positives per anchor
     const Sample sample(classes);
-    check_cancelling("batch all of " + std::to_string(classes), [&](const cpu::ThreadPool& workers) {
-      std::vector<float> grad(kCount * kDepth);
-      const cpu::BatchAllResult<float> result =
-          cpu::batch_all<float>({}, sample.view(), kDepth, {}, workers, grad.data());
-      Numbers out = {static_cast<double>(result.loss), static_cast<double>(result.active)};
-      append(out, grad);
-      return out;
-    });
+    const LabeledMatrix<float> rows = sample.view();
+    for (const bool symmetric : {true, false}) {
+      check_cancelling("batch all of " + std::to_string(classes), [&](const cpu::ThreadPool& workers) {
+        std::vector<float> grad(kCount * kDepth), grad_refs(kCount * kDepth);
+        const cpu::BatchAllResult<float> result =
+            cpu::batch_all<float>({}, rows, symmetric ? nullptr : &rows, kDepth, {}, workers, grad.data(),
+                                  symmetric ? nullptr : grad_refs.data());
+        Numbers out = {static_cast<double>(result.loss), static_cast<double>(result.active)};
+        append(out, grad);
+        append(out, grad_refs);
+        return out;
+      });
+    }
   }
 }
 

@@ -19,30 +19,38 @@ template <class acc_t>
 struct Run {
   acc_t loss = acc_t(kNaN);
   int64_t active = -1, total = -1;
-  std::vector<acc_t> grad;
+  std::vector<acc_t> grad, grad_refs;
 
   bool same_as(const Run& other) const {
     return same_bits(std::vector<acc_t>{loss}, std::vector<acc_t>{other.loss}) && active == other.active &&
-           total == other.total && same_bits(grad, other.grad);
+           total == other.total && same_bits(grad, other.grad) && same_bits(grad_refs, other.grad_refs);
   }
 };
 
 template <class Way>
 Run<typename Way::acc_t> run(const BatchAllProblem<typename Way::acc_t>& p, const BatchAllChunks& parts = {},
-                             const Running& running = kRunnings[0], bool want_gradient = true) {
+                             const Running& running = kRunnings[0], bool want_x = true, bool want_refs = true) {
   using Scalar = typename Way::Scalar;
   using acc_t = typename Way::acc_t;
   const WithOrder order(running.order);
-  const std::vector<Scalar> x = converted<Scalar>(std::vector<double>(p.batch.x.begin(), p.batch.x.end()));
-  const MarginTable<acc_t> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
+  const auto rounded = [](const std::vector<acc_t>& of) {
+    return converted<Scalar>(std::vector<double>(of.begin(), of.end()));
+  };
+  const std::vector<Scalar> x = rounded(p.batch.x), y = rounded(p.others().x);
   Run<acc_t> out;
   acc_t nothing[1];
-  if (want_gradient) out.grad.assign(x.size(), acc_t(kNaN));  // NaN shows an element that is not written
-  acc_t* const grad = !want_gradient ? nullptr : x.empty() ? nothing : out.grad.data();
+  // NaN shows an element that is not written.
+  if (want_x) out.grad.assign(x.size(), acc_t(kNaN));
+  if (want_refs && p.refs) out.grad_refs.assign(y.size(), acc_t(kNaN));
+  const auto data = [&](std::vector<acc_t>& grad, bool wanted) {
+    return !wanted ? nullptr : grad.empty() ? nothing : grad.data();
+  };
+  const LabeledMatrix<Scalar> refs{y.data(), p.others().label.data(), p.others().count};
   HostWorkspace workspace;
-  batch_all<typename Way::MmaPolicy, Scalar>(p.rule, {x.data(), p.batch.label.data(), p.batch.count}, p.batch.depth,
-                                             table, {&out.loss, &out.active, &out.total, grad}, parts, workspace,
-                                             Stream{running.max_blocks});
+  batch_all<typename Way::MmaPolicy, Scalar>(
+      p.rule, {x.data(), p.batch.label.data(), p.batch.count}, p.refs ? &refs : nullptr, p.batch.depth, p.table(),
+      {&out.loss, &out.active, &out.total, data(out.grad, want_x), data(out.grad_refs, want_refs && p.refs)}, parts,
+      workspace, Stream{running.max_blocks});
   return out;
 }
 
@@ -64,7 +72,7 @@ double rounding() {
 
 template <class Way>
 BatchAllProblem<typename Way::acc_t> problem(const std::vector<int64_t>& sizes, int64_t depth, bool exact, bool squared,
-                                             bool cosine, uint64_t seed) {
+                                             bool cosine, uint64_t seed, const std::vector<int64_t>& ref_sizes = {}) {
   using acc_t = typename Way::acc_t;
   Random random(seed);
   const std::vector<int64_t> label = classes_of(sizes, random);
@@ -73,15 +81,15 @@ BatchAllProblem<typename Way::acc_t> problem(const std::vector<int64_t>& sizes, 
   rule.squared = squared;
   rule.reduction = static_cast<BatchAllReduction>(seed % 3);
   rule.margin = seed % 5 == 0 ? 0 : seed % 5 == 1 ? -0.5 : seed % 5 == 2 ? 2 : 0.25;
-  BatchAllProblem<acc_t> p{rule,
-                           Batch<acc_t>(!exact   ? Values::kReals
-                                        : cosine ? Values::kExactNorms
-                                                 : Values::kIntegers,
-                                        Labels::kOneClass, static_cast<int64_t>(label.size()), depth, random),
-                           {},
-                           {}};
-  p.batch.label = label;
-  round_rows<Way>(p.batch.x);
+  const Values values = !exact ? Values::kReals : cosine ? Values::kExactNorms : Values::kIntegers;
+  const auto batch = [&](const std::vector<int64_t>& labels) {
+    Batch<acc_t> made(values, Labels::kOneClass, static_cast<int64_t>(labels.size()), depth, random);
+    made.label = labels;
+    round_rows<Way>(made.x);
+    return made;
+  };
+  BatchAllProblem<acc_t> p{rule, batch(label), {}, {}};
+  if (!ref_sizes.empty()) p.refs = batch(classes_of(ref_sizes, random));
   if (seed % 4 == 3 && !label.empty()) p.make_table(random);
   return p;
 }
@@ -105,8 +113,8 @@ void check_problem(const std::string& what, const BatchAllProblem<typename Way::
   using acc_t = typename Way::acc_t;
   context = what + text_of(p.rule, p.batch.count, p.batch.depth, !p.margins.empty());
   const Run<acc_t> first = run<Way>(p, parts);
-  check_batch_all(p, BatchAllFound<acc_t>{first.loss, first.active, first.total, first.grad}, exact, coverage,
-                  rounding<typename Way::MmaPolicy>());
+  check_batch_all(p, BatchAllFound<acc_t>{first.loss, first.active, first.total, first.grad, first.grad_refs}, exact,
+                  coverage, rounding<typename Way::MmaPolicy>());
 }
 
 template <class Use>
@@ -121,14 +129,14 @@ constexpr bool kRoundsRows = std::is_same_v<typename Way::MmaPolicy, Tf32Product
 
 template <class Way>
 void check_sizes(const std::string& name, const std::vector<int64_t>& sizes, int64_t depth,
-                 const BatchAllChunks& parts = {}) {
+                 const BatchAllChunks& parts = {}, const std::vector<int64_t>& ref_sizes = {}) {
   uint64_t seed = sizes.size() + depth;
   for_rules<Way>([&](bool squared, bool cosine) {
     for (const bool exact : {true, false}) {
       if (exact ? !squared : kRoundsRows<Way>) continue;
       Coverage coverage;
-      check_problem<Way>(name + ", ", problem<Way>(sizes, depth, exact, squared, cosine, ++seed), exact, parts,
-                         coverage);
+      check_problem<Way>(name + ", ", problem<Way>(sizes, depth, exact, squared, cosine, ++seed, ref_sizes), exact,
+                         parts, coverage);
     }
   });
 }
@@ -156,6 +164,37 @@ TEST(batch_all_any_class_sizes_match_triple_loop) {
     check_sizes<Way>(way.name, {1, 2}, 1);
     check_sizes<Way>(way.name, {2, 1, 3, 8, 5}, 5);
     check_sizes<Way>(way.name, {33, 2, 32, 1}, 17);
+  });
+}
+
+TEST(batch_all_refs_of_any_class_sizes_match_triple_loop) {
+  for_ways([](auto way) {
+    using Way = decltype(way);
+    check_sizes<Way>(way.name, {1}, 1, {}, {1, 1});
+    check_sizes<Way>(way.name, {2, 1, 3}, 5, {}, {4, 2, 3, 8, 5});
+    check_sizes<Way>(way.name, {33, 2, 32, 1}, 17, {}, {3, 0, 20});
+  });
+}
+
+TEST(batch_all_without_refs_or_anchors_is_zero) {
+  for_ways([](auto way) {
+    using Way = decltype(way);
+    for (const bool is_empty : {false, true}) {
+      auto p = problem<Way>({3, 4}, 3, true, true, !Way::MmaPolicy::kSquaredDifferences, 3);
+      p.refs = p.batch;
+      p.ref_rows = p.rows;
+      Batch<typename Way::acc_t>& empty = is_empty ? p.batch : *p.refs;
+      empty.x.clear();
+      empty.label.clear();
+      empty.count = 0;
+      context = std::string(way.name) + (is_empty ? ", no anchors" : ", no refs");
+      const auto found = run<Way>(p);
+      CHECK_EQ(found.loss, 0);
+      CHECK_EQ(found.total, 0);
+      CHECK_EQ(found.grad.size() + found.grad_refs.size(), size_t{21});
+      for (const auto grad : found.grad) CHECK_EQ(grad, 0);
+      for (const auto grad : found.grad_refs) CHECK_EQ(grad, 0);
+    }
   });
 }
 
@@ -190,12 +229,16 @@ TEST(batch_all_several_chunks_match_triple_loop) {
   check_sizes<Way<DoubleProducts, double>>("strips", {81, 2, 34, 33}, 16, parts);
   check_sizes<Way<Float16Products, Float16>>("strips", {65, 2, 50, 33}, 16, parts);
   check_sizes<Way<Bfloat16Products, BFloat16>>("strips", {65, 2, 50, 33}, 16, parts);
+  const std::vector<int64_t> refs = {40, 33, 2, 1};
+  check_sizes<Way<FloatSquaredDifferences, float>>("strips, refs", {81, 2, 34, 33}, 3, parts, refs);
+  check_sizes<Way<DoubleProducts, double>>("strips, refs", {81, 2, 34, 33}, 16, parts, refs);
+  check_sizes<Way<Float16Products, Float16>>("strips, refs", {65, 2, 50, 33}, 16, parts, refs);
 }
 
 TEST(batch_all_any_order_gives_same_bits) {
-  const auto check = [](auto way, bool squared, bool cosine) {
+  const auto check = [](auto way, bool squared, bool cosine, const std::vector<int64_t>& ref_sizes = {}) {
     using Way = decltype(way);
-    const auto p = problem<Way>({40, 3, 30, 1, 60}, 6, false, squared, cosine, 7);
+    const auto p = problem<Way>({40, 3, 30, 1, 60}, 6, false, squared, cosine, 7, ref_sizes);
     const BatchAllChunks parts{128, 16};
     const auto first = run<Way>(p, parts);
     CHECK(first.active > 0);
@@ -203,13 +246,19 @@ TEST(batch_all_any_order_gives_same_bits) {
       context = std::string(way.name) + ", most blocks " + std::to_string(running.max_blocks);
       CHECK(run<Way>(p, parts, running).same_as(first));
     }
-    auto alone = run<Way>(p, parts, kRunnings[0], false);
-    alone.grad = first.grad;
-    CHECK(alone.same_as(first));
+    for (const auto& [want_x, want_refs] : all_flags<2>()) {
+      auto part = run<Way>(p, parts, kRunnings[0], want_x, want_refs);
+      if (!want_x) part.grad = first.grad;
+      if (!want_refs) part.grad_refs = first.grad_refs;
+      CHECK(part.same_as(first));
+    }
   };
   check(Way<FloatSquaredDifferences, float>{"squared differences of float"}, false, true);
   check(Way<Bfloat16Products, BFloat16>{"bfloat16"}, true, true);
   check(Way<Float16Products, Float16>{"float16"}, true, true);
+  const std::vector<int64_t> refs = {20, 33, 9, 70, 2};
+  check(Way<FloatSquaredDifferences, float>{"squared differences of float, refs"}, false, true, refs);
+  check(Way<Float16Products, Float16>{"float16, refs"}, true, true, refs);
 }
 
 // |a - b|^2 / 2 = 1 - s holds only for unit rows. The gradients of shorter rows are 0.
@@ -222,19 +271,27 @@ TEST(batch_all_rows_below_minimum_norm_match_triple_loop) {
       p.batch.row(3)[k] *= 1e-13;
       p.batch.row(11)[k] = 0;
     }
-    Coverage coverage;
-    squared ? check_problem<Products>("short, ", p, false, {}, coverage)
-            : check_problem<Squares>("short, ", p, false, {}, coverage);
-    CHECK(coverage.active > 100);
+    for (const bool has_refs : {false, true}) {
+      if (has_refs) p.refs = p.batch;
+      p.ref_rows = p.rows;
+      Coverage coverage;
+      squared ? check_problem<Products>("short, ", p, false, {}, coverage)
+              : check_problem<Squares>("short, ", p, false, {}, coverage);
+      CHECK(coverage.active > 100);
+    }
   }
 }
 
 // Far from the origin, sums of products would lose the digits of differences.
 TEST(batch_all_rows_far_from_origin_keep_digits) {
-  auto p = problem<Way<FloatSquaredDifferences, float>>({7, 6, 7}, 5, true, true, false, 4);
-  for (float& x : p.batch.x) x += 1 << 20;
-  Coverage coverage;
-  check_problem<Way<FloatSquaredDifferences, float>>("far, ", p, true, {}, coverage);
+  for (const std::vector<int64_t>& ref_sizes : {std::vector<int64_t>{}, {4, 8, 9}}) {
+    auto p = problem<Way<FloatSquaredDifferences, float>>({7, 6, 7}, 5, true, true, false, 4, ref_sizes);
+    for (float& x : p.batch.x) x += 1 << 20;
+    if (p.refs)
+      for (float& x : p.refs->x) x += 1 << 20;
+    Coverage coverage;
+    check_problem<Way<FloatSquaredDifferences, float>>("far, ", p, true, {}, coverage);
+  }
 }
 
 TEST(batch_all_nonfinite_row_gives_nan) {
@@ -249,6 +306,13 @@ TEST(batch_all_nonfinite_row_gives_nan) {
       CHECK_EQ(found.active, 0);
       CHECK_EQ(found.total, 0);
       for (const auto grad : found.grad) CHECK(std::isnan(grad));
+      // The same row among the refs
+      auto q = problem<Way>({3, 4, 2}, 4, true, true, !Way::MmaPolicy::kSquaredDifferences, 5);
+      q.refs = p.batch;
+      const auto with_refs = run<Way>(q);
+      CHECK(std::isnan(with_refs.loss));
+      for (const auto grad : with_refs.grad) CHECK(std::isnan(grad));
+      for (const auto grad : with_refs.grad_refs) CHECK(std::isnan(grad));
     }
   });
 }
@@ -272,11 +336,27 @@ TEST(batch_all_invalid_margins_give_nan) {
       context = "margin " + std::to_string(a) + ", " + std::to_string(n);
       CHECK_EQ(is_nan(run<Way>(q)), in_use(a) && in_use(n));
     }
+  // With refs, the table's rows are read for anchors, and its columns for refs.
+  auto with_refs = problem<Way>({3, 4}, 4, true, true, false, 3, {2, 0, 3});
+  CHECK(!is_nan(run<Way>(with_refs)));
+  for (int64_t a = 0; a < with_refs.table_rows; ++a)
+    for (int64_t n = 0; n < with_refs.table_rows; ++n) {
+      const auto has = [](const std::vector<int64_t>& rows, int64_t row) {
+        return std::find(rows.begin(), rows.end(), row) != rows.end();
+      };
+      auto q = with_refs;
+      q.margins[a * q.table_rows + n] = static_cast<float>(kNaN);
+      context = "margin with refs " + std::to_string(a) + ", " + std::to_string(n);
+      CHECK_EQ(is_nan(run<Way>(q)), has(q.rows, a) && has(q.ref_rows, n));
+    }
   for (const int64_t row : {int64_t{-1}, int64_t{5}, std::numeric_limits<int64_t>::min()}) {
     auto q = p;
     q.rows[2] = row;
     context = "row " + std::to_string(row);
     CHECK(is_nan(run<Way>(q)));
+    auto r = with_refs;
+    r.ref_rows[1] = row;
+    CHECK(is_nan(run<Way>(r)));
   }
 }
 

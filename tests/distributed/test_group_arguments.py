@@ -164,6 +164,11 @@ DIFFERENT = [
         "embeddings must be [rows, D] with the same D on every rank, got 3 on rank 0 and 5 on rank 1",
     ),
     ("batch_all_triplet_loss", {"margin": 0.5}, "margin must be the same on every rank, got 0.2 on rank 0 and 0.5 on"),
+    (
+        "batch_all_triplet_loss",
+        {"ref_embeddings": ROWS, "ref_labels": LABELS},
+        "whether there are ref_embeddings must be the same on every rank, got False on rank 0 and True on rank 1",
+    ),
     ("knn", {"k": 3}, "k must be the same on every rank, got 2 on rank 0 and 3 on rank 1"),
     (
         "indexed_triplet_loss",

@@ -97,31 +97,33 @@ BATCH_ALL = [
 
 
 @COUNTS_FROM_ONE
-@pytest.mark.parametrize("with_ids", [False, True])
-def test_batch_all_triplet_loss_with_group_is_that_of_one_process(with_ids, count):
-    cases = [(batch_of(split, count), options) for split in ("uneven", "a rank without rows") for options in BATCH_ALL]
+def test_batch_all_triplet_loss_with_group_is_that_of_one_process(count):
+    cases = cases_of(BATCH_ALL)
 
-    def loss_of(batch, rank=None, **options):
-        part = batch.part(rank)
-        leaf = batch.rows[part].clone().requires_grad_()
-        ids = {"ids": batch.ids[part]} if with_ids else {}
-        loss, counts = ops.batch_all_triplet_loss(leaf, batch.labels[part], return_counts=True, **ids, **options)
+    def loss_of(case, rank=None, **options):
+        inputs = case.inputs(count, rank)
+        leaves = [inputs[key] for key in ("embeddings", "ref_embeddings") if key in inputs]
+        loss, counts = ops.batch_all_triplet_loss(**inputs, return_counts=True, **options)
         loss.backward()
-        return loss.detach(), [int(number) for number in counts], leaf.grad
+        return loss.detach(), [int(number) for number in counts], [leaf.grad for leaf in leaves]
 
     found = run_ranks(
-        count, lambda rank: [loss_of(batch, rank, group=dist.group.WORLD, **chosen) for batch, chosen in cases]
+        count, lambda rank: [loss_of(case, rank, group=dist.group.WORLD, **case.options) for case in cases]
     )
-    for (batch, chosen), results in zip(cases, zip(*found, strict=True), strict=True):
-        summed = "gradient_reduction" in chosen
-        expected, counts, grad = loss_of(batch, **{k: v for k, v in chosen.items() if k != "gradient_reduction"})
-        assert counts[0] > 0
+    active = set()
+    for case, results in zip(cases, zip(*found, strict=True), strict=True):
+        summed = "gradient_reduction" in case.options
+        options = {key: value for key, value in case.options.items() if key != "gradient_reduction"}
+        expected, counts, expected_grads = loss_of(case, **options)
+        if counts[0] > 0:
+            active.add(case.ref_split is None)
         for loss, other_counts, _ in results:
             assert_bitwise_equal(loss, results[0][0])
             torch.testing.assert_close(loss, expected, **CLOSE)
             assert other_counts == counts
-        grads = torch.cat([part for _, _, part in results])
-        torch.testing.assert_close(grads / (1 if summed else count), grad, **CLOSE)
+        for parts, grad in zip(zip(*(grads for _, _, grads in results), strict=True), expected_grads, strict=True):
+            torch.testing.assert_close(torch.cat(parts) / (1 if summed else count), grad, **CLOSE)
+    assert active == {True, False}, "triplets of the batch and of refs"
 
 
 # Given triplets: each rank has its own, of row numbers of all ranks.

@@ -35,8 +35,6 @@ def call(name, options, batch, refs, rank, dtype=torch.float64):
         triplets = torch.stack([torch.randperm(len(batch.rows), generator=seeded(t))[:3] for t in range(3 + 5 * rank)])
         return getattr(ops, name)(rows, triplets, **options)
     gallery = () if refs is None else (refs.rows[refs.part(rank)].to(dtype), refs.labels[refs.part(rank)])
-    if name == "batch_all_triplet_loss":
-        return ops.batch_all_triplet_loss(rows, batch.labels[part], ids=batch.ids[part], **options)
     ids = {"ids": batch.ids[part]} | ({} if refs is None else {"ref_ids": refs.ids[refs.part(rank)]})
     if name == "knn":
         return ops.knn(rows, *gallery[:1], **ids, **options)

@@ -89,6 +89,18 @@ def test_batch_all_triplet_module_hand_worked_points_match():
     assert losses.BatchAllTripletLoss(margin=table)(*HAND_POINTS[:2]).item() == pytest.approx(total / 18, rel=1e-6)
 
 
+@pytest.mark.parametrize("margin", [0.4, torch.rand(6, 6)], ids=["number", "table"])
+def test_batch_all_module_with_refs_equals_its_op(margin):
+    inputs = random_inputs(refs=30)
+    inputs = inputs._replace(labels=(inputs.labels + 4) // 3, ref_labels=(inputs.ref_labels + 4) // 3)
+    module = losses.BatchAllTripletLoss(margin=margin, squared=False)
+    ids = {"ids": torch.arange(48), "ref_ids": torch.arange(30)}
+    loss, counts = module(**inputs._asdict(), **ids, return_counts=True)
+    expected = ops.batch_all_triplet_loss(*inputs, **ids, margin=margin, squared=False, return_counts=True)
+    assert_bitwise_equal(loss, expected[0])
+    assert counts == expected[1]
+
+
 @each_tuplet_module
 @pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
 def test_tuplet_module_equals_its_op(name, refs):

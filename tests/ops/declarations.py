@@ -44,7 +44,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "triplet_loss": _WITH_REFS,
     "sct_loss": _WITH_REFS,
     "tuplet_loss": _WITH_REFS,
-    "batch_all_triplet_loss": _LABELED,
+    "batch_all_triplet_loss": _WITH_REFS,
     "indexed_triplet_loss": _GIVEN,
     "global_loss": _GIVEN,
     "knn": {"queries": EMBEDDINGS},
@@ -173,7 +173,7 @@ _ON_TRIPLETS = {
     "labels": Labels(right=LABELS, optional=True),
 }
 
-TABLE = torch.zeros(2, 2)
+TABLE = torch.zeros(3, 3)
 TERMS = ("nca", "hinge", "soft_margin", "sct")
 NAMES_OF_TERMS = ", ".join(map(repr, TERMS))
 ARGUMENTS: dict[str, dict[str, Kind]] = {
@@ -210,13 +210,14 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         **_OVER_RANKS,
     },
     "batch_all_triplet_loss": {
-        "embeddings": _EMBEDDINGS,
-        "labels": _LABELS,
-        "ids": Labels(right=IDS, optional=True, more_wrong=(_TOO_LARGE,)),
-        **_IGNORE_INDEX,
+        **_TENSORS,
         "margin": NumberOrTable(),
         "margin_labels": Labels(
-            right=torch.tensor([0, 1]), size="C", device_of="embeddings", optional=True, only_with={"margin": (TABLE,)}
+            right=torch.tensor([0, 1, 2]),
+            size="C",
+            device_of="embeddings",
+            optional=True,
+            only_with={"margin": (TABLE,)},
         ),
         "squared": Flag(),
         "similarity": _distances_only(" with batch_all_triplet_loss"),

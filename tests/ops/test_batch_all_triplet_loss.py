@@ -20,6 +20,7 @@ from support.inputs import (
     random_table,
     seeded,
 )
+from support.ops import EMULATED
 from support.runs import run, run_both
 
 pytestmark = pytest.mark.emulated
@@ -129,6 +130,46 @@ def test_batch_all_hand_worked_margin_table_matches(loss, device):
     )
     assert value.item() == total
     assert counts == (10, 18)
+
+
+# Refs are the points of HAND_POINTS. Anchors are points 0 and 2. Each is a positive of itself, unless ids exclude that.
+# Squared distances; positives on the left, negatives on the right:
+#   anchor 0: 0, 1, 3: 0 20  2 | 2, 4:    18  4
+#   anchor 2: 2, 4:    0 34    | 0, 1, 3: 18  2 20
+# Of the positives at distance 0 no triplet has a value above 0: with margin 3 only 0 + 3 - 2 does.
+WITH_REFS = {
+    "own copies are positives": ({}, (2 + 3) + (16 + 3) + (2 + 3 - 4) + 1 + 16 + 32 + 14 + 3 * 3, 7, 12),
+    "ids exclude own copies": ({"ids": [0, 2], "ref_ids": [0, 1, 2, 3, 4]}, 5 + 19 + 1 + 16 + 32 + 14 + 3 * 3, 6, 7),
+}
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize(("ids", "total", "active", "triplets"), WITH_REFS.values(), ids=WITH_REFS)
+def test_batch_all_hand_worked_refs_match(loss, device, ids, total, active, triplets):
+    x, labels = HAND_POINTS.to(device)[:2]
+    options = {name: torch.tensor(values, device=device) for name, values in ids.items()}
+    options |= {"margin": 3.0, "similarity": "euclidean", "reduction": "sum", "return_counts": True}
+    value, counts = loss(x[::2][:2], labels[::2][:2], x, labels, **options)
+    assert value.item() == total / 2
+    assert counts == (active, triplets)
+
+
+@IMPLEMENTATIONS
+def test_batch_all_hand_worked_margin_table_with_refs_matches(loss, device):
+    """Anchor 0 of class 0, refs 1 to 4 of classes 5, 6, 0, 6: alpha(0, 5) = 1 and alpha(0, 6) = -15.
+
+    1/2 of 2 + 1 less 20, and 2 - 15 less 18 and 4. With the table's rows and columns swapped, alpha(0, 5) = 30 and
+    alpha(0, 6) = 4: 2 + 30 less 20, 2 + 4 less 4; but 2 + 4 less 18 stays below 0.
+    """
+    x = HAND_POINTS.to(device).embeddings
+    labels, ref_labels = torch.tensor([0], device=device), torch.tensor([5, 6, 0, 6], device=device)
+    table = torch.tensor([[0.0, 1.0, -15.0], [30.0, 0.0, 0.0], [4.0, 0.0, 0.0]], device=device)
+    options = {"similarity": "euclidean", "reduction": "sum", "return_counts": True}
+    options["margin_labels"] = torch.tensor([0, 5, 6], device=device)
+    value, counts = loss(x[:1], labels, x[1:], ref_labels, margin=table, **options)
+    assert (value.item(), *counts) == (0.0, 0, 3)
+    value, counts = loss(x[:1], labels, x[1:], ref_labels, margin=table.T, **options)
+    assert (value.item(), *counts) == (7.0, 2, 3)
 
 
 def test_batch_all_defaults_match_htl(device):
@@ -268,6 +309,97 @@ def test_batch_all_counts_exceed_32_bits():
     assert loss.item() == pytest.approx(5 + (positive - negative).mean().item() / 2, rel=1e-6)
 
 
+# Refs
+
+
+REF_SIZES = {
+    "small classes": ([3] * 10, [4] * 10),
+    "few anchors, long lists": ([2, 1, 3], [33, 90, 64]),
+    "at the change of method": ([40, 2, 7, 1], [31, 32, 33, 34]),
+    "classes without refs or anchors": ([5, 0, 9, 0, 3], [0, 7, 40, 3, 0]),
+    "one ref": ([5, 4], [1, 0]),
+    "several chunks": ([400, 5], [290, 10]),
+}
+
+
+def inputs_with_refs(sizes: list[int], ref_sizes: list[int], dtype: torch.dtype = torch.float64) -> Inputs:
+    return Inputs(*inputs_of_sizes(sizes, dtype=dtype)[:2], *inputs_of_sizes(ref_sizes, dtype=dtype, seed=5)[:2])
+
+
+@pytest.mark.thinned(3)
+@pytest.mark.parametrize(("sizes", "ref_sizes"), REF_SIZES.values(), ids=REF_SIZES)
+@each_similarity
+@squared_or_not
+@pytest.mark.parametrize("table", [False, True], ids=["number", "table"])
+def test_batch_all_refs_of_any_sizes_match_reference(sizes, ref_sizes, similarity, squared, table, device):
+    if EMULATED and sum(sizes) > 200:
+        pytest.skip("long to emulate")
+    inputs = inputs_with_refs(sizes, ref_sizes).to(device)
+    margin = random_table(len(sizes)).to(device) if table else 0.2
+    options = {"similarity": similarity, "squared": squared, "margin": margin}
+    result, expected = run_both("batch_all_triplet_loss", inputs, **options)
+    assert_results_close(result, expected, 1e-11)
+    if len(ref_sizes) > 2 or ref_sizes[1]:
+        assert 0 < int(expected.selection[0]) < int(expected.selection[1])
+        assert result.ref_grad.any()
+
+
+@each_similarity
+@squared_or_not
+@each_reduction
+@pytest.mark.parametrize("sizes", [[4] * 15, [40, 3, 1, 33]], ids=str)
+def test_batch_all_batch_as_refs_with_ids_equals_no_refs(similarity, squared, reduction, sizes, device):
+    """The ids exclude the own copies, so the triplets are the same."""
+    inputs = inputs_of_sizes(sizes).to(device)
+    options = {"similarity": similarity, "squared": squared, "reduction": reduction}
+    options["margin"] = random_table(len(sizes)).to(device)
+    expected = run(ops.batch_all_triplet_loss, inputs, **options)
+    ids = torch.arange(len(inputs.labels), device=device)
+    found = run(ops.batch_all_triplet_loss, Inputs(*inputs[:2], *inputs[:2]), ids=ids, ref_ids=ids, **options)
+    for actual, wanted in zip(found.selection, expected.selection, strict=True):
+        assert_bitwise_equal(actual, wanted)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-13, atol=0)
+    scale = expected.grad.abs().max().item()
+    torch.testing.assert_close(found.grad + found.ref_grad, expected.grad, rtol=0, atol=1e-13 * scale)
+
+
+@each_similarity
+@each_reduction
+def test_batch_all_small_integers_with_refs_are_exact(similarity, reduction, device):
+    inputs = exact_inputs(similarity, 50, 16, refs=150).to(device)
+    for margin in (0.0, 0.25):
+        options = {"similarity": similarity, "margin": margin, "reduction": reduction}
+        result, expected = run_both("batch_all_triplet_loss", inputs, **options)
+        assert 0 < int(expected.selection[0]) < int(expected.selection[1])
+        for actual, wanted in zip(result.selection, expected.selection, strict=True):
+            assert_bitwise_equal(actual, wanted)
+        torch.testing.assert_close(result.loss, expected.loss, rtol=2**-22, atol=0)
+
+
+@squared_or_not
+def test_batch_all_empty_or_foreign_refs_give_zero(squared, device):
+    inputs = random_inputs(12, 5, 3)
+    none, label = torch.empty(0, 5), torch.full((7,), 99)
+    for anchors, refs in (
+        (inputs[:2], (none, label[:0])),  # no refs
+        ((none, label[:0]), inputs[:2]),  # no anchors
+        (inputs[:2], (inputs.embeddings[:7], label)),  # negatives alone
+        ((inputs.embeddings[:7], label), (inputs.embeddings[:7], label)),  # positives alone
+    ):
+        result = run(ops.batch_all_triplet_loss, Inputs(*anchors, *refs).to(device), squared=squared)
+        assert result.loss.item() == 0.0
+        assert [int(count) for count in result.selection] == [0, 0]
+        assert (result.grad.shape, result.ref_grad.shape) == (anchors[0].shape, refs[0].shape)
+        assert not result.grad.any()
+        assert not result.ref_grad.any()
+    bad = torch.full((3, 5), math.nan)
+    for anchors, refs in (((bad, label[:3]), (none, label[:0])), ((none, label[:0]), (bad, label[:3]))):
+        result = run(ops.batch_all_triplet_loss, Inputs(*anchors, *refs).to(device), squared=squared)
+        assert result.loss.isnan()
+        assert result.grad.isnan().all()
+        assert result.ref_grad.isnan().all()
+
+
 # Accuracy and gradients
 
 
@@ -276,21 +408,27 @@ def test_batch_all_counts_exceed_32_bits():
 @each_similarity
 @squared_or_not
 @pytest.mark.parametrize("sizes", [[4] * 30, [70, 50]], ids=str)
-def test_batch_all_error_is_at_most_twice_plain_torch(dtype, similarity, squared, sizes, device):
+@pytest.mark.parametrize("refs", [False, True], ids=["self", "refs"])
+def test_batch_all_error_is_at_most_twice_plain_torch(dtype, similarity, squared, sizes, refs, device):
     """The margin is far from every difference of distances, so the counts are equal."""
-    inputs = inputs_of_sizes(sizes, 40, dtype).to(device)
+    inputs = inputs_of_sizes(sizes, 40, dtype)
+    if refs:
+        inputs = Inputs(*inputs[:2], *inputs_of_sizes(sizes[:2], 40, dtype, seed=9)[:2])
+    inputs = inputs.to(device)
     options = {"similarity": similarity, "squared": squared, "reduction": "mean_active"}
     margin = margin_in_widest_gap(inputs, **options)
     exact = assert_as_accurate_as_plain_torch("batch_all_triplet_loss", inputs, margin=margin, **options)
-    assert int(exact.selection[1]) > int(exact.selection[0]) > 500
-    assert exact.grad.any(1).double().mean() > 0.5
+    assert int(exact.selection[1]) > int(exact.selection[0]) > 20
+    assert all(grad.any() for grad in (exact.grad, exact.ref_grad) if grad is not None)
 
 
 def margin_in_widest_gap(inputs: Inputs, *, squared: bool, similarity: str, **_) -> float:
     """A margin near 0.2 at which, by the exact distances, no triplet is at the kink."""
-    d = distances(inputs.embeddings.double(), squared, similarity)
-    same = inputs.labels[:, None] == inputs.labels
-    a, p = (same & ~torch.eye(len(d), dtype=torch.bool, device=d.device)).nonzero(as_tuple=True)
+    refs = inputs.ref_embeddings
+    d = distances(inputs.embeddings.double(), squared, similarity, None if refs is None else refs.double())
+    same = inputs.labels[:, None] == (inputs.labels if refs is None else inputs.ref_labels)
+    positive = same if refs is not None else same & ~torch.eye(len(d), dtype=torch.bool, device=d.device)
+    a, p = positive.nonzero(as_tuple=True)
     kinks = (d[a] - d[a, p][:, None])[~same[a]]
     near = kinks[(kinks - 0.2).abs().topk(min(200, len(kinks)), largest=False).indices].sort().values
     gap = near.diff().argmax()
@@ -298,10 +436,13 @@ def margin_in_widest_gap(inputs: Inputs, *, squared: bool, similarity: str, **_)
     return (near[gap] + near[gap + 1]).item() / 2
 
 
-def distances(x: Tensor, squared: bool, similarity: str) -> Tensor:
+def distances(x: Tensor, squared: bool, similarity: str, refs: Tensor | None = None) -> Tensor:
     """All distances, or squared ones."""
-    f = torch.nn.functional.normalize(x) if similarity == "cosine" else x
-    d = torch.cdist(f, f, compute_mode="donot_use_mm_for_euclid_dist")
+    a, b = (
+        torch.nn.functional.normalize(rows) if similarity == "cosine" else rows
+        for rows in (x, x if refs is None else refs)
+    )
+    d = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
     return d.square() if squared else d
 
 
@@ -330,6 +471,29 @@ def test_batch_all_gradcheck_passes(similarity, squared, reduction, sizes, devic
     x = inputs.embeddings.requires_grad_()
     assert torch.autograd.gradcheck(function, [x], eps=1e-7, atol=1e-5, rtol=1e-5)
     assert torch.autograd.grad(function(x), x)[0].any(1).all()
+
+
+@each_similarity
+@squared_or_not
+@pytest.mark.parametrize("sizes", [([3, 4, 5], [2, 3, 4]), ([2, 3, 1], [35, 2, 3])], ids=str)
+def test_batch_all_gradcheck_with_refs_passes(similarity, squared, sizes, device):
+    inputs = inputs_with_refs(*sizes).to(device)
+    d = distances(inputs.embeddings, squared, similarity, inputs.ref_embeddings)
+    table = random_table(3).to(device)
+    positive = inputs.labels[:, None] == inputs.ref_labels
+    argument = d[:, :, None] - d[:, None, :] + table[inputs.labels][:, inputs.ref_labels][:, None, :]
+    argument = argument[positive[:, :, None] & ~positive[:, None, :]]
+    assert argument.abs().min() > 1e-5, "every triplet is far from the kink, for steps of 1e-7"
+    assert (argument > 0).any()
+    assert (argument < 0).any()
+
+    def function(x, refs):
+        options = {"margin": table, "similarity": similarity, "squared": squared}
+        return ops.batch_all_triplet_loss(x, inputs.labels, refs, inputs.ref_labels, **options)
+
+    leaves = inputs.embeddings.requires_grad_(), inputs.ref_embeddings.requires_grad_()
+    assert torch.autograd.gradcheck(function, leaves, eps=1e-7, atol=1e-5, rtol=1e-5)
+    assert all(gradient.any(1).all() for gradient in torch.autograd.grad(function(*leaves), leaves))
 
 
 def test_batch_all_hand_worked_gradient_matches(device):
@@ -366,7 +530,12 @@ def test_batch_all_without_gradient_has_equal_loss(device):
 @st.composite
 def problems(draw):
     sizes = draw(st.lists(st.sampled_from([1, 2, 3, 4, 6, 33, 40]), min_size=0, max_size=6))
-    inputs = inputs_of_sizes(sizes, draw(st.integers(1, 20)), seed=draw(st.integers(0, 10_000)))
+    depth, seed = draw(st.integers(1, 20)), draw(st.integers(0, 10_000))
+    inputs = inputs_of_sizes(sizes, depth, seed=seed)
+    if draw(st.booleans()):
+        ref_sizes = draw(st.lists(st.sampled_from([0, 1, 2, 5, 33, 40]), min_size=len(sizes), max_size=len(sizes)))
+        refs = inputs_of_sizes(ref_sizes, depth, seed=seed + 2)
+        inputs = inputs._replace(ref_embeddings=refs.embeddings, ref_labels=refs.labels)
     table = draw(st.booleans())
     options = {
         "similarity": draw(st.sampled_from(["cosine", "euclidean"])),

@@ -11,13 +11,13 @@ from support.inputs import seeded
 
 X, Y = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
 REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])
-TABLE = torch.zeros(2, 2)
+TABLE, REF_ROWS = torch.zeros(2, 2), REF_LABELS % 2
 
 GOOD = {
     # similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32
     "tuplet_loss": [X, Y, REFS, REF_LABELS, None, None, 0, 0, 0.1, 0.9, 0, False],
-    # similarity, squared, margin, reduction, allow_tf32, need_grad
-    "batch_all_triplet_loss": [X, Y, None, None, None, 0, True, 0.2, 0, False, True],
+    # similarity, squared, margin, reduction, allow_tf32, need_embeddings, need_ref_embeddings
+    "batch_all_triplet_loss": [X, Y, REFS, REF_LABELS, *5 * [None], 0, True, 0.2, 0, False, True, True],
     # k, exclude_self, similarity, allow_tf32
     "knn": [X, REFS, None, None, 3, False, 0, False],
 }
@@ -37,26 +37,46 @@ WRONG = [
     ("batch_all_triplet_loss", {0: X.int()}, "embeddings must be float32"),
     ("batch_all_triplet_loss", {1: Y[:3]}, "labels must be"),
     ("batch_all_triplet_loss", {1: Y.int()}, "labels must be"),
-    ("batch_all_triplet_loss", {3: TABLE}, "given together"),
-    ("batch_all_triplet_loss", {4: Y}, "given together"),
-    ("batch_all_triplet_loss", {3: torch.zeros(2, 3), 4: Y}, "margin_table must be"),
-    ("batch_all_triplet_loss", {3: torch.zeros(3, 2), 4: Y}, "margin_table must be"),
-    ("batch_all_triplet_loss", {3: TABLE[0], 4: Y}, "margin_table must be"),
-    ("batch_all_triplet_loss", {3: TABLE, 4: Y[:3]}, "table_row must be"),
-    ("batch_all_triplet_loss", {3: TABLE, 4: Y.int()}, "table_row must be"),
-    ("batch_all_triplet_loss", {3: TABLE, 4: Y - 1}, "table_row must lie in|labels must"),
-    ("batch_all_triplet_loss", {3: TABLE, 4: Y + 1}, "table_row must lie in|labels must"),
-    ("batch_all_triplet_loss", {3: TABLE, 4: Y + 2**40}, "table_row must lie in|labels must"),
-    *(("batch_all_triplet_loss", {i: code}, f"{CODES} {code}") for i in (5, 8) for code in (-1, 3)),
-    ("batch_all_triplet_loss", {5: 1}, "dot"),
+    ("batch_all_triplet_loss", {2: None}, "given together"),
+    ("batch_all_triplet_loss", {2: REFS[:, :2]}, "ref_embeddings must be"),
+    ("batch_all_triplet_loss", {3: REF_LABELS[:4]}, "ref_labels must be"),
+    ("batch_all_triplet_loss", {6: TABLE}, "given together"),
+    ("batch_all_triplet_loss", {7: Y}, "given together"),
+    ("batch_all_triplet_loss", {6: TABLE, 7: Y}, "ref_table_row must be given with margin_table and refs only"),
+    ("batch_all_triplet_loss", {8: REF_LABELS}, "ref_table_row must be given with margin_table and refs only"),
+    *(
+        ("batch_all_triplet_loss", {6: TABLE, 7: Y, 8: REF_ROWS, **changes}, message)
+        for changes, message in [
+            ({2: None, 3: None}, "ref_table_row must be given with margin_table and refs only"),
+            ({6: torch.zeros(2, 3)}, "margin_table must be"),
+            ({6: torch.zeros(3, 2)}, "margin_table must be"),
+            ({6: TABLE[0]}, "margin_table must be"),
+            ({7: Y[:3]}, "table_row must be"),
+            ({7: Y.int()}, "table_row must be"),
+            ({7: Y - 1}, "labels must have a row"),
+            ({7: Y + 1}, "labels must have a row"),
+            ({7: Y + 2**40}, "labels must have a row"),
+            ({8: REF_ROWS[:4]}, "ref_table_row must be"),
+            ({8: REF_ROWS.int()}, "ref_table_row must be"),
+            ({8: REF_ROWS - 1}, "ref_labels must have a row"),
+            ({8: REF_ROWS + 1}, "ref_labels must have a row"),
+        ]
+    ),
+    *(("batch_all_triplet_loss", {i: code}, f"{CODES} {code}") for i in (9, 12) for code in (-1, 3)),
+    ("batch_all_triplet_loss", {9: 1}, "dot"),
     ("knn", {0: X[0]}, "queries must be"),
     ("knn", {0: X.int()}, "queries must be float32|must be float32"),
     ("knn", {1: REFS[:, :2]}, "refs must be"),
     ("knn", {1: REFS.double()}, "refs must have the dtype"),
-    *(("tuplet_loss", {4: ids, 5: REF_LABELS}, "ids must be a CPU tensor") for ids in (Y[:3], Y.int(), Y[None])),
-    *(("tuplet_loss", {4: Y, 5: ids}, "ref_ids must be a CPU tensor") for ids in (Y, REF_LABELS.int())),
-    ("tuplet_loss", {4: Y}, "ids and ref_ids must be given together"),
-    *(("batch_all_triplet_loss", {2: ids}, "ids must be a CPU tensor") for ids in (Y[:3], Y.int(), Y[None])),
+    *(
+        (name, changes, message)
+        for name in ("tuplet_loss", "batch_all_triplet_loss")
+        for changes, message in [
+            *(({4: ids, 5: REF_LABELS}, "ids must be a CPU tensor") for ids in (Y[:3], Y.int(), Y[None])),
+            *(({4: Y, 5: ids}, "ref_ids must be a CPU tensor") for ids in (Y, REF_LABELS.int())),
+            ({4: Y}, "ids and ref_ids must be given together"),
+        ]
+    ),
     *(("knn", {2: ids, 3: REF_LABELS}, "ids must be a CPU tensor") for ids in (Y[:3], Y.int(), Y[None])),
     *(("knn", {2: Y, 3: ids}, "ref_ids must be a CPU tensor") for ids in (Y, REF_LABELS.int())),
     ("knn", {1: None, 2: Y, 3: Y}, "ref_ids must be None without refs"),
@@ -91,7 +111,7 @@ def backward_call(name, monkeypatch):
     elif name == "tuplet_loss":
         ops.tuplet_loss(x, Y, refs, REF_LABELS).backward()
     else:
-        ops.batch_all_triplet_loss(x, Y).backward()
+        ops.batch_all_triplet_loss(x, Y, refs, REF_LABELS).backward()
     monkeypatch.undo()
     return packet, list(calls[0])
 
@@ -101,8 +121,8 @@ def test_compiled_backward_wrong_shape_raises(name, monkeypatch):
     """A tensor without its last row, or with another dtype, is an error, not an out-of-bounds read."""
     packet, arguments = backward_call(name, monkeypatch)
     tensors = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor) and a.dim()]
-    if name == "batch_all_triplet_loss":  # its gradient may have any number of rows
-        tensors = [1]
+    if name == "batch_all_triplet_loss":  # its gradients may have any number of rows
+        tensors = [1, 2]
     else:
         assert len(tensors) >= 3
         for position in tensors:
@@ -114,8 +134,6 @@ def test_compiled_backward_wrong_shape_raises(name, monkeypatch):
     for position in tensors:
         if name == "knn" and arguments[position].shape == REFS.shape:
             continue  # refs of any dtype are converted
-        if name == "batch_all_triplet_loss" and position == 2:
-            continue  # the embeddings, which are passed only for autograd
         with pytest.raises((ValueError, RuntimeError), match=r"must be|must have"):
             packet(*(a.short() if i == position else a for i, a in enumerate(arguments)))
 

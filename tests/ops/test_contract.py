@@ -9,7 +9,7 @@ import torch.utils.checkpoint
 from hardmine import ops
 from support.comparisons import assert_bitwise_equal, assert_results_bitwise_equal
 from support.inputs import Inputs, exact_inputs, random_ids, random_inputs
-from support.ops import OPS, OPS_WITHOUT_REFS, SELECTED_LOSSES, each_of, each_with_refs, similarities_of_op
+from support.ops import OPS, SELECTED_LOSSES, each_of, each_with_refs, similarities_of_op
 from support.processes import output_of, run_python, threads
 from support.runs import differentiable_outputs, leaves_of, run
 
@@ -29,7 +29,6 @@ THREADED_CASES = [
     for name in OPS
     for similarity in similarities_of_op(name)
     for refs in (None, 2600)
-    if not refs or name not in OPS_WITHOUT_REFS
     for options in THREADED_OPTIONS[name]
 ]
 
@@ -162,7 +161,7 @@ def test_op_torch_compile_has_no_graph_break_and_is_equal(name, backend, device)
     torch.compiler.reset()
     compiled = torch.compile(outputs, fullgraph=True, backend=backend)
     for rows in (48, 37, 21):
-        inputs = random_inputs(rows, refs=None if name in OPS_WITHOUT_REFS else 30, seed=rows).to(device)
+        inputs = random_inputs(rows, refs=30, seed=rows).to(device)
         leaves = leaves_of(inputs)
         results = []
         for function in (compiled, outputs):
@@ -177,7 +176,7 @@ def test_op_torch_compile_has_no_graph_break_and_is_equal(name, backend, device)
 @each_of(OPS)
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_op_under_checkpoint_is_equal(name, use_reentrant):
-    inputs = random_inputs(20, refs=None if name in OPS_WITHOUT_REFS else 30)
+    inputs = random_inputs(20, refs=30)
     leaves = leaves_of(inputs)
     expected = torch.autograd.grad(sum(o.nansum() for o in differentiable_outputs(name, inputs)), leaves)
 

@@ -13,7 +13,6 @@ from support.ops import (
     LOSSES,
     OPS,
     OPS_WITH_LABELS,
-    OPS_WITHOUT_REFS,
     SELECTED_LOSSES,
     SELECTING_OPS,
     each_of,
@@ -46,7 +45,7 @@ LONG_TO_EMULATE = ("tuplet_loss", "batch_all_triplet_loss")
 @pytest.mark.parametrize("rows", BATCH_SIZES)
 def test_op_rows_around_tile_sizes_match_reference(name, similarity, rows, device):
     classes = 3 if rows < 100 else 12
-    for refs in (None,) if name in OPS_WITHOUT_REFS else (None, rows - 1, rows + 1):
+    for refs in (None, rows - 1, rows + 1):
         inputs = random_inputs(rows, 5, classes, refs, dtype=torch.float64, seed=rows).to(device)
         assert_results_close(*run_both(name, inputs, similarity=similarity), 1e-12)
 
@@ -57,7 +56,7 @@ def test_op_rows_around_tile_sizes_match_reference(name, similarity, rows, devic
     "depth", [1, 2, 15, 16, 17, 255, 256, 257, 511, 512, 513, pytest.param(5000, marks=pytest.mark.cpu)]
 )
 def test_op_depths_around_chunk_sizes_match_reference(name, similarity, depth, device):
-    for refs in (None,) if name in OPS_WITHOUT_REFS else (None, 19):
+    for refs in (None, 19):
         inputs = random_inputs(23, depth, 3, refs, dtype=torch.float64, seed=depth).to(device)
         options = well_conditioned_options(name, depth, similarity)
         assert_results_close(*run_both(name, inputs, similarity=similarity, **options), 1e-12)
@@ -258,8 +257,6 @@ def test_knn_nan_similarities_are_not_neighbors(similarity, refs, bad, device):
 @pytest.mark.parametrize("where", ["embeddings", "ref_embeddings", "a row in no pair"])
 def test_loss_nonfinite_row_gives_nan(name, similarity, bad, where, device):
     inputs = random_inputs(24, 5, 3, 30)
-    if name in OPS_WITHOUT_REFS and where != "embeddings":
-        pytest.skip("takes no refs")
     if where == "a row in no pair":
         inputs.ref_embeddings[11, 4] = bad
         inputs.ref_labels[:] = inputs.labels[0]  # row 11 is still a positive of some anchors and a negative of others

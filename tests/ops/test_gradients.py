@@ -9,7 +9,6 @@ from support.inputs import Inputs, exact_inputs, random_inputs
 from support.ops import (
     FLOAT_DTYPES,
     OPS,
-    OPS_WITHOUT_REFS,
     PRESETS,
     REDUCTIONS,
     SELECTED_LOSSES,
@@ -191,7 +190,7 @@ def test_op_outputs_and_gradients_have_documented_dtypes(name, refs, dtype, devi
     assert all(grad.dtype == dtype and grad.any() for grad in (result.grad, result.ref_grad) if grad is not None)
 
 
-@each_of(tuple(name for name in OPS if name not in OPS_WITHOUT_REFS))
+@each_of(OPS)
 def test_op_gradient_only_for_inputs_that_require_it(name):
     inputs = random_inputs(refs=30)
     both = run(getattr(ops, name), inputs)

@@ -15,9 +15,7 @@ from support.comparisons import (
 )
 from support.inputs import HAND_POINTS, Inputs, exact_inputs, inputs_of_sizes, random_ids, random_inputs, seeded
 from support.ops import (
-    LOSSES,
     OPS,
-    OPS_WITHOUT_REFS,
     POSITIVES,
     SELECTED_LOSSES,
     SELECTING_OPS,
@@ -128,7 +126,7 @@ SIZES = [(1, 30), (2, 5), (23, 24), (25, 97), (61, 193), (200, 131)]
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean", "dot"])
 def test_op_with_ids_matches_reference(name, kind, with_refs, sizes, similarity):
     """Sizes around those of tiles. Without rounding errors, selections match exactly."""
-    if similarity not in similarities_of_op(name) or (with_refs and name in OPS_WITHOUT_REFS):
+    if similarity not in similarities_of_op(name):
         pytest.skip("no such case")
     rows, refs = sizes
     inputs = exact_inputs(similarity, rows, 16, 4, refs if with_refs else None)
@@ -161,14 +159,16 @@ def test_batch_all_triplet_loss_with_ids_matches_reference(kind, sizes, squared,
     """Classes with short and with long lists of positives."""
     inputs = inputs_of_sizes(sizes)
     table = torch.rand(len(sizes), len(sizes), generator=seeded(2), dtype=torch.float64) if with_table else 0.3
-    options = {"squared": squared, "margin": table, "reduction": "mean_active", **random_ids(inputs, kind)}
-    assert_results_close(*run_both("batch_all_triplet_loss", inputs, **options), 1e-12)
+    options = {"squared": squared, "margin": table, "reduction": "mean_active"}
+    for given in (inputs, Inputs(*inputs[:2], *inputs_of_sizes(sizes[::-1], seed=7)[:2])):
+        ids = random_ids(given, kind)
+        assert_results_close(*run_both("batch_all_triplet_loss", given, **options, **ids), 1e-12)
 
 
 @each_of(OPS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
 def test_op_with_ids_of_every_dtype_matches_reference(name, dtype):
-    inputs = exact_inputs("cosine", 61, dtype=dtype, refs=None if name in OPS_WITHOUT_REFS else 90)
+    inputs = exact_inputs("cosine", 61, dtype=dtype, refs=90)
     tolerance = 1e-12 if dtype == torch.float64 else 2 * torch.finfo(dtype).eps
     assert_results_close(*run_both(name, inputs, **random_ids(inputs, "many")), tolerance)
 
@@ -225,7 +225,7 @@ def test_op_refs_that_hold_the_anchors_are_bitwise_equal_to_none(name, similarit
         assert_bitwise_equal(actual, expected)
 
 
-@each_of(("select_triplets", *(name for name in LOSSES if name not in OPS_WITHOUT_REFS), "knn"))
+@each_of(OPS)
 def test_op_gradient_of_a_memory_that_holds_the_batch_is_right(name):
     """The gradients of anchors and refs add up to those of the anchors among themselves."""
     inputs, ids = random_inputs(60, dtype=torch.float64), torch.arange(60)
@@ -234,7 +234,38 @@ def test_op_gradient_of_a_memory_that_holds_the_batch_is_right(name):
     torch.testing.assert_close(memory.loss, expected.loss)
     torch.testing.assert_close(memory.grad + memory.ref_grad, expected.grad)
     wrong = run(getattr(ops, name), as_refs(inputs))
-    assert (wrong.loss - expected.loss).abs().max() > 0.01, "without ids the copies are candidates"
+    assert (wrong.loss - expected.loss).abs().max() > 0.01 * expected.loss.abs().max(), (
+        "without ids the copies are candidates"
+    )
+
+
+def ids_of_kind(kind: str, inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Few, many or all ids match; or ids are the classes, each in one class, or spread evenly over all."""
+    if kind in ("few", "many", "all"):
+        return random_ids(inputs, kind)
+    of = {
+        "classes": lambda labels: labels + 4,
+        "within classes": lambda labels: (labels + 4) * 100 + torch.arange(len(labels)) % 3,
+        "across classes": lambda labels: torch.arange(len(labels)) % 7 - 1,
+    }[kind]
+    ids = {"ids": of(inputs.labels)}
+    return ids if inputs.ref_labels is None else {**ids, "ref_ids": of(inputs.ref_labels)}
+
+
+@pytest.mark.parametrize("kind", ["few", "many", "all", "classes", "within classes", "across classes"])
+@pytest.mark.parametrize("refs", [None, 131], ids=["self", "refs"])
+@pytest.mark.parametrize("classes", [1, 2, 9, 60])
+@pytest.mark.parametrize("threshold", [None, 0.5], ids=["by ids", "by similarity"])
+def test_random_picks_with_ids_of_any_kind_match_reference(kind, refs, classes, threshold):
+    """Both ways to pick: from labels and ids alone, and from similarities."""
+    inputs = exact_inputs("cosine", 83, 16, classes, refs)
+    options = {"positive": "random", "negative": "random", "duplicate_threshold": threshold}
+    options |= ids_of_kind(kind, inputs)
+    for seed in range(5):
+        actual, expected = (
+            library.select_triplets(*inputs, **options, generator=seeded(seed)) for library in (ops, reference)
+        )
+        assert_same_selection(actual, expected)
 
 
 @pytest.mark.parametrize("refs", [None, 90], ids=["self", "refs"])
@@ -264,8 +295,6 @@ def test_random_picks_with_ids_draw_every_candidate_equally(refs):
 @each_kind
 @pytest.mark.parametrize("refs", [None, 1500], ids=["self", "refs"])
 def test_op_with_ids_any_thread_count_is_bitwise_equal(name, kind, refs):
-    if refs and name in OPS_WITHOUT_REFS:
-        pytest.skip("the op has no refs")
     inputs = exact_inputs("cosine", 1300, 16, 40, refs)
     options = random_ids(inputs, kind)
     with threads(1):
@@ -316,7 +345,7 @@ def test_verify_finds_a_selected_copy(which, verify, monkeypatch):
 @pytest.mark.cpu
 def test_verify_counts_no_excluded_triplet_at_the_kink(verify, monkeypatch):
     """All rows are equal, and the margin is 0: every triplet is at the hinge's kink, but the ids exclude all."""
-    break_output(monkeypatch, "batch_all_triplet_loss", 2, lambda active: active + 1)
+    break_output(monkeypatch, "batch_all_triplet_loss", 3, lambda active: active + 1)
     options = {"margin": 0.0, "similarity": "euclidean", "ids": torch.zeros(6, dtype=torch.int64)}
     with verify(), pytest.raises(Exception, match="active is 1, the reference has 0"):
         ops.batch_all_triplet_loss(torch.zeros(6, 3), torch.arange(6) // 2, **options)

@@ -177,7 +177,6 @@ def test_op_without_the_ignored_label_equals_op(name, refs):
         *(
             (name, 7, ignored)
             for name in OPS_WITH_LABELS
-            if name != "batch_all_triplet_loss"
             for ignored in (("labels",), ("ref_labels",), ("labels", "ref_labels"))
         ),
     ],
@@ -198,10 +197,9 @@ def test_op_without_other_anchors_or_refs_is_zero(name, refs, ignored, rows):
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64], ids=str)
 @each_of(OPS_WITH_LABELS)
 def test_op_with_labels_of_another_dtype_ignores_them(name, dtype):
-    has_refs = name != "batch_all_triplet_loss"
-    inputs = with_labels(random_inputs(30, refs=20 if has_refs else None), lambda labels: labels + 4)
+    inputs = with_labels(random_inputs(30, refs=20), lambda labels: labels + 4)
     other = with_labels(inputs, lambda labels: labels.to(dtype))
-    ids = {"ids": torch.arange(30).to(dtype), **({"ref_ids": torch.arange(20).to(dtype)} if has_refs else {})}
+    ids = {"ids": torch.arange(30).to(dtype), "ref_ids": torch.arange(20).to(dtype)}
     results = [run(getattr(ops, name), given, ignore_index=9, **ids) for given in (inputs, other)]
     assert_results_bitwise_equal(*results)
 

@@ -98,12 +98,32 @@ WRONG = [
     ),
     ({"margin": torch.zeros(1, 1)}, ValueError, "labels must have a row in margin, [1, 1], got 1 at 2"),
     ({"labels": Y - 1, "margin": TABLE}, ValueError, "labels must have a row in margin, [2, 2], got -1 at 0"),
+    (
+        {"margin": TABLE, "ref_embeddings": X, "ref_labels": Y + 1},
+        ValueError,
+        "ref_labels must have a row in margin, [2, 2], got 2 at 2",
+    ),
+    (
+        {"margin": TABLE, "margin_labels": Y[1:3], "ref_embeddings": X, "ref_labels": Y + 1},
+        ValueError,
+        "ref_labels must have a row in margin, [2, 2], got 2 at 2",
+    ),
+    (
+        {"margin": torch.tensor([[0, 0], [math.nan, 0]]), "ref_embeddings": X, "ref_labels": Y * 0},
+        ValueError,
+        "margin must be finite, got nan at [1, 0]",
+    ),
 ]
+
+
+def is_about_values(message):
+    """Whether a GPU's op raises no such error."""
+    return "labels must have a row" in message or " at [" in message
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
 def test_batch_all_invalid_margin_raises(changes, error, message):
-    if EMULATED and (message.startswith("labels must have") or " at [" in message):
+    if EMULATED and is_about_values(message):
         pytest.skip("a GPU's ops raise no errors about values")
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         ops.batch_all_triplet_loss(**{"embeddings": X, "labels": Y, **changes})
@@ -111,7 +131,7 @@ def test_batch_all_invalid_margin_raises(changes, error, message):
 
 @pytest.mark.parametrize(
     "changes",
-    [changes for changes, _, message in WRONG if message.startswith("labels must have") or " at [" in message],
+    [changes for changes, _, message in WRONG if is_about_values(message)],
     ids=str,
 )
 def test_batch_all_invalid_table_on_gpu_gives_nan(changes, device):
@@ -119,10 +139,21 @@ def test_batch_all_invalid_table_on_gpu_gives_nan(changes, device):
     if torch.device(device).type == "cpu" and not EMULATED:
         pytest.skip("on the CPU they are errors")
     changes = {name: value.to(device) for name, value in changes.items()}
-    inputs = Inputs(X, changes.pop("labels", Y)).to(device)
-    result = run(ops.batch_all_triplet_loss, inputs, **changes)
+    refs = changes.pop("ref_embeddings", None), changes.pop("ref_labels", None)
+    result = run(ops.batch_all_triplet_loss, Inputs(X, changes.pop("labels", Y), *refs).to(device), **changes)
     assert result.loss.isnan()
     assert result.grad.isnan().all()
+    assert result.ref_grad is None or result.ref_grad.isnan().all()
+
+
+def test_batch_all_table_of_other_classes_of_anchors_and_refs_is_read(device):
+    """Rows are the classes of anchors, columns those of refs. All other entries may be NaN."""
+    table = torch.full((4, 4), math.nan)
+    table[:2, 1:3] = 0.3
+    inputs = Inputs(X, Y, X, Y + 1).to(device)
+    expected = run(ops.batch_all_triplet_loss, inputs, margin=0.3)
+    assert expected.loss.item() > 0
+    torch.testing.assert_close(run(ops.batch_all_triplet_loss, inputs, margin=table.to(device)).loss, expected.loss)
 
 
 def test_batch_all_unused_table_entries_are_ignored(device):

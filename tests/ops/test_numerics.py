@@ -41,8 +41,7 @@ def rows_without_direction(length, dtype, refs=None):
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("length", [0.0, 1e-14])
 def test_row_without_direction_has_zero_gradient(name, options, dtype, length, device):
-    refs = None if name == "batch_all_triplet_loss" else 25
-    for inputs in (rows_without_direction(length, dtype), rows_without_direction(length, dtype, refs)):
+    for inputs in (rows_without_direction(length, dtype), rows_without_direction(length, dtype, 25)):
         result = run(getattr(ops, name), inputs.to(device), **options)
         expected = run(getattr(reference, name), inputs.to(device).to(torch.float64), **options)
         for grad, wanted in ((result.grad, expected.grad), (result.ref_grad, expected.ref_grad)):
@@ -213,7 +212,7 @@ def test_verify_underflowing_rows_pass(name, similarity, size, verify):
     if name == "select_triplets":
         options = [{}, {"negative": "semihard"}, {"positive": "random", "negative": "random"}]
     for mixed in (False, True):
-        inputs = random_inputs(24, 8, 4, None if name == "batch_all_triplet_loss" else 30)
+        inputs = random_inputs(24, 8, 4, 30)
         inputs.embeddings[:: 2 if mixed else 1] *= size
         for given in (inputs, inputs._replace(ref_embeddings=None, ref_labels=None)):
             for chosen in options:
@@ -268,7 +267,7 @@ def small_calls(name):
         choices = [{"k": k} for k in (1, 2)]
     if name in ("triplet_loss", "sct_loss", "tuplet_loss"):
         choices = [{**choice, "reduction": r} for choice in choices for r in REDUCTIONS]
-    sizes = itertools.product((0, 1, 2), (None,) if name == "batch_all_triplet_loss" else (None, 0, 1))
+    sizes = itertools.product((0, 1, 2), (None, 0, 1))
     for (rows, refs), choice in itertools.product(sizes, choices):
         for labels, ref_labels in zip(labels_of(rows), labels_of(refs or 0), strict=True):
             x = torch.randn(rows, 3)

@@ -9,7 +9,7 @@ from torch import Tensor
 from hardmine import ops, reference
 from support.comparisons import assert_bitwise_equal
 from support.inputs import Inputs, random_inputs
-from support.ops import OPS, OPS_WITHOUT_REFS, has_cuda_kernel
+from support.ops import OPS, has_cuda_kernel
 from support.runs import arguments_of
 from triplets import GIVEN, Batch, random_triplets
 
@@ -26,7 +26,7 @@ CASES = [
     (name, refs, {"similarity": similarity, **options})
     for name in (*OPS, *GIVEN)
     for refs in (None, 150)
-    if not refs or name not in (*OPS_WITHOUT_REFS, *GIVEN)
+    if not refs or name not in GIVEN
     for similarity in ("cosine", "euclidean")
     for options in OPTIONS.get(name, [{}])
 ]

@@ -9,7 +9,7 @@ import hardmine
 from hardmine import ops
 from support.comparisons import assert_results_bitwise_equal
 from support.inputs import Inputs, exact_inputs, random_ids, random_inputs
-from support.ops import OPS, OPS_WITHOUT_REFS, SIMILARITIES, selection_options, similarities_of_op
+from support.ops import OPS, SIMILARITIES, selection_options, similarities_of_op
 from support.processes import SIMD_LEVELS, output_of, run_python, simd_levels
 from support.runs import Result, run
 
@@ -32,7 +32,7 @@ def cases() -> dict[str, tuple[str, Inputs, dict]]:
                     inputs = random_inputs(rows, depth, 3, refs, spread=1.5, dtype=dtype, seed=depth)
                     what = f"{dtype}, {rows} x {depth}, {refs} refs"
                     for name in OPS:
-                        if similarity in similarities_of_op(name) and not (refs and name in OPS_WITHOUT_REFS):
+                        if similarity in similarities_of_op(name):
                             add(name, inputs, what, similarity=similarity)
             ties = exact_inputs(similarity, 300, 16, dtype=dtype)
             add("select_triplets", ties, f"{dtype}, ties", similarity=similarity)
@@ -45,13 +45,15 @@ def cases() -> dict[str, tuple[str, Inputs, dict]]:
                     add("tuplet_loss", inputs, f"{dtype}", **options)
         for similarity in ("cosine", "euclidean"):
             for squared in (True, False):
-                inputs = random_inputs(250, 20, 4, spread=1.5, dtype=dtype)
-                add("batch_all_triplet_loss", inputs, f"{dtype}", similarity=similarity, squared=squared, margin=0.4)
+                options = {"similarity": similarity, "squared": squared, "margin": 0.4}
+                for refs in (None, 300):
+                    inputs = random_inputs(250, 20, 4, refs, spread=1.5, dtype=dtype)
+                    add("batch_all_triplet_loss", inputs, f"{dtype}, {refs} refs", **options)
         for options in selection_options():
             add("triplet_loss", random_inputs(150, 20, dtype=dtype), f"{dtype}", **options)
         for kind in ("few", "many"):
             for name in OPS:
-                inputs = random_inputs(250, 20, 4, None if name in OPS_WITHOUT_REFS else 300, spread=1.5, dtype=dtype)
+                inputs = random_inputs(250, 20, 4, 300, spread=1.5, dtype=dtype)
                 add(name, inputs, f"{dtype}, {kind} ids", **random_ids(inputs, kind))
     bad = random_inputs(50, 20)
     bad.embeddings[3, 5] = float("inf")

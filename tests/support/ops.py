@@ -33,7 +33,6 @@ OPS_OF_PARTS = (
 )
 # What rings of ranks compute with one block of the refs. No face calls them alone: test_blocks.py does.
 OPS_OF_BLOCKS = ("select_triplets_block", "tuplet_logsumexp", "tuplet_positives")
-OPS_WITHOUT_REFS = ("batch_all_triplet_loss",)
 
 # The option that makes a loss return a second value.
 RETURNS_MORE = {
@@ -70,8 +69,8 @@ def each_with_similarity(names: tuple[str, ...], cpu: tuple[str, ...] = ()) -> p
 
 
 def each_with_refs(names: tuple[str, ...], refs: int = 30) -> pytest.MarkDecorator:
-    """Parametrizes a test by op name and number of refs: None, and also ``refs`` if the op takes refs."""
-    cases = [(name, count) for name in names for count in (None, refs) if not count or name not in OPS_WITHOUT_REFS]
+    """Parametrizes a test by op name and number of refs, None and ``refs``."""
+    cases = [(name, count) for name in names for count in (None, refs)]
     return pytest.mark.parametrize(("name", "refs"), cases, ids=[f"{n}-{'refs' if r else 'self'}" for n, r in cases])
 
 

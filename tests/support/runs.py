@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardmine import ops, reference
 from support.inputs import Inputs
-from support.ops import OPS_WITHOUT_REFS, RETURNS_MORE
+from support.ops import RETURNS_MORE
 
 
 class Result(NamedTuple):
@@ -72,7 +72,7 @@ def arguments_of(name: str, inputs: Inputs) -> tuple[Tensor | None, ...]:
     """The inputs that the op takes, in order."""
     if name == "knn":
         return inputs.embeddings, inputs.ref_embeddings
-    return inputs[:2] if name in OPS_WITHOUT_REFS else inputs
+    return inputs
 
 
 def evaluate(op: Callable, inputs: Inputs, **options: Any) -> tuple[Tensor, Any]:
@@ -90,7 +90,6 @@ def run(op: Callable, inputs: Inputs, **options: Any) -> Result:
     options = with_generator(options, inputs.embeddings.device)
     x = inputs.embeddings.detach().clone().requires_grad_()
     refs = None if inputs.ref_embeddings is None else inputs.ref_embeddings.detach().clone().requires_grad_()
-    refs = None if op.__name__ in OPS_WITHOUT_REFS else refs
     loss, selection = evaluate(op, Inputs(x, inputs.labels, refs, inputs.ref_labels), **options)
     scalar = loss if loss.dim() == 0 else (loss * anchor_weights(loss)).sum()
     if scalar.requires_grad:  # the reference's loss of an empty batch is a constant

@@ -45,6 +45,7 @@ def losses(term: Term, wanted: bool) -> None:
     assert_type(ops.triplet_loss(x, labels, x, labels, ids=labels, ref_ids=labels), Tensor)
     assert_type(ops.tuplet_loss(x, labels, ids=labels, return_count=True), tuple[Tensor, Tensor])
     assert_type(ops.batch_all_triplet_loss(x, labels, ids=labels), Tensor)
+    assert_type(ops.batch_all_triplet_loss(x, labels, x, labels, ids=labels, ref_ids=labels), Tensor)
     assert_type(ops.sct_loss(x, labels, return_selection=True, return_count=True), tuple[Tensor, Selection, Tensor])
     assert_type(ops.tuplet_loss(x, labels, positive="all"), Tensor)
     assert_type(ops.tuplet_loss(x, labels, return_terms=True), tuple[Tensor, TupletTerms])

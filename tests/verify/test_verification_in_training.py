@@ -281,8 +281,8 @@ def test_verify_disagreement_saves_inputs_and_outputs(name, save_dir, monkeypatc
     ],
 )
 def test_verify_disagreement_saves_other_returned_values(name, returned, options, message, save_dir, monkeypatch):
-    inputs = random_inputs(refs=None if name == "batch_all_triplet_loss" else 30)
-    inputs = inputs._replace(labels=(inputs.labels + 4) // 3)
+    inputs = random_inputs(refs=30)
+    inputs = inputs._replace(labels=(inputs.labels + 4) // 3, ref_labels=(inputs.ref_labels + 4) // 3)
     error = disagreement(name, inputs, save_dir, monkeypatch, **options)
     assert str(error).startswith(f"{name} (call 1) disagrees with its reference: {message}")
     saved = torch.load(error.path)

@@ -60,7 +60,16 @@ def test_verify_correct_batch_all_triplet_losses_pass(dtype, squared, verify):
                     run(ops.batch_all_triplet_loss, random_inputs(60, dtype=dtype), margin=margin, **options)
                 large = numbered._replace(embeddings=numbered.embeddings * 100)
                 run(ops.batch_all_triplet_loss, large, margin=0.2, **options)
-    assert report.checks == 2 * 3 * 6
+                refs = random_inputs(40, refs=70, dtype=dtype)
+                labels, ref_labels = ((y + 4) // 3 for y in (refs.labels, refs.ref_labels))
+                for margin in (table, 0.2):
+                    run(
+                        ops.batch_all_triplet_loss,
+                        refs._replace(labels=labels, ref_labels=ref_labels),
+                        margin=margin,
+                        **options,
+                    )
+    assert report.checks == 2 * 3 * 8
 
 
 @pytest.mark.thinned(7)
@@ -129,8 +138,8 @@ def test_verify_batch_all_triplets_at_kink_may_be_active_or_not(squared, verify,
     inputs = exact_inputs("euclidean", 40, 4, 3, dtype=torch.float64)
     right = torch.ops.hardmine.batch_all_triplet_loss
 
-    def generous(x, labels, ids, table, row, similarity, squared, margin, *rest):
-        return right(x, labels, ids, table, row, similarity, squared, margin + 1e-12, *rest)
+    def generous(*arguments):
+        return right(*arguments[:11], arguments[11] + 1e-12, *arguments[12:])
 
     options = {"similarity": "euclidean", "margin": 0.0, "squared": squared}
     exact = run(ops.batch_all_triplet_loss, inputs, **options)

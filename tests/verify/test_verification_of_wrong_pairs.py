@@ -75,9 +75,9 @@ WRONG_COUNTS = {
     "loss a little off": (0, lambda t: t * 1.001, "the loss deviates by"),
     "no loss": (0, lambda t: t * 0.0, "the loss deviates by"),
     "loss not a number": (0, lambda t: t * math.nan, "the loss deviates by nan"),
-    "one more active": (2, lambda t: t + 1, "active is .* and only 0 triplets are within rounding"),
-    "one less active": (2, lambda t: t - 1, "active is .* and only 0 triplets are within rounding"),
-    "one more in all": (3, lambda t: t + 1, "total must be"),
+    "one more active": (3, lambda t: t + 1, "active is .* and only 0 triplets are within rounding"),
+    "one less active": (3, lambda t: t - 1, "active is .* and only 0 triplets are within rounding"),
+    "one more in all": (4, lambda t: t + 1, "total must be"),
 }
 
 
@@ -109,7 +109,7 @@ def test_verify_other_batch_all_option_raises(options, wrong, message, verify, m
     name = "batch_all_triplet_loss"
     monkeypatch.setattr(torch.ops.hardmine, name, lambda *given: calls.append(given) or right(*given))
     ops.batch_all_triplet_loss(x, labels, **wrong)
-    monkeypatch.setattr(torch.ops.hardmine, name, lambda *given: right(*given[:2], *calls[0][2:-1], given[-1]))
+    monkeypatch.setattr(torch.ops.hardmine, name, lambda *given: right(*given[:4], *calls[0][4:-2], *given[-2:]))
     with verify(), pytest.raises(hardmine.VerificationError, match=message):
         ops.batch_all_triplet_loss(x, labels, **options)
 
@@ -211,19 +211,25 @@ class _Changed(torch.autograd.Function):
         return ctx.change(grad), None
 
 
-def break_gradient(monkeypatch, op: str, change) -> None:
-    """Make torch.ops.hardmine.<op> return change(gradient) for its embeddings."""
+def break_gradient(monkeypatch, op: str, change, position: int = 0) -> None:
+    """Make torch.ops.hardmine.<op> return change(gradient) for one of its arguments."""
     right = getattr(torch.ops.hardmine, op)
-    monkeypatch.setattr(torch.ops.hardmine, op, lambda x, *rest: right(_Changed.apply(x, change), *rest))
+
+    def broken(*arguments):
+        return right(*(_Changed.apply(a, change) if i == position else a for i, a in enumerate(arguments)))
+
+    monkeypatch.setattr(torch.ops.hardmine, op, broken)
 
 
 @pytest.mark.parametrize("squared", [True, False])
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+@pytest.mark.parametrize("of", ["embeddings", "anchors", "refs"])
 @each_wrong_gradient
-def test_verify_wrong_batch_all_gradient_raises(squared, similarity, change, verify, monkeypatch):
-    break_gradient(monkeypatch, "batch_all_triplet_loss", change)
+def test_verify_wrong_batch_all_gradient_raises(squared, similarity, of, change, verify, monkeypatch):
+    break_gradient(monkeypatch, "batch_all_triplet_loss", change, 2 if of == "refs" else 0)
+    inputs = random_inputs(20, refs=None if of == "embeddings" else 20, spread=2.0)
     with verify(), pytest.raises(hardmine.VerificationError, match="the gradient deviates by"):
-        ops.batch_all_triplet_loss(*random_inputs(20, spread=2.0)[:2], squared=squared, similarity=similarity)
+        ops.batch_all_triplet_loss(*inputs, squared=squared, similarity=similarity)
 
 
 @pytest.mark.thinned(5)

@@ -22,12 +22,13 @@ struct BatchAllRule {
   bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
 };
 
-// Margins per pair of classes: alpha(y_a, y_n) = margin[row[a] * rows + row[n]].
+// Margins per pair of classes: alpha(y_a, y_n) = margin[row[a] * rows + row[n]], or with ref_row[n] for a ref n.
 template <class T>
 struct MarginTable {
   const T* margin;     // [rows, rows]; null: BatchAllRule::margin for all
   const int64_t* row;  // [count]: the table row of each sample's class
   int64_t rows;
+  const int64_t* ref_row = nullptr;  // [ref_count]; null without refs
 };
 
 // The measure that tiles hold. For unit rows |a - b|^2 / 2 = 1 - s, so inner products suffice for squared distances.

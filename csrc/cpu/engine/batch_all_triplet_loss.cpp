@@ -1,6 +1,7 @@
 // The similarities of each anchor to its positives are listed first. Then a pass over all pairs of different classes
-// compares each pair with the positives of both its endpoints. Lists of large classes would need N^2 memory, so anchors
-// are processed in chunks whose lists need O(N depth). Usually one chunk holds all anchors.
+// compares each pair with the positives of its anchor, or without refs, of both its endpoints. Lists of large classes
+// would need memory for all pairs, so anchors are processed in chunks whose lists need O((anchors + refs) depth).
+// Usually one chunk holds all anchors.
 
 #include "cpu/engine/batch_all_triplet_loss.h"
 
@@ -29,7 +30,8 @@ class AnchorLists {
     int64_t entries = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t size = class_end[i] - class_begin[i];
-      if (size < 2 || size == operands.rows().count()) continue;  // without a positive or a negative
+      const int64_t least = operands.symmetric() ? 2 : 1;                // an anchor is in its own class
+      if (size < least || size == operands.columns().count()) continue;  // without a positive or a negative
       first_[i] = entries;
       size_[i] = static_cast<int32_t>(size);
       has_long_ |= size_[i] > kShortList;
@@ -40,7 +42,7 @@ class AnchorLists {
     if (has_long_) {
       rank_.resize(entries);
       ascending_.resize(entries);
-      sum_before_.resize(entries);
+      sum_through_.resize(entries);
     }
     fill(operands, squared, class_begin, class_end, pool);
   }
@@ -53,7 +55,7 @@ class AnchorLists {
     state.positive = positive_.data();
     state.min_positive = min_positive_.data();
     state.ascending = ascending_.data();
-    state.sum_before = sum_before_.data();
+    state.sum_through = sum_through_.data();
     state.active = active_.data();
   }
 
@@ -97,7 +99,7 @@ class AnchorLists {
           const T* row_scores = scores[worker].get() + (i - row_begin) * kMaxBlockColumns;
           for (int64_t c = std::max(class_begin[i], column); c < std::min(class_end[i], block.column_end); ++c) {
             const T score = row_scores[c - column];
-            if (c == i || !(score == score)) continue;
+            if ((operands.symmetric() && c == i) || !(score == score)) continue;
             const T v = batch_all_v(params.euclidean, squared, score);
             positive_[first_[i] + c - class_begin[i]] = v;
             min_positive_[i] = std::min(min_positive_[i], v);
@@ -117,8 +119,8 @@ class AnchorLists {
     double sum = 0;
     for (int32_t r = 0; r < size_[i]; ++r) {
       ascending_[first_[i] + r] = positive[rank[r]];
-      sum_before_[first_[i] + r] = sum;
       sum += static_cast<double>(positive[rank[r]]);
+      sum_through_[first_[i] + r] = sum;
     }
   }
 
@@ -128,23 +130,23 @@ class AnchorLists {
   WorkspaceVector<int32_t> size_;
   WorkspaceVector<T> min_positive_;
   WorkspaceVector<T> positive_, ascending_;
-  WorkspaceVector<double> sum_before_;
+  WorkspaceVector<double> sum_through_;
   WorkspaceVector<int32_t> rank_;  // the position in the list of each rank
   WorkspaceVector<int32_t> active_;
 };
 
-// The number of triplets without an excluded pair. An anchor with excluded columns is one of them.
+// The number of triplets without an excluded pair. Without refs, an anchor with excluded columns is one of them.
 template <class T>
 int64_t count_triplets(const PairwiseOperands<T>& operands, const WorkspaceVector<int64_t>& class_begin,
                        const WorkspaceVector<int64_t>& class_end) {
-  const int64_t count = operands.rows().count();
+  const int64_t columns = operands.columns().count();
   int64_t triplets = 0;
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < operands.rows().count(); ++i) {
     const int64_t size = class_end[i] - class_begin[i];
-    const int64_t excluded = operands.exclusions().count(i, 0, count);
+    const int64_t excluded = operands.exclusions().count(i, 0, columns);
     const int64_t excluded_positives = operands.exclusions().count(i, class_begin[i], class_end[i]);
-    const int64_t positives = excluded > 0 ? size - excluded_positives : size - 1;
-    triplets += positives * (count - size - (excluded - excluded_positives));
+    const int64_t own = operands.symmetric() && excluded == 0 ? 1 : 0;  // the anchor itself
+    triplets += (size - excluded_positives - own) * (columns - size - (excluded - excluded_positives));
   }
   return triplets;
 }
@@ -152,29 +154,32 @@ int64_t count_triplets(const PairwiseOperands<T>& operands, const WorkspaceVecto
 }  // namespace
 
 template <class T>
-BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& samples, int64_t depth,
-                            const MarginTable<T>& table, const ThreadPool& pool, T* grad) {
+BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
+                            int64_t depth, const MarginTable<T>& table, const ThreadPool& pool, T* grad_x,
+                            T* grad_refs) {
   const BatchAllKernels<T>& kernel = kernels<BatchAllKernels<T>>();
   const auto make_operands = [&](bool unit_rows) {
-    return std::make_unique<PairwiseOperands<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, pool);
+    return std::make_unique<PairwiseOperands<T>>(batch_all_measure(rule, unit_rows), anchors, refs, depth, pool);
   };
   std::unique_ptr<PairwiseOperands<T>> made = make_operands(true);
   if (made->clamped() && !made->params().euclidean) made = make_operands(false);
   const PairwiseOperands<T>& operands = *made;
   BatchAllResult<T> result{.loss = T(0), .active = 0, .total = 0, .finite = operands.finite()};
-  if (grad) std::fill_n(grad, samples.count * depth, T(0));
+  if (grad_x) std::fill_n(grad_x, anchors.count * depth, T(0));
+  if (grad_refs) std::fill_n(grad_refs, refs->count * depth, T(0));
   if (!result.finite || operands.empty()) return result;
-  const SortedRows<T>& rows = operands.rows();
+  const SortedRows<T>&rows = operands.rows(), &columns = operands.columns();
   const int64_t count = rows.count(), padded = round_up(count, kBlockStep);
 
+  // Per row, the columns of its class.
   WorkspaceVector<int64_t> class_begin(count), class_end(count);
-  for (int64_t begin = 0, end; begin < count; begin = end) {
-    for (end = begin; end < count && rows.label()[end] == rows.label()[begin];) ++end;
-    std::fill(class_begin.begin() + begin, class_begin.begin() + end, begin);
-    std::fill(class_end.begin() + begin, class_end.begin() + end, end);
-    result.total += (end - begin) * (end - begin - 1) * (count - (end - begin));
+  for (int64_t i = 0, begin = 0, end = 0; i < count; ++i) {
+    while (begin < columns.count() && columns.label()[begin] < rows.label()[i]) ++begin;
+    for (end = std::max(begin, end); end < columns.count() && columns.label()[end] == rows.label()[i];) ++end;
+    class_begin[i] = begin;
+    class_end[i] = end;
   }
-  if (operands.params().excluded) result.total = count_triplets(operands, class_begin, class_end);
+  result.total = count_triplets(operands, class_begin, class_end);
   if (result.total == 0) return result;
 
   BatchAllState<T> state{};
@@ -182,26 +187,31 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
   state.squared = rule.squared;
   state.exact_half_margin = 0.5 * rule.margin;
   state.half_margin = static_cast<T>(state.exact_half_margin);
-  WorkspaceVector<int32_t> table_row;
+  WorkspaceVector<int32_t> table_row, ref_table_row;
   if (table.margin) {
     for (int64_t i = 0; i < count; ++i) table_row.push_back(static_cast<int32_t>(table.row[rows.permutation()[i]]));
+    for (int64_t c = 0; refs && c < columns.count(); ++c)
+      ref_table_row.push_back(static_cast<int32_t>(table.ref_row[columns.permutation()[c]]));
     state.margin_table = table.margin;
     state.table_row = table_row.data();
+    state.column_table_row = refs ? ref_table_row.data() : table_row.data();
     state.table_rows = table.rows;
   }
   WorkspaceVector<double> value(padded, 0.0);
   state.value = value.data();
   std::unique_ptr<BlockGradient<T>> gradient;
-  if (grad) {
-    gradient = std::make_unique<BlockGradient<T>>(operands, NeededGradients{.rows = true, .columns = false}, pool);
+  if (grad_x || grad_refs) {
+    const NeededGradients needed{.rows = grad_x != nullptr, .columns = grad_refs != nullptr};
+    gradient = std::make_unique<BlockGradient<T>>(operands, needed, pool);
     state.need_weights = true;
   }
   std::vector<Buffer<T>> scratch;
-  for (int64_t t = 0; t < pool.count(); ++t) scratch.emplace_back(kMaxBlockColumns * kMaxBlockRows);
+  for (int64_t t = 0; t < pool.count(); ++t)
+    scratch.emplace_back(operands.symmetric() ? kMaxBlockColumns * kMaxBlockRows : 0);
 
   // The entries of the lists in a chunk: O(depth) per row, and at least those of a block, so that blocks are not
   // visited many times.
-  const int64_t max_entries = count * std::max(depth, kMaxBlockColumns);
+  const int64_t max_entries = (count + (refs ? columns.count() : 0)) * std::max(depth, kMaxBlockColumns);
   for (int64_t begin = 0, end; begin < count; begin = end) {
     int64_t entries = 0;
     for (end = begin; end < count && (end == begin || entries + class_end[end] - class_begin[end] <= max_entries);
@@ -210,15 +220,16 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
     AnchorLists<T> lists(operands, rule.squared, class_begin, class_end, begin, end, pool);
     lists.describe(state);
     const auto has_anchors = [&](const Block& block) {
-      return (block.row_begin < end && block.row_end > begin) || (block.column_begin < end && block.column_end > begin);
+      return (block.row_begin < end && block.row_end > begin) ||
+             (operands.symmetric() && block.column_begin < end && block.column_end > begin);
     };
-    for_each_block(operands, PairKind::kOtherClass, grad ? 3 : 1, pool, has_anchors,
+    for_each_block(operands, PairKind::kOtherClass, gradient ? 3 : 1, pool, has_anchors,
                    [&](int64_t worker, const Block& block, T* scores) {
                      if (kernel.batch_all_negatives(operands.params(), block, state, scores, scratch[worker].get()))
                        gradient->add(block, scores);
                    });
     result.active += lists.finish_counts();
-    if (!grad) continue;
+    if (!gradient) continue;
     for_each_block(operands, PairKind::kSameClass, 1, pool, has_anchors, [&](int64_t, const Block& block, T* scores) {
       kernel.batch_all_positives(operands.params(), block, state, scores);
       gradient->add(block, scores);
@@ -226,7 +237,7 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
   }
   const double loss_weight = batch_all_loss_weight(rule.reduction, result.active, result.total);
   result.loss = static_cast<T>(loss_weight * std::accumulate(value.begin(), value.end(), 0.0));
-  if (grad) gradient->finish(static_cast<T>(loss_weight), grad, nullptr);
+  if (gradient) gradient->finish(static_cast<T>(loss_weight), grad_x, grad_refs);
   return result;
 }
 

@@ -10,7 +10,7 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// x = v + margin / 2 for one anchor and `width` negatives at sorted rows from `other` on. NaN stays NaN.
+// x = v + margin / 2 for one anchor and `width` negatives at sorted columns from `other` on. NaN stays NaN.
 template <class T>
 inline void add_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count, int64_t width,
                         const T* v, T* x) {
@@ -21,7 +21,7 @@ inline void add_margins(const BatchAllState<T>& state, int64_t anchor, int64_t o
     return;
   }
   const T* table = state.margin_table + state.table_row[anchor] * state.table_rows;
-  for (int64_t c = 0; c < count; ++c) x[c] = v[c] + T(0.5) * table[state.table_row[other + c]];
+  for (int64_t c = 0; c < count; ++c) x[c] = v[c] + T(0.5) * table[state.column_table_row[other + c]];
   for (int64_t c = count; c < width; ++c) x[c] = std::numeric_limits<T>::quiet_NaN();
 }
 
@@ -61,7 +61,7 @@ inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t w
     if (!(x[c] > state.min_positive[anchor])) continue;
     const int32_t active =
         partition_point(int32_t{0}, state.size[anchor], [&](int32_t p) { return ascending[p] < x[c]; });
-    value += static_cast<double>(active) * static_cast<double>(v[c]) - state.sum_before[first + active];
+    value += static_cast<double>(active) * static_cast<double>(v[c]) - state.sum_through[first + active - 1];
     weight[c] += static_cast<T>(active);
     ++state.active[first + active - 1];
   }
@@ -77,7 +77,7 @@ inline double active_margins(const BatchAllState<T>& state, int64_t anchor, int6
   for (int64_t c = 0; c < count; ++c) {
     active += static_cast<double>(weight[c]);
     if (table)
-      margins += static_cast<double>(weight[c]) * (0.5 * static_cast<double>(table[state.table_row[other + c]]));
+      margins += static_cast<double>(weight[c]) * (0.5 * static_cast<double>(table[state.column_table_row[other + c]]));
   }
   return table ? margins : active * state.exact_half_margin;
 }
@@ -118,7 +118,7 @@ bool batch_all_negatives(const PairwiseParams<T>& params, const Block& block, co
     for (int64_t c = 0; c < width; ++c) row_scores[c] = batch_all_v(params.euclidean, state.squared, row_scores[c]);
   }
   // The transposed block: its columns are anchors, its rows negatives.
-  for (int64_t c = 0; c < columns; ++c) {
+  for (int64_t c = 0; params.symmetric && c < columns; ++c) {
     T* row_scores = scratch + c * kMaxBlockRows;
     for (int64_t i = 0; i < rows; ++i) row_scores[i] = scores[i * kMaxBlockColumns + c];
     for (int64_t i = rows; i < height; ++i) row_scores[i] = std::numeric_limits<T>::quiet_NaN();
@@ -127,7 +127,7 @@ bool batch_all_negatives(const PairwiseParams<T>& params, const Block& block, co
   for (int64_t i = 0; i < rows; ++i)
     any_row |= visit_anchor(params, state, block.row_begin + i, block.column_begin, columns, width,
                             scores + i * kMaxBlockColumns);
-  for (int64_t c = 0; c < columns; ++c)
+  for (int64_t c = 0; params.symmetric && c < columns; ++c)
     any_column |=
         visit_anchor(params, state, block.column_begin + c, block.row_begin, rows, height, scratch + c * kMaxBlockRows);
   if (!state.need_weights || !(any_row || any_column)) return false;
@@ -146,16 +146,16 @@ void batch_all_positives(const PairwiseParams<T>& params, const Block& block, co
     const int64_t row = block.row_begin + i;
     T* row_scores = scores + i * kMaxBlockColumns;
     for (int64_t c = 0; c < width; ++c) {
-      if (!(row_scores[c] == row_scores[c])) {  // not a pair of one class, or visited as (j, i)
+      if (!(row_scores[c] == row_scores[c])) {  // not a pair of one class, excluded, or visited as (j, i)
         row_scores[c] = T(0);
         continue;
       }
-      // Entry p of a row's list is the p-th row of its class.
+      // Entry p of a row's list is the p-th column of its class.
       const int64_t column = block.column_begin + c;
       const int64_t class_begin = state.class_begin[row];
       int32_t active = 0;
       if (state.size[row]) active += state.active[state.first[row] + column - class_begin];
-      if (state.size[column]) active += state.active[state.first[column] + row - class_begin];
+      if (params.symmetric && state.size[column]) active += state.active[state.first[column] + row - class_begin];
       T weight = -static_cast<T>(active);
       if (params.euclidean && !state.squared)
         weight = batch_all_distance_weight(weight, batch_all_v(true, false, row_scores[c]));

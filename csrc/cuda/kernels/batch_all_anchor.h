@@ -19,21 +19,26 @@ inline constexpr int kAnchorThreads = 256;  // the most; otherwise one per colum
 
 template <class acc_t>
 struct AnchorParams {
-  const int64_t* label;            // [count]
-  const int64_t* id;               // [count], null: no row has an id
-  int64_t count, first_row, rows;  // anchor i is row first_row + i of the batch
+  const int64_t* label;         // per anchor
+  const int64_t* id;            // per anchor; null: none has an id
+  const int64_t* column_label;  // [columns]
+  const int64_t* column_id;     // [columns]; null: none has an id
+  bool symmetric;               // the columns are the anchors
+  int64_t columns;
+  int64_t first_row, rows;  // anchor i of the strip is row first_row + i
   bool squared;
   double half_margin;
   MarginTable<acc_t> table;
-  int positives;     // per chunk, a power of two
-  acc_t* pairs;      // [rows, count]: v, replaced by weights
-  int32_t* actives;  // [rows, count]: per negative, its active triplets in earlier chunks; null with a single chunk
+  const int64_t* column_table_row;  // [columns]; null without a table
+  int positives;                    // per chunk, a power of two
+  acc_t* pairs;                     // [rows, columns]: v, replaced by weights
+  int32_t* actives;  // [rows, columns]: per negative, its active triplets in earlier chunks; null with a single chunk
   bool need_weights;
-  // Sums per anchor of the batch, [count].
+  // Sums per anchor.
   double* value;
   int64_t *active, *total;
   double* weight;               // the sum of the anchor's pair weights is added
-  int32_t* margins_are_finite;  // [count], null without a table
+  int32_t* margins_are_finite;  // per anchor; null without a table
 };
 
 HARDMINE_HD int anchor_threads(int64_t columns) {
@@ -66,15 +71,15 @@ class Anchor {
         active_(reinterpret_cast<int32_t*>(list_ + params.positives)),
         row_(params.first_row + place),
         label_(params.label[row_]),
-        pairs_(params.pairs + place * params.count),
-        actives_(params.actives ? params.actives + place * params.count : nullptr) {}
+        pairs_(params.pairs + place * params.columns),
+        actives_(params.actives ? params.actives + place * params.columns : nullptr) {}
 
   __device__ __forceinline__ void run() {
     count_candidates();
     if (params_.table.margin) check_margins();
     if (positives_ == 0 || negatives_ == 0) {
       if (params_.need_weights)
-        for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) pairs_[c] = 0;
+        for (int64_t c = threadIdx.x; c < params_.columns; c += blockDim.x) pairs_[c] = 0;
     } else {
       for (first_ = 0; first_ < positives_; first_ += size_) {
         size_ = static_cast<int>(positives_ - first_ < params_.positives ? positives_ - first_ : params_.positives);
@@ -82,7 +87,7 @@ class Anchor {
         visit_negatives();
         visit_positives();
       }
-      if (params_.need_weights && threadIdx.x == 0) pairs_[row_] = 0;
+      if (params_.need_weights && params_.symmetric && threadIdx.x == 0) pairs_[row_] = 0;
     }
     double sums[2] = {value_, weight_};
     block_reduce_sum<2>(sums, shared_.exchange);
@@ -96,12 +101,13 @@ class Anchor {
   }
 
  private:
-  __device__ __forceinline__ bool same_class(int64_t column) const { return params_.label[column] == label_; }
+  __device__ __forceinline__ bool same_class(int64_t column) const { return params_.column_label[column] == label_; }
   __device__ __forceinline__ bool same_id(int64_t column) const {
-    return params_.id && params_.id[row_] >= 0 && params_.id[column] == params_.id[row_];
+    return params_.id && params_.id[row_] >= 0 && params_.column_id[column] == params_.id[row_];
   }
+  __device__ __forceinline__ bool is_self(int64_t column) const { return params_.symmetric && column == row_; }
   __device__ __forceinline__ bool is_positive(int64_t column) const {
-    return column != row_ && same_class(column) && !same_id(column);
+    return !is_self(column) && same_class(column) && !same_id(column);
   }
   __device__ __forceinline__ bool is_negative(int64_t column) const { return !same_class(column) && !same_id(column); }
 
@@ -109,8 +115,8 @@ class Anchor {
   // before. All lanes of the warp call it.
   template <class Wanted, class Use>
   __device__ __forceinline__ int32_t for_columns(const Wanted& wanted, int32_t place, const Use& use) const {
-    const int64_t chunk = ceil_div(params_.count, blockDim.x) * 32;
-    const int64_t begin = warp_index() * chunk, end = begin + chunk < params_.count ? begin + chunk : params_.count;
+    const int64_t chunk = ceil_div(params_.columns, blockDim.x) * 32;
+    const int64_t begin = warp_index() * chunk, end = begin + chunk < params_.columns ? begin + chunk : params_.columns;
     for (int64_t first = begin; first < end; first += 32) {
       const int64_t column = first + lane_index();
       const bool here = column < end && wanted(column);
@@ -132,27 +138,26 @@ class Anchor {
 
   __device__ __forceinline__ void count_candidates() {
     count([&](int64_t c) { return is_positive(c); }, positives_, first_of_warp_);
-    negatives_ = static_cast<int32_t>(params_.count - 1 - positives_);
+    negatives_ = static_cast<int32_t>(params_.columns - (params_.symmetric ? 1 : 0) - positives_);
     if (!params_.id) return;
     int32_t before;
     count([&](int64_t c) { return is_negative(c); }, negatives_, before);
     if (!params_.need_weights) return;
-    for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x)
+    for (int64_t c = threadIdx.x; c < params_.columns; c += blockDim.x)
       if (same_id(c)) pairs_[c] = 0;  // nothing else reads or writes these
   }
 
-  __device__ __forceinline__ bool has_row(int64_t i) const {
-    return params_.table.row[i] >= 0 && params_.table.row[i] < params_.table.rows;
-  }
+  __device__ __forceinline__ bool is_row(int64_t row) const { return row >= 0 && row < params_.table.rows; }
   // NaN for a class without a row in the table.
   __device__ __forceinline__ acc_t margin(int64_t negative) const {
-    if (!has_row(row_) || !has_row(negative)) return std::numeric_limits<acc_t>::quiet_NaN();
-    return params_.table.margin[params_.table.row[row_] * params_.table.rows + params_.table.row[negative]];
+    const int64_t row = params_.table.row[row_], column = params_.column_table_row[negative];
+    if (!is_row(row) || !is_row(column)) return std::numeric_limits<acc_t>::quiet_NaN();
+    return params_.table.margin[row * params_.table.rows + column];
   }
 
   __device__ __forceinline__ void check_margins() {
     bool has_nonfinite_margin = false;
-    for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) has_nonfinite_margin |= !is_finite(margin(c));
+    for (int64_t c = threadIdx.x; c < params_.columns; c += blockDim.x) has_nonfinite_margin |= !is_finite(margin(c));
     has_nonfinite_margin = __syncthreads_or(has_nonfinite_margin);
     if (threadIdx.x == 0) params_.margins_are_finite[row_] = !has_nonfinite_margin;
   }
@@ -203,7 +208,7 @@ class Anchor {
     const bool last = first_ + size_ == positives_;
     int32_t with_all =
         0;  // negatives below which all positives lie, counted here because they would all add to one counter
-    for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) {
+    for (int64_t c = threadIdx.x; c < params_.columns; c += blockDim.x) {
       if (!is_negative(c)) continue;
       // Whether a triplet is active is decided in acc_t. The sum takes v_an - v_ap and half the margin separately:
       // rounded to the magnitude of v, the margin would bias every triplet alike.
@@ -255,8 +260,8 @@ class Anchor {
   Positive* list_;
   int32_t* active_;  // [positives]: at i, the negatives with i + 1 listed positives below them
   const int64_t row_, label_;
-  acc_t* pairs_;      // [count]
-  int32_t* actives_;  // [count]; null with a single chunk
+  acc_t* pairs_;      // [columns]
+  int32_t* actives_;  // [columns]; null with a single chunk
   int32_t positives_ = 0, negatives_ = 0, first_of_warp_ = 0;
   int64_t first_ = 0;
   int size_ = 0;

@@ -34,7 +34,7 @@ struct BatchAllGradient {
   const acc_t* norm;    // [count]; null: rows are not normalized
   const acc_t* center;  // [depth]; null for inner products
   double* weight;       // [count]: W; used only with a center
-  acc_t* grad;          // [count, depth]
+  acc_t* grad;          // [count, depth]; null: not needed
 
   __device__ __forceinline__ acc_t row(int64_t i, int64_t k) const {
     const acc_t x_k = to_acc(x[i * depth + k]);
@@ -79,21 +79,21 @@ __global__ void __launch_bounds__(kThreads, 4) center_kernel(BatchAllGradient<Sc
 template <class MmaPolicy>
 struct PairMeasureParams {
   using acc_t = typename MmaPolicy::acc_t;
-  PackedMatrix<MmaPolicy> rows;
-  const acc_t* shift;  // [count]
+  PackedMatrix<MmaPolicy> rows, columns;
+  const acc_t* shift;  // [columns]
   bool squared;
   int64_t first_row, strip_rows;
-  acc_t* pairs;  // [strip_rows, count]
+  acc_t* pairs;  // [strip_rows, columns]
 };
 
 template <class MmaPolicy>
 __global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(PairMeasureParams<MmaPolicy> params) {
   using acc_t = typename MmaPolicy::acc_t;
-  const int64_t row_panels = panels_of<MmaPolicy>(params.strip_rows), count = params.rows.count;
+  const int64_t row_panels = panels_of<MmaPolicy>(params.strip_rows), count = params.columns.count;
   Fragment<MmaPolicy> fragment;
   for (int64_t i = blockIdx.x; i < row_panels * panels_of<MmaPolicy>(count); i += gridDim.x) {
     const int64_t row_panel = i % row_panels, column_panel = i / row_panels;
-    make_tile(params.rows, params.rows, params.first_row / MmaPolicy::kTile + row_panel, column_panel, fragment);
+    make_tile(params.rows, params.columns, params.first_row / MmaPolicy::kTile + row_panel, column_panel, fragment);
 #pragma unroll
     for (int r = 0; r < MmaPolicy::kRows; ++r) {
       const int64_t row = row_panel * MmaPolicy::kTile + MmaPolicy::row(r);
@@ -134,10 +134,10 @@ __global__ void __launch_bounds__(kThreads, 4)
 template <class acc_t>
 struct BatchAllEpilogue {
   BatchAllReduction reduction;
-  int64_t count;
+  int64_t count;                      // of anchors; 0 if there are no pairs
   const double* value;                // [count]
   const int64_t *active, *total;      // [count]
-  const int32_t* finite;              // [finite_flag_count(count)]
+  FiniteFlags<2> finite;              // of anchors and refs
   const int32_t* margins_are_finite;  // [count]; null without a table
   BatchAllOut<acc_t> out;
   acc_t* loss_weight;  // [1]: the factor of the gradient
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAl
     counts[1] += epilogue.total[i];
     if (epilogue.margins_are_finite) has_nonfinite_margin |= epilogue.margins_are_finite[i] == 0;
   }
-  const bool has_nonfinite = block_any_nonfinite(epilogue.finite, finite_flag_count(epilogue.count));
+  const bool has_nonfinite = epilogue.finite.block_any_nonfinite();
   has_nonfinite_margin = __syncthreads_or(has_nonfinite_margin);
   block_reduce_sum<1>(value, reinterpret_cast<double*>(shared_memory()));
   block_reduce_sum<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
@@ -204,94 +204,138 @@ __global__ void __launch_bounds__(kThreads, 4)
 
 int64_t blocks_of(int64_t threads) { return ceil_div(threads, kThreads); }
 
-int64_t rows_of_strip(int64_t count, int64_t depth) {
-  const int64_t rows = std::min(std::max({int64_t{256}, 2 * depth, kStripEntries / count}), count);
+int64_t rows_of_strip(int64_t count, int64_t columns, int64_t depth) {
+  const int64_t rows = std::min(std::max({int64_t{256}, 2 * depth, kStripEntries / columns}), count);
   return round_up(rows, kStripAlignment);
 }
+
+// A matrix, what the kernels know of its rows, and its gradient.
+template <class MmaPolicy, class Scalar>
+struct BatchAllOperand {
+  using acc_t = typename MmaPolicy::acc_t;
+  RowStats<Scalar, acc_t> stats{};
+  BatchAllGradient<Scalar, acc_t> gradient{};
+  acc_t* shift = nullptr;  // see start_batch_all_kernel
+  PackedMatrix<MmaPolicy> packed{};
+
+  BatchAllOperand() = default;  // of no rows
+  BatchAllOperand(const LabeledMatrix<Scalar>& rows, int64_t depth, bool normalized, acc_t* grad, Workspace& workspace,
+                  const Stream& stream) {
+    acc_t* const norm = normalized ? workspace.array<acc_t>(rows.count) : nullptr;
+    stats = {
+        .x = rows.x,
+        .count = rows.count,
+        .depth = depth,
+        .norm = norm,
+        .finite = workspace.array<int32_t>(finite_flag_count(rows.count)),
+        .incidence_count = nullptr,
+    };
+    gradient = {
+        .x = rows.x,
+        .count = rows.count,
+        .depth = depth,
+        .norm = norm,
+        .center = nullptr,
+        .weight = workspace.array<double>(rows.count),
+        .grad = grad,
+    };
+    if (!MmaPolicy::kSquaredDifferences) shift = workspace.array<acc_t>(rows.count);
+    if (rows.count == 0) return;
+    launch("start_batch_all", start_batch_all_kernel<Scalar, acc_t>,
+           {std::max(finite_flag_count(rows.count), blocks_of(grad ? rows.count * depth / 16 : rows.count)), kThreads},
+           stream, stats, shift, gradient);
+    packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth, normalized, {}, workspace, stream);
+  }
+
+  GradientGemmRows<Scalar, acc_t> gemm_rows() const {
+    return {stats.x, stats.count, stats.depth, stats.norm, gradient.center};
+  }
+  void finalize(const acc_t* loss_weight, const Stream& stream) const {
+    if (!gradient.grad) return;
+    launch("finalize_batch_all_gradient", finalize_batch_all_gradient_kernel<Scalar, acc_t>,
+           {stats.count, kTileThreads, kMaxWarps * sizeof(acc_t)}, stream, gradient, loss_weight);
+  }
+};
 
 }  // namespace
 
 template <class MmaPolicy, class Scalar>
-void batch_all(const BatchAllRule& rule, const LabeledMatrix<Scalar>& rows, int64_t depth,
-               const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
-               const BatchAllChunks& chunks, Workspace& workspace, const Stream& stream) {
+void batch_all(const BatchAllRule& rule, const LabeledMatrix<Scalar>& rows, const LabeledMatrix<Scalar>* refs,
+               int64_t depth, const MarginTable<typename MmaPolicy::acc_t>& table,
+               const BatchAllOut<typename MmaPolicy::acc_t>& out, const BatchAllChunks& chunks, Workspace& workspace,
+               const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
   using GemmPolicy = GradientMmaPolicy<MmaPolicy>;
-  const int64_t count = rows.count;
+  using Operand = BatchAllOperand<MmaPolicy, Scalar>;
+  const bool normalized = batch_all_measure(rule, true).normalized;
+  Operand x(rows, depth, normalized, out.grad_x, workspace, stream);
+  Operand of_refs = refs ? Operand(*refs, depth, normalized, out.grad_refs, workspace, stream) : Operand();
+  Operand& y = refs ? of_refs : x;
+  const int64_t columns = refs ? refs->count : rows.count, count = columns > 0 ? rows.count : 0;
+  const bool need_gradient = x.gradient.grad || y.gradient.grad;
+
   AnchorParams<acc_t> anchors{};
   anchors.label = rows.label;
   anchors.id = rows.id;
-  anchors.count = count;
+  anchors.column_label = refs ? refs->label : rows.label;
+  anchors.column_id = refs ? refs->id : rows.id;
+  anchors.symmetric = refs == nullptr;
+  anchors.columns = columns;
   anchors.squared = rule.squared;
   anchors.half_margin = 0.5 * rule.margin;
   anchors.table = table;
-  anchors.need_weights = out.grad != nullptr;
+  anchors.column_table_row = refs ? table.ref_row : table.row;
+  anchors.need_weights = need_gradient;
   anchors.value = workspace.array<double>(count);
-  anchors.weight = workspace.array<double>(count);
+  anchors.weight = x.gradient.weight;
   anchors.active = workspace.array<int64_t>(count);
   anchors.total = workspace.array<int64_t>(count);
   if (table.margin) anchors.margins_are_finite = workspace.array<int32_t>(count);
-
-  const bool normalized = batch_all_measure(rule, true).normalized;
-  acc_t* const norm = normalized ? workspace.array<acc_t>(count) : nullptr;
-  const RowStats<Scalar, acc_t> stats{
-      .x = rows.x,
-      .count = count,
-      .depth = depth,
-      .norm = norm,
-      .finite = workspace.array<int32_t>(finite_flag_count(count)),
-      .incidence_count = nullptr,
-  };
-  BatchAllGradient<Scalar, acc_t> gradient{
-      .x = rows.x,
-      .count = count,
-      .depth = depth,
-      .norm = norm,
-      .center = nullptr,
-      .weight = anchors.weight,
-      .grad = out.grad,
-  };
   PairMeasureParams<MmaPolicy> measures{};
+  measures.rows = x.packed;
+  measures.columns = y.packed;
+  measures.shift = y.shift;
   measures.squared = rule.squared;
-  acc_t* const shift = MmaPolicy::kSquaredDifferences ? nullptr : workspace.array<acc_t>(count);
-  measures.shift = shift;
 
   int64_t strip_rows = 0;
+  GradientGemm<GemmPolicy> gemm{}, transposed_gemm{};  // sums of columns, and of anchors
   if (count > 0) {
-    launch("start_batch_all", start_batch_all_kernel<Scalar, acc_t>,
-           {std::max(finite_flag_count(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream,
-           stats, shift, gradient);
-    measures.rows = pack_matrix<MmaPolicy>(rows.x, count, depth, normalized, {}, workspace, stream);
-    strip_rows = std::min(chunks.strip_rows ? chunks.strip_rows : rows_of_strip(count, depth), count);
-    anchors.pairs = measures.pairs = workspace.array<acc_t>(strip_rows * count);
-    anchors.positives = static_cast<int>(next_power_of_two(std::min(count, chunks.positives)));
-    if (count > anchors.positives) anchors.actives = workspace.array<int32_t>(strip_rows * count);
+    strip_rows = std::min(chunks.strip_rows ? chunks.strip_rows : rows_of_strip(count, columns, depth), count);
+    anchors.pairs = measures.pairs = workspace.array<acc_t>(strip_rows * columns);
+    anchors.positives = static_cast<int>(next_power_of_two(std::min(columns, chunks.positives)));
+    if (columns > anchors.positives) anchors.actives = workspace.array<int32_t>(strip_rows * columns);
   }
-  GradientGemm<GemmPolicy> gemm{};
-  if (count > 0 && out.grad) {
+  if (count > 0 && need_gradient) {
     if (MmaPolicy::kSquaredDifferences) {
       acc_t* const center = workspace.array<acc_t>(depth);
-      launch("center", center_kernel<Scalar, acc_t>, {blocks_of(depth), kThreads}, stream, gradient, center);
-      gradient.center = center;
+      launch("center", center_kernel<Scalar, acc_t>, {blocks_of(depth), kThreads}, stream, x.gradient, center);
+      x.gradient.center = y.gradient.center = center;
     }
-    gemm = make_gradient_gemm<GemmPolicy>(GradientGemmRows<Scalar, acc_t>{rows.x, count, depth, norm, gradient.center},
-                                          {.strip_rows = strip_rows, .transposed_columns = count}, workspace, stream);
+    // Without refs, one packed copy serves both products.
+    const GradientGemmPlan planned{.strip_rows = strip_rows, .transposed_columns = refs ? 0 : columns};
+    if (x.gradient.grad) gemm = make_gradient_gemm<GemmPolicy>(y.gemm_rows(), planned, workspace, stream);
+    if (!refs)
+      transposed_gemm = gemm;
+    else if (y.gradient.grad)
+      transposed_gemm = make_gradient_gemm<GemmPolicy>(
+          x.gemm_rows(), {.strip_rows = strip_rows, .untransposed = false, .transposed_columns = columns}, workspace,
+          stream);
   }
   for (int64_t first = 0; first < count; first += strip_rows) {
-    const WeightStrip<acc_t> strip{measures.pairs, std::min(strip_rows, count - first), count};
+    const WeightStrip<acc_t> strip{measures.pairs, std::min(strip_rows, count - first), columns};
     measures.first_row = anchors.first_row = first;
     measures.strip_rows = anchors.rows = strip.rows;
     launch("batch_all_measures", measures_kernel<MmaPolicy>,
-           {panels_of<MmaPolicy>(strip.rows) * panels_of<MmaPolicy>(count), kTileThreads, MmaPolicy::kSharedBytes},
+           {panels_of<MmaPolicy>(strip.rows) * panels_of<MmaPolicy>(columns), kTileThreads, MmaPolicy::kSharedBytes},
            stream, measures);
     launch("batch_all_anchors", anchors_kernel<acc_t>,
-           {strip.rows, anchor_threads(count), anchor_shared_bytes<acc_t>(anchors.positives)}, stream, anchors);
-    if (!out.grad) continue;
-    gradient_gemm_accumulate<GemmPolicy>(gemm, strip, out.grad + first * depth, stream);
-    gradient_gemm_transposed_accumulate<GemmPolicy>(gemm, strip, first, out.grad, stream);
+           {strip.rows, anchor_threads(columns), anchor_shared_bytes<acc_t>(anchors.positives)}, stream, anchors);
+    if (x.gradient.grad) gradient_gemm_accumulate<GemmPolicy>(gemm, strip, x.gradient.grad + first * depth, stream);
+    if (!y.gradient.grad) continue;
+    gradient_gemm_transposed_accumulate<GemmPolicy>(transposed_gemm, strip, first, y.gradient.grad, stream);
     if (MmaPolicy::kSquaredDifferences)
-      launch("add_column_weights", add_column_weights_kernel<Scalar, acc_t>, {blocks_of(count), kThreads}, stream,
-             strip, gradient);
+      launch("add_column_weights", add_column_weights_kernel<Scalar, acc_t>, {blocks_of(columns), kThreads}, stream,
+             strip, y.gradient);
   }
   acc_t* const loss_weight = workspace.array<acc_t>(1);
   const BatchAllEpilogue<acc_t> epilogue{
@@ -300,16 +344,16 @@ void batch_all(const BatchAllRule& rule, const LabeledMatrix<Scalar>& rows, int6
       .value = anchors.value,
       .active = anchors.active,
       .total = anchors.total,
-      .finite = stats.finite,
+      .finite = {{x.stats.finite, of_refs.stats.finite},
+                 {finite_flag_count(x.stats.count), finite_flag_count(of_refs.stats.count)}},
       .margins_are_finite = anchors.margins_are_finite,
       .out = out,
       .loss_weight = loss_weight,
   };
   launch("finalize_batch_all", finalize_batch_all_kernel<acc_t>, {1, kThreads, 2 * kMaxWarps * sizeof(double)}, stream,
          epilogue);
-  if (out.grad)
-    launch("finalize_batch_all_gradient", finalize_batch_all_gradient_kernel<Scalar, acc_t>,
-           {count, kTileThreads, kMaxWarps * sizeof(acc_t)}, stream, gradient, static_cast<const acc_t*>(loss_weight));
+  x.finalize(loss_weight, stream);
+  of_refs.finalize(loss_weight, stream);
 }
 
 template <class acc_t>

@@ -12,7 +12,9 @@ struct BatchAllOut {
   acc_t* loss;      // [1]
   int64_t* active;  // [1]: triplets with a value > 0
   int64_t* total;   // [1]
-  acc_t* grad;      // [count, depth]: the gradient of the loss; null: not needed
+  // The gradients of the loss, [count, depth]; null: not needed
+  acc_t* grad_x;
+  acc_t* grad_refs;
 };
 
 // Chunk sizes. Only tests override the defaults.
@@ -22,13 +24,15 @@ struct BatchAllChunks {
   int64_t positives = 1024;  // of an anchor per chunk, a power of two
 };
 
-// The forward pass computes the gradient as well: up to the loss's weight it is known when all triplets were seen.
-// O(count depth) memory, or a few MiB. The host does not wait for the device to check the margins. A sample whose class
-// has no row, or a non-finite margin between classes of the batch, makes the loss and the gradient NaN.
+// Positives and negatives are refs, or other rows if refs is null. The forward pass computes the gradients as well: up
+// to the loss's weight they are known when all triplets were seen. O((rows + refs) depth) memory, or a few MiB. The
+// host does not wait for the device to check the margins. An anchor or a negative whose class has no row, or a
+// non-finite margin between their classes, makes the loss and the gradients NaN.
 template <class MmaPolicy, class Scalar>
-void batch_all(const BatchAllRule& rule, const LabeledMatrix<Scalar>& rows, int64_t depth,
-               const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
-               const BatchAllChunks& chunks, Workspace& workspace, const Stream& stream);
+void batch_all(const BatchAllRule& rule, const LabeledMatrix<Scalar>& rows, const LabeledMatrix<Scalar>* refs,
+               int64_t depth, const MarginTable<typename MmaPolicy::acc_t>& table,
+               const BatchAllOut<typename MmaPolicy::acc_t>& out, const BatchAllChunks& chunks, Workspace& workspace,
+               const Stream& stream);
 
 // out = grad * *factor.
 template <class acc_t>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <numeric>
+#include <optional>
 
 #include "core/losses/batch_all.h"
 #include "support/check.h"
@@ -18,22 +19,35 @@ struct BatchAllProblem {
   std::vector<T> margins;     // [rows, rows]; empty: rule.margin for all
   std::vector<int64_t> rows;  // row of the table per sample
   int64_t table_rows = 0;
+  std::optional<Batch<T>> refs = std::nullopt;
+  std::vector<int64_t> ref_rows = {};  // row of the table per ref
 
+  const Batch<T>& others() const { return refs ? *refs : batch; }
   double margin(int64_t anchor, int64_t negative) const {
-    return margins.empty() ? rule.margin : double(margins[rows[anchor] * table_rows + rows[negative]]);
+    if (margins.empty()) return rule.margin;
+    return double(margins[rows[anchor] * table_rows + (refs ? ref_rows : rows)[negative]]);
+  }
+  MarginTable<T> table() const {
+    return {margins.empty() ? nullptr : margins.data(), rows.data(), table_rows, refs ? ref_rows.data() : nullptr};
   }
   // A margin for every pair of classes, k / 4 with integers k from -2 to 5, and table rows that no class uses.
   void make_table(Random& random) {
     std::vector<int64_t> classes = batch.label;
+    if (refs) classes.insert(classes.end(), refs->label.begin(), refs->label.end());
     std::sort(classes.begin(), classes.end());
     classes.erase(std::unique(classes.begin(), classes.end()), classes.end());
     table_rows = static_cast<int64_t>(classes.size()) + 2;
     std::vector<int64_t> place(table_rows);
     std::iota(place.begin(), place.end(), 0);
     random.shuffle(place);
-    rows.clear();
-    for (const int64_t label : batch.label)
-      rows.push_back(place[std::lower_bound(classes.begin(), classes.end(), label) - classes.begin()]);
+    const auto rows_of = [&](const Batch<T>& samples) {
+      std::vector<int64_t> found;
+      for (const int64_t label : samples.label)
+        found.push_back(place[std::lower_bound(classes.begin(), classes.end(), label) - classes.begin()]);
+      return found;
+    };
+    rows = rows_of(batch);
+    if (refs) ref_rows = rows_of(*refs);
     margins.resize(table_rows * table_rows);
     for (T& margin : margins) margin = T(random.below(8) - 2) / 4;
   }
@@ -45,6 +59,7 @@ struct BatchAllFound {
   T loss;
   int64_t active, total;
   const std::vector<T>& grad;  // empty: not requested
+  const std::vector<T>& grad_refs;
 };
 
 struct Coverage {
@@ -60,38 +75,39 @@ void check_batch_all(const BatchAllProblem<T>& p, const BatchAllFound<T>& found,
   const bool normalized = p.rule.similarity == Similarity::kCosine;
   const PairMeasure measure{p.rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance,
                             normalized};
-  const MeasuredSide<T> side(measure, p.batch);
-  const std::vector<double> s = measure_matrix(measure, side, side);
-  const int64_t count = p.batch.count;
+  const MeasuredSide<T> side(measure, p.batch), other_side(measure, p.others());
+  const std::vector<double> s = measure_matrix(measure, side, other_side);
+  const std::vector<int64_t>& label = p.others().label;
+  const int64_t count = p.batch.count, columns = p.others().count;
   const double epsilon = std::numeric_limits<T>::epsilon();
   double largest = 1;
   for (const double number : s) largest = std::fmax(largest, std::fabs(number));
   const double slack = exact ? 0 : 8 * epsilon * largest;  // error of a triplet term
 
-  std::vector<double> weight(count * count, 0.0), error(count * count, 0.0);
+  std::vector<double> weight(count * columns, 0.0), error(count * columns, 0.0);
   long double triplets = 0;
   int64_t active = 0, total = 0, unsure = 0;
   for (int64_t a = 0; a < count; ++a) {
-    const double* s_row = s.data() + a * count;
-    for (int64_t b = 0; b < count; ++b) {
-      if (b == a || p.batch.label[b] != p.batch.label[a]) continue;
+    const double* s_row = s.data() + a * columns;
+    for (int64_t b = 0; b < columns; ++b) {
+      if ((!p.refs && b == a) || label[b] != p.batch.label[a]) continue;
       int64_t of_positive = 0;
-      for (int64_t n = 0; n < count; ++n) {
-        if (p.batch.label[n] == p.batch.label[a]) continue;
+      for (int64_t n = 0; n < columns; ++n) {
+        if (label[n] == p.batch.label[a]) continue;
         ++total;
         const double value = 0.5 * (s_row[n] - s_row[b] + p.margin(a, n));
         coverage.ties += value == 0;
         if (std::fabs(value) <= slack && !exact) {
           ++unsure;
-          error[a * count + n] += 0.5;
-          error[a * count + b] += 0.5;
+          error[a * columns + n] += 0.5;
+          error[a * columns + b] += 0.5;
         }
         if (!(value > 0)) continue;
         triplets += value;
         ++of_positive;
-        weight[a * count + n] += 0.5;
+        weight[a * columns + n] += 0.5;
       }
-      weight[a * count + b] -= 0.5 * static_cast<double>(of_positive);
+      weight[a * columns + b] -= 0.5 * static_cast<double>(of_positive);
       active += of_positive;
     }
   }
@@ -110,11 +126,11 @@ void check_batch_all(const BatchAllProblem<T>& p, const BatchAllFound<T>& found,
   } else {
     CHECK_NEAR(found.loss, share * sum, share * (slack * static_cast<double>(active + unsure) + 4 * epsilon * sum));
   }
-  if (found.grad.empty()) return;
+  if (found.grad.empty() && found.grad_refs.empty()) return;
   for (double& w : weight) w *= share;
   for (double& e : error) e *= share;
-  for (int64_t e = 0; e < count * count; ++e) error[e] += (4 * epsilon + rounding) * std::fabs(weight[e]);
-  DenseGradient<T>(measure, side, nullptr, weight, error).check(found.grad, {});
+  for (int64_t e = 0; e < count * columns; ++e) error[e] += (4 * epsilon + rounding) * std::fabs(weight[e]);
+  DenseGradient<T>(measure, side, p.refs ? &other_side : nullptr, weight, error).check(found.grad, found.grad_refs);
 }
 
 inline std::string text_of(const BatchAllRule& rule, int64_t count, int64_t depth, bool table) {
@@ -128,6 +144,12 @@ template <class T>
 void fill_zero_rows(Batch<T>& batch) {
   for (int64_t i = 0; i < batch.count; ++i)
     if (std::all_of(batch.row(i), batch.row(i) + batch.depth, [](T x) { return x == T(0); })) batch.row(i)[0] = T(1);
+}
+
+template <class T>
+void fill_zero_rows(BatchAllProblem<T>& p) {
+  fill_zero_rows(p.batch);
+  if (p.refs) fill_zero_rows(*p.refs);
 }
 
 inline std::vector<int64_t> classes_of(const std::vector<int64_t>& sizes, Random& random) {
