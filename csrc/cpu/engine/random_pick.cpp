@@ -19,6 +19,31 @@ Run run_of(int64_t label, const SortedRows<T>& rows) {
   return {begin - first, end - first};
 }
 
+// The excluded pairs, and per list of excluded columns also the columns' indices in ascending order.
+template <class T>
+class SortedExclusions {
+ public:
+  SortedExclusions(const ExcludedPairs* excluded, int64_t rows, const SortedRows<T>& columns) : excluded_(excluded) {
+    if (!excluded) return;
+    index_.resize(*std::max_element(excluded->end, excluded->end + rows), -1);
+    for (int64_t r = 0; r < rows; ++r) {
+      const Index begin = excluded->begin[r], end = excluded->end[r];
+      if (begin == end || index_[begin] >= 0) continue;  // rows of equal ids share a list
+      for (Index e = begin; e < end; ++e) index_[e] = columns.permutation()[excluded->column[e]];
+      std::sort(index_.begin() + begin, index_.begin() + end);
+    }
+  }
+
+  Index size(int64_t row) const { return excluded_ ? excluded_->end[row] - excluded_->begin[row] : 0; }
+  // A row's list by column, and by index.
+  const Index* columns(int64_t row) const { return excluded_->column + excluded_->begin[row]; }
+  const Index* indices(int64_t row) const { return index_.data() + excluded_->begin[row]; }
+
+ private:
+  const ExcludedPairs* excluded_;
+  WorkspaceVector<Index> index_;
+};
+
 // The position of the rank-th set bit.
 Index ranked_bit(const uint64_t* words, Index rank) {
   Index word = 0;
@@ -32,8 +57,8 @@ template <class T>
 class Picker {
  public:
   Picker(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns,
-         const SelectionResult<T>& out)
-      : pick_(pick), rows_(rows), columns_(columns), out_(out) {}
+         const SortedExclusions<T>& exclusions, const SelectionResult<T>& out)
+      : pick_(pick), rows_(rows), columns_(columns), exclusions_(exclusions), out_(out) {}
 
   // Picks one of the row's `count` candidates. candidate(rank) is the rank-th of their ascending indices.
   template <class Candidate>
@@ -49,7 +74,7 @@ class Picker {
     out_.key[row] = key_from_score(pick_.euclidean, score);
   }
 
-  // Picks for rows [begin, end) if the candidates follow from the labels.
+  // Picks for rows [begin, end) if the candidates follow from labels and ids.
   void by_label(int64_t begin, int64_t end) const {
     const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
     Run class_rows{};
@@ -57,7 +82,9 @@ class Picker {
       if (i == begin || rows.label()[i] != rows.label()[i - 1]) class_rows = run_of(rows.label()[i], columns);
       const Index size = static_cast<Index>(class_rows.end - class_rows.begin);
       const Index* permutation = columns.permutation().data();
-      if (pick_.kind == PairKind::kSameClass) {
+      if (exclusions_.size(i) > 0) {
+        without_excluded(i, class_rows);
+      } else if (pick_.kind == PairKind::kSameClass) {
         choose(i, size - (pick_.symmetric ? 1 : 0), [&](Index rank) {
           return permutation[ranked_positive(class_rows.begin, rank, pick_.symmetric ? i : -1)];
         });
@@ -96,6 +123,37 @@ class Picker {
   }
 
  private:
+  // As by_label, for a row with excluded columns. If the pass is symmetric, the row itself is one of them.
+  void without_excluded(int64_t row, const Run& class_rows) const {
+    const Index *permutation = columns_.sorted.permutation().data(), *members = permutation + class_rows.begin;
+    const Index size = static_cast<Index>(class_rows.end - class_rows.begin), excluded = exclusions_.size(row);
+    const Index *column = exclusions_.columns(row), *index = exclusions_.indices(row);
+    // The excluded columns of the class ascend by index, too.
+    const Index* own = std::lower_bound(column, column + excluded, class_rows.begin);
+    const Index own_count = static_cast<Index>(std::lower_bound(own, column + excluded, class_rows.end) - own);
+    if (pick_.kind == PairKind::kSameClass) {
+      choose(row, size - own_count, [&](Index rank) {
+        const Index skipped =
+            partition_point(Index{0}, own_count, [&](Index e) { return own[e] - class_rows.begin - e <= rank; });
+        return members[rank + skipped];
+      });
+      return;
+    }
+    const auto own_below = [&](Index i) {
+      return partition_point(Index{0}, own_count, [&](Index e) { return permutation[own[e]] < i; });
+    };
+    choose(row, static_cast<Index>(columns_.sorted.count()) - size - (excluded - own_count), [&](Index rank) {
+      // Below the e-th excluded index there are index[e] others, of which some are of the class or excluded. The
+      // excluded indices below the pick are those with at most `rank` candidates below.
+      const Index before = partition_point(Index{0}, excluded, [&](Index e) {
+        const Index of_class = partition_point(Index{0}, size, [&](Index m) { return members[m] < index[e]; });
+        return index[e] - of_class - (e - own_below(index[e])) <= rank;
+      });
+      const Index own_before = before > 0 ? own_below(index[before - 1] + 1) : 0;
+      return ranked_negative(members, size, rank + before - own_before);
+    });
+  }
+
   void mark(const Block& block, const T* scores, uint64_t* bits, int64_t words) const {
     const Index* id = columns_.sorted.permutation().data() + block.column_begin;
     for (int64_t r = 0; r < block.rows(); ++r) {
@@ -109,6 +167,7 @@ class Picker {
 
   const RandomPick<T>& pick_;
   const PickOperand<T>&rows_, &columns_;
+  const SortedExclusions<T>& exclusions_;
   const SelectionResult<T>& out_;
 };
 
@@ -120,7 +179,8 @@ SelectionResult<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& 
   const int64_t count = rows.sorted.count(), column_count = columns.sorted.count();
   const double depth = static_cast<double>(pick.depth);
   SelectionResult<T> out{Buffer<T>(count), Buffer<Index>(count)};
-  const Picker<T> picker(pick, rows, columns, out);
+  const SortedExclusions<T> exclusions(pick.by_similarity ? nullptr : pick.excluded, count, columns.sorted);
+  const Picker<T> picker(pick, rows, columns, exclusions, out);
   if (!pick.by_similarity) {
     // The score of one pair is a chain of dependent sums, so an element costs several of a streaming loop.
     const int64_t threads = thread_count_for(pool, 2 * static_cast<double>(count) * depth, kElementGrain);

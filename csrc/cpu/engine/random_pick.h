@@ -19,8 +19,8 @@ struct RandomPick {
   PairKind kind;          // kSameClass or kOtherClass
   bool symmetric;         // columns are the rows, and a row is not its own candidate
   bool euclidean;
-  // Candidates depend on more than the label: keys above `upper`, NaN keys and `excluded` pairs are none. Both operands
-  // are packed.
+  // Candidates depend on more than labels and `excluded`: keys above `upper` and NaN keys are none. Both operands are
+  // packed.
   bool by_similarity;
   T upper;
   const ExcludedPairs* excluded;  // null: none
@@ -30,8 +30,8 @@ struct RandomPick {
 // Picks a candidate for each sorted row. Returns its index, or kBelowRange without a candidate, and its key: the
 // similarity, or the negative squared distance for the Euclidean similarity.
 //
-// If labels determine the candidates, a pick costs a bisection and the similarity of one pair, equal to the bit to that
-// of a tile. Otherwise the tiles that may hold candidates are computed.
+// If labels and ids determine the candidates, a pick costs some bisections and the similarity of one pair, equal to the
+// bit to that of a tile. Otherwise the tiles that may hold candidates are computed.
 template <class T>
 SelectionResult<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns,
                                const ThreadPool& pool);

@@ -38,9 +38,8 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   const bool bounded_positives = positives.upper < std::numeric_limits<T>::infinity();
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
   const bool semihard = rule.negative == Negative::kSemihard;
-  // The candidates of a random selection follow from the labels, unless similarities may be NaN or exceed a bound, or
-  // ids exclude pairs.
-  const bool needs_tiles = !random_positive || !random_negative || bounded_positives || !finite || anchors.id;
+  // The candidates of a random selection follow from labels and ids, unless similarities may be NaN or exceed a bound.
+  const bool needs_tiles = !random_positive || !random_negative || bounded_positives || !finite;
 
   const T* norm = measure.normalized ? norms.norm.get() : nullptr;
   const T* ref_norm = measure.normalized && refs ? ref_norms->norm.get() : nullptr;
@@ -80,7 +79,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
                            .kind = kind,
                            .symmetric = symmetric,
                            .euclidean = params.euclidean,
-                           .by_similarity = by_similarity || !finite || params.excluded,
+                           .by_similarity = by_similarity || !finite,
                            .upper = upper,
                            .excluded = params.excluded,
                            .depth = depth},
