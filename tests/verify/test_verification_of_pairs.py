@@ -133,9 +133,10 @@ def test_verify_equally_similar_neighbors_are_ties(verify, monkeypatch):
 
 
 @pytest.mark.parametrize("squared", [True, False])
-def test_verify_batch_all_triplets_at_kink_may_be_active_or_not(squared, verify, monkeypatch):
+@pytest.mark.parametrize("refs", [None, 40], ids=["self", "refs"])
+def test_verify_batch_all_triplets_at_kink_may_be_active_or_not(squared, refs, verify, monkeypatch):
     """An op whose margin is slightly larger than requested: all triplets at the kink are active, and have gradients."""
-    inputs = exact_inputs("euclidean", 40, 4, 3, dtype=torch.float64)
+    inputs = exact_inputs("euclidean", 40, 4, 3, refs, dtype=torch.float64)
     right = torch.ops.hardmine.batch_all_triplet_loss
 
     def generous(*arguments):
