@@ -9,7 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from hardmine.ops._ranks import PartialLoss, agree_on_checks, check_tensors, gather, group_loss
+from hardmine.ops._ranks import PartialLoss, agree_on_checks, check_tensors, group_loss, own_part
+from hardmine.types import TripletCounts
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,7 +19,7 @@ R = TypeVar("R")
 def takes_group(op: Callable[P, R]) -> Callable[P, R]:
     """Gives batch_all_triplet_loss its options ``group`` and ``gradient_reduction``.
 
-    The op declares them and gets None. Every rank computes the whole loss from the rows of all.
+    The op declares them and gets None. Every rank computes the triplets of its own anchors.
     """
     parameters = inspect.signature(op).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
@@ -27,37 +28,34 @@ def takes_group(op: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(op)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         group, gradient_reduction = kwargs.pop("group", None), kwargs.pop("gradient_reduction", None)
-        call = group_loss("batch_all_triplet_loss", group, gradient_reduction, kwargs.get("reduction", "mean"))
+        reduction = kwargs.get("reduction", defaults["reduction"])
+        call = group_loss("batch_all_triplet_loss", group, gradient_reduction, reduction)
         if call is None:
             return op(*args, **kwargs)
         given: dict[str, Any] = {**defaults, **dict(zip(names[:4], args, strict=False)), **kwargs}
-        embeddings, labels, refs, ref_labels, ids, ref_ids, return_counts, *_ = inputs = [
-            given.pop(name) for name in (*names, "return_counts", "group", "gradient_reduction")
-        ]
+        inputs = tuple(given.pop(name) for name in names)
+        return_counts, *_ = (given.pop(name) for name in ("return_counts", "group", "gradient_reduction"))
         compute: Any = op
 
         def check() -> None:
-            check_tensors(tuple(inputs[:6]), call.group)
-            compute(embeddings[:0], labels[:0], return_counts=return_counts, **given)
+            check_tensors(inputs, call.group)
+            compute(inputs[0][:0], inputs[1][:0], return_counts=return_counts, **given)
 
         agree_on_checks(call.group, call.check, check)
-        same = {"gradient_reduction": gradient_reduction, "whether there are ref_embeddings": refs is not None, **given}
-        found = gather(call.group, call.name, same, embeddings, labels, ids)
-        whole_inputs = [found.rows, found.labels, None, None, None if ids is None else found.ids, None]
-        if refs is not None:
-            others = gather(
-                call.group, call.name, same, refs, ref_labels, ref_ids, anchors=embeddings, names=names[2:4] + names[5:]
-            )
-            whole_inputs[2:4] = others.rows, others.labels
-            whole_inputs[5] = None if ids is None else others.ids
+        part, _ = own_part(call.group, call.name, {**given, "gradient_reduction": gradient_reduction}, inputs)
 
-        def whole() -> PartialLoss:
-            of_all = dict(zip(names, whole_inputs, strict=True))
-            loss, counts = compute(**of_all, return_counts=True, **given)
-            return PartialLoss(loss, counts, torch.ones((), device=embeddings.device))
+        def triplets_of_own_anchors() -> PartialLoss:
+            """The sum of the losses and the count to divide by; and 0 with the other count, which is only returned."""
+            options = {**given, "reduction": "sum", "return_counts": True}
+            loss, counts = compute(**dict(zip(names, part, strict=True)), **options)
+            order = (0, 1) if reduction == "mean_active" else (1, 0)
+            totals = torch.stack([loss, torch.zeros_like(loss)])
+            return PartialLoss(totals, None, torch.stack([counts[k] for k in order]))
 
-        loss, counts, _ = call.add_up(whole, embeddings.device, mean=True)
-        result: Any = (loss, counts) if return_counts else loss
+        device = inputs[0].device
+        loss, _, counts = call.add_up(triplets_of_own_anchors, device, mean=reduction != "sum", size=2)
+        active, total = counts if reduction == "mean_active" else counts.flip(0)
+        result: Any = (loss, TripletCounts(active, total)) if return_counts else loss
         return result
 
     return run

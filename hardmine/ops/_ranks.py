@@ -200,7 +200,7 @@ class GroupLoss(NamedTuple):
     def add_up(
         self, compute: Callable[[], PartialLoss], device: torch.device, *, mean: bool, size: int = 1
     ) -> PartialLoss:
-        """The loss of all ranks from the parts that they compute, which have ``size`` totals each."""
+        """The loss of all ranks from the parts that they compute, which have ``size`` totals and counts each."""
         if torch.compiler.is_compiling():
             part = compute()
         else:
@@ -212,9 +212,7 @@ class GroupLoss(NamedTuple):
         loss, _, counts = torch.ops.hardmine.all_reduce_loss(
             totals.reshape(-1), part.counts.reshape(-1), mean, self.scale, self.group.group_name
         )
-        return PartialLoss(
-            part.totals if self.reduction == "none" else loss, part.details, counts.sum().to(torch.int64)
-        )
+        return PartialLoss(part.totals if self.reduction == "none" else loss, part.details, counts.to(torch.int64))
 
 
 def group_loss(name: str, group: Any, gradient_reduction: Any, reduction: Any) -> GroupLoss | None:

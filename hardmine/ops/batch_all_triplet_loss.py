@@ -108,8 +108,8 @@ def batch_all_triplet_loss(
             ``"euclidean"`` uses the embeddings as given.
         reduction: ``"mean"`` over all triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
         return_counts: Also return the :class:`hardmine.types.TripletCounts`, at no further cost.
-        group: As in :func:`hardmine.ops.triplet_loss`, like ``gradient_reduction``: all triplets of the rows of all
-            ranks of a ``torch.distributed`` process group, which every rank computes. The counts are those of all.
+        group: As in :func:`hardmine.ops.triplet_loss`, like ``gradient_reduction``: the candidates of all ranks of a
+            ``torch.distributed`` process group, and the loss of one process with all rows. The counts are those of all.
         gradient_reduction: Only with ``group``: whether the trainer averages gradients over the ranks, ``"mean"``, or
             adds them up, ``"sum"``.
 

@@ -262,6 +262,7 @@ def loss_of_selected(
             size=2 if mean and resolved.get("separate_means") else 1,
         )
         selection = type(selection)(*(values.detach() for values in selection))
+        count = count.sum()
     return with_requested(loss, (selection, count), flags)
 
 

@@ -198,6 +198,7 @@ def tuplet_loss(
             embeddings.device,
             mean=reduction == "mean",
         )
+        count = count.sum()
     return with_requested(loss, (terms, count), flags)
 
 

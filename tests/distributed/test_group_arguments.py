@@ -167,7 +167,7 @@ DIFFERENT = [
     (
         "batch_all_triplet_loss",
         {"ref_embeddings": ROWS, "ref_labels": LABELS},
-        "whether there are ref_embeddings must be the same on every rank, got False on rank 0 and True on rank 1",
+        "ref_embeddings must be given on every rank or on none, got None on rank 0 and ref_embeddings on rank 1",
     ),
     ("knn", {"k": 3}, "k must be the same on every rank, got 2 on rank 0 and 3 on rank 1"),
     (

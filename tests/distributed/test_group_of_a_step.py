@@ -51,7 +51,7 @@ def test_step_with_group_has_few_collectives(name, with_refs, count):
 
     integers = {"knn": 0, "indexed_triplet_loss": 0, "global_loss": 0}.get(name, 1)
     triplets = 24 if name == "global_loss" else 0
-    exchange = [("all_gather_single", 3 * 8)]  # of the parts of a loss
+    exchange = [("all_gather_single", (5 if name == "batch_all_triplet_loss" else 3) * 8)]  # of the parts of a loss
     if not with_refs and name in ("triplet_loss", "sct_loss"):
         # The ranks share the pairs. In float64, keys and indices of the best candidates travel one after the other.
         exchange = [("all_reduce", 8 * (total * (2 if name == "sct_loss" else 1) + 1))] * 2
