@@ -151,6 +151,12 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "knn_backward(Tensor grad_similarity, Tensor index, Tensor queries, Tensor? refs, int similarity, "
       "bool need_queries, bool need_refs) -> (Tensor, Tensor)");
 
+  // The ranks, from 1, of the positives of each query among all its candidates -> first [B + 1], rank: those of query
+  // q, ascending, are rank[first[q]] up to, not including, rank[first[q + 1]].
+  m.def(
+      "positive_ranks(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, int similarity) -> (Tensor, Tensor)");
+
   // -> loss [] or [T], similarities of the pairs (a, p) and (a, n), each [T]; with term ratio, negative distances.
   m.def(
       "indexed_triplet_loss(Tensor embeddings, Tensor triplets, int similarity, int term, "

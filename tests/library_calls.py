@@ -211,6 +211,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "metrics.nmi": lambda g: metrics.nmi(g.rows, g.labels),
     "metrics.recall_at_1": lambda g: metrics.recall_at_1(g.rows, g.labels),
     "metrics.recall_at_k": lambda g: metrics.recall_at_k(g.rows, g.labels, g.refs, g.ref_labels),
+    "metrics.retrieval": lambda g: metrics.retrieval(g.rows, g.labels, g.refs, g.ref_labels),
     "metrics.verification_accuracy": lambda g: metrics.verification_accuracy(g.rows, g.pairs, g.same),
     "metrics.verification_accuracy of folds": lambda g: metrics.verification_accuracy(
         g.rows, g.pairs, g.same, folds=g.pairs[:, 0] % 3
