@@ -43,7 +43,7 @@ struct Packed {
     const WithOrder order(running.order);
     HostWorkspace workspace;
     const PackedMatrix<MmaPolicy> rows =
-        pack_matrix<MmaPolicy>(x.data(), count, depth, normalized, start, workspace, Stream{running.max_blocks});
+        pack_matrix<MmaPolicy>(x.data(), count, depth, normalized, workspace, Stream{running.max_blocks}, start);
     CHECK_EQ(rows.count, count);
     CHECK_EQ(rows.depth, depth);
     const int64_t all = panels_of<MmaPolicy>(count);

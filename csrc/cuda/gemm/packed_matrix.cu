@@ -72,8 +72,8 @@ __global__ void __launch_bounds__(kTileThreads, 4)
 
 template <class MmaPolicy, class Scalar>
 PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t depth, bool normalized,
-                                    const SelectionStart<typename MmaPolicy::acc_t>& start, Workspace& workspace,
-                                    const Stream& stream) {
+                                    Workspace& workspace, const Stream& stream,
+                                    const SelectionStart<typename MmaPolicy::acc_t>& start) {
   using acc_t = typename MmaPolicy::acc_t;
   PackedMatrix<MmaPolicy> out{};
   out.count = count;

@@ -35,7 +35,7 @@ struct SelectionStart {
 // products are multiplied by inverse norms, which loses nothing. Other rows are divided by their norms first.
 template <class MmaPolicy, class Scalar>
 PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t depth, bool normalized,
-                                    const SelectionStart<typename MmaPolicy::acc_t>& start, Workspace& workspace,
-                                    const Stream& stream);
+                                    Workspace& workspace, const Stream& stream,
+                                    const SelectionStart<typename MmaPolicy::acc_t>& start = {});
 
 }  // namespace hardmine::cuda

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "core/int_math.h"
+#include "core/views.h"
 #include "cuda/device/collectives.h"
 #include "cuda/device/warp_sort.h"
 #include "cuda/kernels/batch_all_triplet_loss.h"
@@ -103,7 +104,7 @@ class Anchor {
  private:
   __device__ __forceinline__ bool same_class(int64_t column) const { return params_.column_label[column] == label_; }
   __device__ __forceinline__ bool same_id(int64_t column) const {
-    return params_.id && params_.id[row_] >= 0 && params_.column_id[column] == params_.id[row_];
+    return params_.id && ids_exclude(params_.id[row_], params_.column_id[column]);
   }
   __device__ __forceinline__ bool is_self(int64_t column) const { return params_.symmetric && column == row_; }
   __device__ __forceinline__ bool is_positive(int64_t column) const {

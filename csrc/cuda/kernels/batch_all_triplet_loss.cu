@@ -244,7 +244,7 @@ struct BatchAllOperand {
     launch("start_batch_all", start_batch_all_kernel<Scalar, acc_t>,
            {std::max(finite_flag_count(rows.count), blocks_of(grad ? rows.count * depth / 16 : rows.count)), kThreads},
            stream, stats, shift, gradient);
-    packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth, normalized, {}, workspace, stream);
+    packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth, normalized, workspace, stream);
   }
 
   GradientGemmRows<Scalar, acc_t> gemm_rows() const {

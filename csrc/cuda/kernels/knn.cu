@@ -246,9 +246,9 @@ void knn(Similarity kind, const Matrix<Scalar>& queries, const Matrix<Scalar>* r
   if (queries.count == 0) return;
   const bool normalized = measure_of(kind).normalized;
   KnnParams<MmaPolicy> params{};
-  params.rows = pack_matrix<MmaPolicy>(queries.x, queries.count, depth, normalized, {}, workspace, stream);
+  params.rows = pack_matrix<MmaPolicy>(queries.x, queries.count, depth, normalized, workspace, stream);
   params.columns =
-      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, {}, workspace, stream) : params.rows;
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, workspace, stream) : params.rows;
   params.ids = {queries.id, refs ? refs->id : queries.id};
   params.exclude_self = !refs && exclude_self;
   params.epilogue = {kind, static_cast<int>(k), out};

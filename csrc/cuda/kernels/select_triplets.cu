@@ -86,9 +86,9 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
   }
   start.blocks_done = workspace.array<int32_t>(1);
   const PackedMatrix<MmaPolicy> rows =
-      pack_matrix<MmaPolicy>(anchors.x, count, depth, normalized, start, workspace, stream);
+      pack_matrix<MmaPolicy>(anchors.x, count, depth, normalized, workspace, stream, start);
   const PackedMatrix<MmaPolicy> columns =
-      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, {}, workspace, stream) : rows;
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, workspace, stream) : rows;
 
   SelectionEpilogue<acc_t> epilogue{
       .count = count,

@@ -165,9 +165,9 @@ void tuplet_loss(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors, c
   start.blocks_done = workspace.array<int32_t>(1);
 
   TupletParams<MmaPolicy> params{};
-  params.rows = pack_matrix<MmaPolicy>(anchors.x, count, depth, normalized, start, workspace, stream);
+  params.rows = pack_matrix<MmaPolicy>(anchors.x, count, depth, normalized, workspace, stream, start);
   params.columns =
-      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, {}, workspace, stream) : params.rows;
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, workspace, stream) : params.rows;
   params.row_label = anchors.label;
   params.column_label = refs ? refs->label : anchors.label;
   params.symmetric = refs == nullptr;

@@ -143,7 +143,7 @@ class TupletGradient {
         .incidence_count = nullptr,
     };
     if (rows.count > 0)
-      out.packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth_, normalized, {}, workspace_, stream_);
+      out.packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth_, normalized, workspace_, stream_);
     return out;
   }
 
