@@ -266,6 +266,7 @@ def test_ring_holds_two_blocks_besides_its_own(monkeypatch):
     """With 4 ranks; the backward pass of the loss also holds three gradients of blocks."""
 
     def most_alive(rank):
+        before = blocks_alive(64 * 32 * 4)  # what earlier tests of this process left
         refs = torch.randn(64, 32, generator=seeded(rank), requires_grad=True)
         ref_labels, anchors = torch.arange(64) % 4, torch.eye(2, 32, requires_grad=True)
         alive = []
@@ -274,7 +275,7 @@ def test_ring_holds_two_blocks_besides_its_own(monkeypatch):
 
             def count(*given, packet=packet, name=name):
                 result = packet(*given)
-                alive.append((name, blocks_alive(64 * 32 * 4)))
+                alive.append((name, blocks_alive(64 * 32 * 4) - before))
                 return result
 
             monkeypatch.setattr(torch.ops.hardmine, name, count)

@@ -1,6 +1,7 @@
 """Every option of the metrics refuses invalid values, and invalid tensors are named, before any work."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ OPTIONS = {
     "within_class_similarities": {"bins": integer(1), "progress": OPTIONAL_FLAG},
     "nearest_train_similarities": {"bins": integer(1), "progress": OPTIONAL_FLAG},
     "recall_at_k": {"progress": OPTIONAL_FLAG},
+    "retrieval": {"progress": OPTIONAL_FLAG},
     "hotel_recall": {"progress": OPTIONAL_FLAG},
     "verification_accuracy": {"folds": integer(2)},
 }
@@ -34,7 +36,7 @@ TENSORS = {
             **{"embeddings": GIVEN.rows, "labels": GIVEN.labels},
             **{"ref_embeddings": GIVEN.refs, "ref_labels": GIVEN.ref_labels},
         }
-        for name in ("recall_at_1", "recall_at_k")
+        for name in ("recall_at_1", "recall_at_k", "retrieval")
     },
     "verification_accuracy": {"embeddings": GIVEN.rows, "pairs": GIVEN.pairs, "same": GIVEN.same},
     "within_class_similarities": {"embeddings": GIVEN.rows, "labels": GIVEN.labels},
@@ -48,6 +50,7 @@ def no_work(monkeypatch):
 
     monkeypatch.setattr(ops, "knn", work)
     monkeypatch.setattr(metrics.verification, "_similarities", work)
+    monkeypatch.setattr(sys.modules["hardmine.metrics.retrieval"], "_ranks", work)
 
 
 def test_metrics_every_function_is_declared():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hardmine import losses, ops, reference
+from hardmine.reference.select_triplets import candidate_pairs
 from support.comparisons import (
     assert_bitwise_equal,
     assert_results_bitwise_equal,
@@ -274,7 +275,7 @@ def test_random_picks_with_ids_draw_every_candidate_equally(refs):
     ids = random_ids(inputs, "many")
     options = {"positive": "random", "negative": "random", **ids}
     picks = [ops.select_triplets(*inputs, **options, generator=seeded(seed)) for seed in range(300)]
-    _, positives, negatives = reference.select_triplets.__globals__["candidate_pairs"](*inputs, *ids.values())
+    _, positives, negatives = candidate_pairs(*inputs, *ids.values())
     for name, candidates in (("positive_index", positives), ("negative_index", negatives)):
         index = torch.stack([getattr(pick, name) for pick in picks])
         assert ((index >= 0) == candidates.any(1)).all()
