@@ -133,7 +133,7 @@ def ring_tuplet_loss(
         fail_everywhere(group, error)
     needs = needs_gradient(embeddings), needs_gradient(ref_embeddings)
     value, *_, positive_count, _ = torch.ops.hardmine.ring_tuplet_loss(
-        *inputs, *numbers, reduction, *needs, group.group_name
+        *inputs, *numbers, f"{reduction}/{gradient_reduction or 'mean'}", *needs, group.group_name
     )
     if reduction == "none":
         return value
@@ -164,7 +164,7 @@ class LogSumExp:
 
 
 def _loss(*arguments: Any) -> tuple[Tensor, ...]:
-    similarity, positive, temperature, threshold, tf32, reduction = arguments[6:12]
+    similarity, positive, temperature, threshold, tf32, reductions = arguments[6:12]
     needs_grad, ref_needs_grad, group_name = arguments[12:]
     group = group_of(group_name)
     options = {
@@ -173,7 +173,7 @@ def _loss(*arguments: Any) -> tuple[Tensor, ...]:
         "positive": _RULES[positive],
         "temperature": temperature,
         "duplicate_threshold": threshold,
-        "reduction": reduction,
+        **dict(zip(("reduction", "gradient_reduction"), reductions.split("/"), strict=True)),
     }
     candidates, counts, starts = agree_on_candidates(arguments[:6], needs_grad, ref_needs_grad, options, group)
     embeddings = candidates.embeddings
@@ -283,7 +283,7 @@ _INPUTS = "Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref
 _OPTIONS = "int similarity, int positive, float temperature, float duplicate_threshold, bool allow_tf32, "
 torch.library.define(
     "hardmine::ring_tuplet_loss",
-    f"({_INPUTS}{_OPTIONS}str reduction, bool needs_grad, bool ref_needs_grad, str group_name) "
+    f"({_INPUTS}{_OPTIONS}str reductions, bool needs_grad, bool ref_needs_grad, str group_name) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 torch.library.impl("hardmine::ring_tuplet_loss", ("cpu", "cuda"), _loss)

@@ -21,6 +21,7 @@ from hardmine.ops._arguments import (
 )
 from hardmine.ops._ignored import kept_rows
 from hardmine.ops._numbers import check_integer
+from hardmine.ops._ranks import agree_on_checks
 from hardmine.ops._row_queue import MAX_ID, enqueue_rows, filled_rows
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ class CrossBatchMemory(nn.Module):
         which repeats it, is an error. A GPU does not synchronize, except for an ``enqueue_mask`` on it. A call works
         under ``torch.compile(fullgraph=True)``.
 
+        A batch that the memory refuses leaves it as it was. If the loss itself raises an error, the batch has already
+        been put in: :meth:`reset` empties the memory.
+
         DDP overwrites all buffers of what it wraps with those of rank 0. Wrap the network alone, without the memory.
         With ``group``, a call returns the loss of this rank's anchors. :func:`hardmine.distributed.all_reduce_loss`
         makes it that of all ranks, from a loss with ``reduction="sum"`` and ``return_count=True``. A non-finite
@@ -127,7 +131,8 @@ class CrossBatchMemory(nn.Module):
             raise TypeError(f"loss must be a torch.nn.Module, got {type(loss).__name__}")
         if not set(_REFS) <= inspect.signature(loss.forward).parameters.keys():
             raise TypeError(f"loss must take {', '.join(_REFS)}, got {type(loss).__name__}, which compares no refs")
-        if getattr(loss, "options", {}).get("group") is not None:
+        options = getattr(loss, "options", None)
+        if isinstance(options, dict) and options.get("group") is not None:
             raise ValueError(
                 "loss must have group=None, or every rank would add its copy of the memory: give group here"
             )
@@ -187,6 +192,12 @@ class CrossBatchMemory(nn.Module):
             ValueError: An argument has the wrong shape, value or device, or more than ``size`` rows are to be put in.
             RuntimeError: The call is made in a backward pass, as by ``torch.utils.checkpoint``.
         """
+        if self.group is not None and self.training:
+            agree_on_checks(
+                self.group,
+                lambda: self._check(embeddings, labels, ids),
+                lambda: enqueue_mask is None or self._check_mask(enqueue_mask, embeddings),
+            )
         labels, ids = self._check(embeddings, labels, ids)
         anchors = entering = (embeddings, labels, ids)
         if enqueue_mask is not None:

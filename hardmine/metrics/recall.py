@@ -151,7 +151,7 @@ def recall_at_k(
         if group is not None:
             group = check_group(group)
             agree_on_checks(group, lambda: without_ignored(ignore_index, *inputs))
-            return _recall_of_ranks(group, without_ignored(ignore_index, *inputs), k, progress)
+            return _recall_of_ranks(group, without_ignored(ignore_index, *inputs), k, progress, ignore_index)
         embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = without_ignored(ignore_index, *inputs)
         sizes = _check_k(k)
         check_progress(progress)
@@ -181,11 +181,13 @@ def _hits(
     return hits
 
 
-def _recall_of_ranks(group: ProcessGroup, inputs: tuple[Any, ...], k: Any, progress: bool | None) -> dict[int, float]:
+def _recall_of_ranks(
+    group: ProcessGroup, inputs: tuple[Any, ...], k: Any, progress: bool | None, ignore_index: int | None
+) -> dict[int, float]:
     """Recall@K of all ranks: each searches the whole gallery for its own queries."""
     agree_on_checks(group, lambda: _check_k(k), lambda: check_progress(progress), lambda: check_tensors(inputs, group))
     sizes = _check_k(k)
-    part, _ = own_part(group, "recall_at_k", {"k": str(sizes)}, inputs)
+    part, _ = own_part(group, "recall_at_k", {"k": str(sizes), "ignore_index": str(ignore_index)}, inputs)
     embeddings, labels, gallery, gallery_labels, ids, gallery_ids = part
     labels, gallery_labels = check_labeled_rows(embeddings, labels, gallery, gallery_labels)
     ids, gallery_ids = check_ids(ids, embeddings, gallery_ids, gallery)

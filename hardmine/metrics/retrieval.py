@@ -24,6 +24,7 @@ from hardmine.ops._numbers import check_flag
 from hardmine.types import Similarity
 
 METRICS = ("map", "map_at_r", "r_precision", "mrr", "precision@K", "recall@K", "cmc@K")
+MAX_RANK = 2**63 - 1
 MAX_CHUNK_POSITIVES = 2**26  # a rank each, 8 bytes
 MAX_SORTED_PAIRS = 2**24  # similarities that are sorted at once where no kernel counts ranks
 
@@ -176,10 +177,10 @@ def _metric(name: str, first: Tensor, rank: Tensor) -> Tensor:
     if kind in ("mrr", "recall", "cmc"):
         best = rank[first[:-1][count > 0]]
         values = torch.zeros(len(count), dtype=torch.float64, device=rank.device)
-        values[count > 0] = 1 / best.double() if kind == "mrr" else (best <= int(size)).double()
+        values[count > 0] = 1 / best.double() if kind == "mrr" else (best <= min(int(size), MAX_RANK)).double()
         return values
     if kind == "precision":
-        return total(rank <= int(size)) / int(size)
+        return total(rank <= min(int(size), MAX_RANK)) / float(size)
     position = torch.arange(len(rank), device=rank.device) - first[query] + 1
     counts = rank <= count[query] if name in ("map_at_r", "r_precision") else torch.ones_like(rank)
     return total(counts if name == "r_precision" else counts * position / rank.double()) / count.clamp_min(1)

@@ -134,3 +134,17 @@ def test_memory_of_ranks_compiles_to_one_graph():
                 assert_bitwise_equal(got, wanted)
 
     run_ranks(2, compare)
+
+
+def test_memory_of_ranks_invalid_batch_of_one_rank_raises_on_every_rank():
+    def refused(rank):
+        memory = make_memory(dist.group.WORLD)
+        labels = torch.arange(4 if rank == 0 else 3)
+        with pytest.raises(ValueError, match=r"^on rank 1: labels must be \[B\] = \[4\], got \[3\]$"):
+            memory(torch.randn(4, DIM, dtype=torch.float64), labels)
+        mask = torch.ones(4, dtype=torch.bool if rank == 1 else torch.int64)
+        with pytest.raises(TypeError, match=r"^on rank 0: enqueue_mask must be a torch.bool tensor, got torch.int64$"):
+            memory(torch.randn(4, DIM, dtype=torch.float64), torch.arange(4), enqueue_mask=mask)
+        return memory.filled
+
+    assert run_ranks(2, refused) == [0, 0]

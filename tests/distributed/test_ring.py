@@ -353,6 +353,9 @@ def test_ring_random_rule_or_idle_option_raises():
             ValueError, match=r"^on rank 0: gradient_reduction must be None with reduction='none', got "
         ):
             ring_tuplet_loss(ROWS, LABELS, reduction="none", gradient_reduction="mean")
+        reduction = None if rank else "sum"
+        with pytest.raises(ValueError, match=r"^gradient_reduction must be the same on every rank, got sum on rank 0"):
+            ring_tuplet_loss(ROWS, LABELS, gradient_reduction=reduction)
         return ring_select_triplets(ROWS, LABELS).positive_index.tolist()
 
     assert run_ranks(2, raise_all) == [[3, 4, 5], [0, 1, 2]]

@@ -5,9 +5,10 @@ import torch
 import torch.distributed as dist
 
 from collectives import Collectives
-from group_calls import DEPTH, SIZES, batch_of
+from group_calls import DEPTH, SIZES, Batch, batch_of
 from hardmine import ops
 from support.comparisons import assert_bitwise_equal
+from support.inputs import seeded
 from support.ranks import COUNTS, run_ranks
 
 RULES = {
@@ -26,6 +27,16 @@ RULES = {
 }
 
 
+def batches_of(count, dtype):
+    """Batches of one block of pairs, which one rank computes, and one of many blocks."""
+    generator = seeded(3)
+    bounds = [0, 210, 360, 500, 590, 700][: count + 1]
+    labels = torch.randint(20, (bounds[-1],), generator=generator)
+    rows = torch.randn(20, DEPTH, generator=generator)[labels] + torch.randn(bounds[-1], DEPTH, generator=generator)
+    ids = torch.randint(-50, 300, (bounds[-1],), generator=generator)
+    return [*(batch_of(split, count, dtype=dtype) for split in SIZES), Batch(rows.to(dtype), labels, ids, bounds)]
+
+
 def step(name, batch, rank, with_ids, options):
     """The loss, the count, and the gradient of one rank's rows, or of all."""
     part = batch.part(rank)
@@ -42,8 +53,8 @@ def step(name, batch, rank, with_ids, options):
 def test_shared_loss_with_group_is_that_of_one_process(name, dtype, count):
     """Losses of one positive and one negative, and their gradients, have the bits of one process."""
     cases = [
-        (batch_of(split, count, dtype=dtype), (i + j) % 2 == 1, options)
-        for i, split in enumerate(SIZES)
+        (batch, (i + j) % 2 == 1, options)
+        for i, batch in enumerate(batches_of(count, dtype))
         for j, options in enumerate(RULES[name])
     ]
 

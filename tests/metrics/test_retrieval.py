@@ -199,6 +199,13 @@ def test_retrieval_any_dtype_equals_float32_of_same_values(dtype):
     assert metrics.retrieval(rows.to(dtype), labels) == pytest.approx(metrics.retrieval(rows.float(), labels), abs=2e-2)
 
 
+def test_retrieval_k_above_int64_counts_all():
+    rows, labels = random_inputs(20, 4, 4)[:2]
+    found = metrics.retrieval(rows, labels, metrics=(f"recall@{2**64}", f"precision@{2**64}"))
+    assert found[f"recall@{2**64}"] == metrics.retrieval(rows, labels, metrics="recall@19")["recall@19"]
+    assert 0 < found[f"precision@{2**64}"] < 1e-17
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_retrieval_of_divergence_is_nan(value):
     rows, labels = random_inputs(20, 4, 4)[:2]
