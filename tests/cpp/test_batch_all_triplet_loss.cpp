@@ -14,7 +14,6 @@ using namespace hardmine::test;
 namespace {
 
 constexpr double kMargins[] = {0, -0.5, 2, 0.25, 0.25};
-constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
 
 template <class T>
 struct Run {
@@ -199,7 +198,7 @@ TYPED_TEST(batch_all_any_count_rule_and_labels_matches_triple_loop, T) {
   int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
   for (const int64_t count : kEdges)
     for (int64_t n = 0; n < (count > 40 ? 8 : 25); ++n, ++turn)
-      check_case<T>(turn, count, depths[turn % 7], static_cast<Labels>(turn % 11 % kLabelKinds), coverage);
+      check_case<T>(turn, count, depths[turn % 7], kLabels[turn % 11 % 6], coverage);
   CHECK(coverage.active > coverage.total / 8 && coverage.active < coverage.total - coverage.total / 8);
   CHECK(coverage.ties > 1000);
 }
@@ -210,8 +209,7 @@ TYPED_TEST(batch_all_refs_any_count_rule_and_labels_matches_triple_loop, T) {
   int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
   for (const int64_t count : kEdges)
     for (int64_t n = 0; n < (count > 40 ? 6 : 18); ++n, ++turn)
-      check_case<T>(turn, count, depths[turn % 7], static_cast<Labels>(turn % 11 % kLabelKinds), coverage,
-                    refs[turn % 9]);
+      check_case<T>(turn, count, depths[turn % 7], kLabels[turn % 11 % 6], coverage, refs[turn % 9]);
   CHECK(coverage.active > coverage.total / 8 && coverage.active < coverage.total - coverage.total / 8);
   CHECK(coverage.ties > 1000);
 }

@@ -109,8 +109,7 @@ template <class T>
 void check_batch_all(bool negatives) {
   int64_t active = 0, weighed = 0, rows_of_long_lists = 0;
   for_each_case<T>([&](Case<T>& c) {
-    for (const bool table : {false, true}) {
-      const bool squared = table == c.second_half;
+    for (const auto& [table, squared] : all_flags<2>()) {
       if (table && !negatives) continue;
       const auto weigh = [&](const Kernels<T>& kernel, AnyBatchAll<T>& any) {
         std::vector<T> all_cells;
@@ -178,8 +177,7 @@ TYPED_TEST(fill_block_any_target_gives_same_bits, T) {
 
 TYPED_TEST(exponential_sums_any_target_gives_same_bits, T) {
   for_each_case<T>([](Case<T>& c) {
-    for (const bool for_columns : {false, true}) {
-      const bool one_shift = for_columns == c.second_half;
+    for (const auto& [for_columns, one_shift] : all_flags<2>()) {
       const std::vector<T> row_shift = c.numbers(c.rows(), 1, -1, 1),
                            column_shift = c.numbers(c.columns(), kLine, -1, 1);
       const auto sums_of = [&](const Kernels<T>& kernel) {
@@ -247,8 +245,7 @@ TYPED_TEST(softplus_sums_any_target_gives_same_bits, T) {
 TYPED_TEST(tuplet_weights_any_target_gives_same_bits, T) {
   for_each_case<T>([](Case<T>& c) {
     const bool symmetric = c.scalar_pass.symmetric;
-    for (const bool all : {false, true}) {
-      const bool one_shift = all == c.second_half;
+    for (const auto& [all, one_shift] : all_flags<2>()) {
       // Kernels read rows one by one and columns in whole vectors. Columns are anchors only without refs.
       const int64_t step = symmetric ? kLine : 1;
       const std::vector<T> negative_weight = c.numbers(c.rows(), step, -1, 1), shift = c.numbers(c.rows(), step, 0, 1),

@@ -113,7 +113,7 @@ TEST(index_random_integers_are_a_graph_or_an_error) {
   Random random(12);
   int64_t graphs = 0, refused = 0;
   for (int64_t n = 0; n < 6000; ++n) {
-    const Metric metric = kMetrics[n % 2];
+    const Metric metric = kMetrics[random.below(2)];
     const Cloud cloud = exact_cloud(metric, random.below(25), 1 + random.below(3), random);
     const int64_t vertices = cloud.points().vertices();
     Graph graph = random_graph(vertices, random);
@@ -125,7 +125,7 @@ TEST(index_random_integers_are_a_graph_or_an_error) {
       CHECK(good);
       ++graphs;
       check_searches(index, random);
-      if (n % 5) continue;
+      if (random.below(5) > 0) continue;
       // The graph also seeds another build.
       const Index next = built(cloud, {.max_traversals = 300}, fanng::Seeding::kNothing, &index);
       CHECK(is_graph(next.graph(), vertices));
@@ -144,7 +144,7 @@ TEST(index_nonfinite_rows_are_reported_before_graph) {
   Random random(3);
   for (int64_t n = 0; n < 500; ++n) {
     const int64_t count = 1 + random.below(10);
-    const Cloud cloud = {count, 2, kMetrics[n % 2], rough_rows<float>(count, 2, true, random)};
+    const Cloud cloud = {count, 2, kMetrics[random.below(2)], rough_rows<float>(count, 2, true, random)};
     Graph graph = random_graph(count, random);
     const std::string rows = error_of([&] { cloud.points(); });
     const std::string index = error_of([&] { Index(cloud.x.data(), count, 2, cloud.metric, graph, {}); });

@@ -1,6 +1,7 @@
 // The kernels of the chosen SIMD target: row kernels, packing, and select_block over whole passes.
 
 #include "support/check.h"
+#include "support/names.h"
 #include "support/packed_batch.h"
 #include "support/selection_oracle.h"
 #include "support/simd_targets.h"
@@ -45,11 +46,17 @@ struct PassCoverage {
   int64_t with_candidate = 0, without = 0;
 };
 
-// One pass of select_block against a double loop, with every combination of its flags.
+struct PassCase {
+  Labels labels = Labels::kRandom;
+  bool euclidean = false;
+  int64_t row_block = 24, column_panels = 1;
+};
+
+// One pass of select_block against a double loop, with every combination of its flags and ranges.
 template <class T>
-void check_pass(PassCoverage& coverage, const Batch<T>& row_batch, const Batch<T>& column_batch, bool symmetric,
-                bool euclidean, int64_t row_block, int64_t column_panels, size_t turn) {
+void check_pass(PassCoverage& coverage, const Batch<T>& row_batch, const Batch<T>& column_batch, const PassCase& c) {
   const Kernels<T>& kernel = active_kernels<T>();
+  const bool symmetric = &row_batch == &column_batch, euclidean = c.euclidean;
   const PackedBatch<T> rows(kernel, row_batch), columns(kernel, column_batch);
   const std::vector<double> s =
       similarity_matrix(euclidean ? Similarity::kEuclidean : Similarity::kDot, row_batch, column_batch);
@@ -57,35 +64,37 @@ void check_pass(PassCoverage& coverage, const Batch<T>& row_batch, const Batch<T
   const KeyRange<T> ranges[] = {{-inf, kBelowRange, inf}, {T(0), kAtLowerBound, T(2)}, {T(-6), kBelowRange, T(-1)}};
   const auto number = [](auto value) { return std::to_string(value); };
   for (const auto& [same_class, largest_wins, bounded] : all_flags<3>()) {
-    const KeyRange<T>& range = ranges[bounded ? 1 + turn++ % 2 : turn++ % 3];
-    context = "rows " + number(row_batch.count) + ", columns " + number(column_batch.count) + ", depth " +
-              number(row_batch.depth) + ", start " + number(range.start_key) +
-              text_of({{"symmetric", symmetric},
-                       {"euclidean", euclidean},
-                       {"same class", same_class},
-                       {"largest wins", largest_wins},
-                       {"bounded", bounded}});
-    const cpu::PairwiseParams<T> pass{rows.view(), columns.view(), row_batch.depth, symmetric, euclidean};
-    const PassResult<T> got =
-        run_pass(kernel, pass, same_class, largest_wins, range, bounded, row_block, column_panels);
-    for (int64_t r = 0; r < rows.count; ++r) {
-      const Index i = rows.id[r];
-      T key = range.start_key;
-      Index index = range.start_index;
-      for (Index j = 0; j < column_batch.count; ++j) {
-        if ((row_batch.label[i] == column_batch.label[j]) != same_class || (symmetric && i == j)) continue;
-        const double similarity = s[i * column_batch.count + j];
-        const T tile = T(euclidean ? std::round(similarity * similarity) : similarity);
-        const T candidate = largest_wins ? tile : -tile;
-        if (bounded && candidate > range.upper) continue;
-        if (candidate > key || (candidate == key && j < index)) {
-          key = candidate;
-          index = j;
+    for (const KeyRange<T>& range : ranges) {
+      context = "rows " + number(row_batch.count) + ", columns " + number(column_batch.count) + ", depth " +
+                number(row_batch.depth) + ", labels " + name_of(c.labels) + ", blocks of " + number(c.row_block) +
+                " rows and " + number(c.column_panels) + " panels, start " + number(range.start_key) +
+                text_of({{"symmetric", symmetric},
+                         {"euclidean", euclidean},
+                         {"same class", same_class},
+                         {"largest wins", largest_wins},
+                         {"bounded", bounded}});
+      const cpu::PairwiseParams<T> pass{rows.view(), columns.view(), row_batch.depth, symmetric, euclidean};
+      const PassResult<T> got =
+          run_pass(kernel, pass, same_class, largest_wins, range, bounded, c.row_block, c.column_panels);
+      for (int64_t r = 0; r < rows.count; ++r) {
+        const Index i = rows.id[r];
+        T key = range.start_key;
+        Index index = range.start_index;
+        for (Index j = 0; j < column_batch.count; ++j) {
+          if ((row_batch.label[i] == column_batch.label[j]) != same_class || (symmetric && i == j)) continue;
+          const double similarity = s[i * column_batch.count + j];
+          const T tile = T(euclidean ? std::round(similarity * similarity) : similarity);
+          const T candidate = largest_wins ? tile : -tile;
+          if (bounded && candidate > range.upper) continue;
+          if (candidate > key || (candidate == key && j < index)) {
+            key = candidate;
+            index = j;
+          }
         }
+        CHECK_EQ(got.key[r], key);
+        CHECK_EQ(got.index[r], index);
+        ++(index == range.start_index ? coverage.without : coverage.with_candidate);
       }
-      CHECK_EQ(got.key[r], key);
-      CHECK_EQ(got.index[r], index);
-      ++(index == range.start_index ? coverage.without : coverage.with_candidate);
     }
   }
 }
@@ -193,23 +202,26 @@ TYPED_TEST(pack_interleaves_scales_and_pads, T) {
 
 TYPED_TEST(select_block_any_shape_matches_double_loop, T) {
   PassCoverage coverage;
-  size_t turn = 0;
+  constexpr int64_t row_blocks[] = {24, cpu::kMaxBlockRows}, panels[] = {1, 2, 3, 4};
+  Deck<PassCase> cases(cases_of<PassCase>(kLabels, kEither, row_blocks, panels));
   for (const int64_t count : kCounts) {
     Random random(count);
-    const bool euclidean = turn % 2;
-    const Batch<T> rows(Values::kIntegers, static_cast<Labels>(turn % kLabelKinds), count, 3, random);
-    check_pass(coverage, rows, rows, true, euclidean, turn % 3 ? 24 : cpu::kMaxBlockRows, 1 + turn % 3, turn);
-    for (const int64_t column_count : {int64_t{1}, int64_t{13}, int64_t{33}, count + 1}) {
-      const Batch<T> columns(Values::kIntegers, static_cast<Labels>(turn % kLabelKinds), column_count, 3, random);
-      check_pass(coverage, rows, columns, false, !euclidean, turn % 2 ? 24 : cpu::kMaxBlockRows, 1 + turn % 4, turn);
+    const auto batch = [&](const PassCase& c, int64_t rows) {
+      return Batch<T>(Values::kIntegers, c.labels, rows, 3, random);
+    };
+    const PassCase among_rows = cases.next();
+    const Batch<T> rows = batch(among_rows, count);
+    check_pass(coverage, rows, rows, among_rows);
+    for (const int64_t columns : {int64_t{1}, int64_t{13}, int64_t{33}, count + 1}) {
+      const PassCase& c = cases.next();
+      check_pass(coverage, batch(c, count), batch(c, columns), c);
     }
-    ++turn;
   }
   for (const int64_t depth : kDepths) {
-    for (const bool euclidean : {false, true}) {
+    for (const bool euclidean : kEither) {
       Random random(depth);
       const Batch<T> rows(Values::kIntegers, Labels::kRandom, 35, depth, random);
-      check_pass(coverage, rows, rows, true, euclidean, 24, 1, turn++);
+      check_pass(coverage, rows, rows, {.euclidean = euclidean});
     }
   }
   CHECK(coverage.with_candidate > 5000);

@@ -15,8 +15,6 @@ using namespace hardmine::test;
 
 namespace {
 
-constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
-constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
 // A pool holds k + 16 up to k = 16, then 2 k, then k + 256.
 constexpr int64_t kKs[] = {1, 2, 5, 16, 17, 100, 255, 257, kMaxNeighbors};
 
@@ -117,20 +115,22 @@ void check_workers(Similarity kind, int64_t rows, int64_t refs, int64_t depth, i
 TEST(knn_with_forced_target_runs_on_it) { check_forced_target(); }
 
 TYPED_TEST(knn_any_count_and_k_matches_sort, T) {
-  int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
-  constexpr int64_t depths[] = {3, 17, 1, 16, 33};
-  const auto next_k = [&](int64_t candidates) {
-    const int64_t k = kKs[turn % 9];
-    return candidates < 90 && k > 300 ? int64_t{40} : k;
+  struct Case {
+    Similarity similarity;
+    int64_t depth, k;
+    Self self;
+  };
+  constexpr Self selves[] = {Self::kAllowed, Self::kExcluded};
+  Deck<Case> cases(cases_of<Case>(kSimilarities, kShortDepths, kKs, selves), sizeof(T));
+  const auto check_next = [&](int64_t rows, int64_t refs) {
+    const auto& [similarity, depth, k, self] = cases.next();
+    const bool few = (refs < 0 ? rows : refs) < 90;
+    check_case<T>(similarity, rows, refs, depth, few ? std::min<int64_t>(k, 300) : k, refs < 0 ? self : Self::kAllowed);
   };
   for (const int64_t rows : kEdges) {
-    for (int64_t n = 0; n < 9; ++n, ++turn)
-      check_case<T>(kSimilarities[turn / 2 % 3], rows, -1, depths[turn % 5], next_k(rows),
-                    turn % 4 ? Self::kExcluded : Self::kAllowed);
-    for (const int64_t refs : kEdges) {
-      check_case<T>(kSimilarities[turn % 3], rows, refs, depths[turn % 5], next_k(refs), Self::kAllowed);
-      ++turn;
-    }
+    for (int64_t n = 0; n < 20; ++n) check_next(rows, -1);
+    for (const int64_t refs : kEdges)
+      for (int64_t n = 0; n < 3; ++n) check_next(rows, refs);
   }
   // More groups of columns than a block has.
   check_case<T>(Similarity::kDot, 7, 800, 5, 20, Self::kAllowed);

@@ -27,14 +27,14 @@ cpu::SortedRows<float> sorted(const Batch<float>& batch) {
 template <class Body>
 void for_each_pass(const Body& body) {
   for (const int64_t count : kSizes) {
-    for (int64_t labels = 0; labels < kLabelKinds; ++labels) {
+    for (const Labels labels : kLabels) {
       for (const auto& [symmetric, same_class, other_class] : all_flags<3>()) {
         if (!same_class && !other_class) continue;
         Random random(count);
-        const Batch<float> row_batch(Values::kReals, static_cast<Labels>(labels), count, 1, random);
-        const Batch<float> column_batch(Values::kReals, static_cast<Labels>(labels), count + 40, 1, random);
+        const Batch<float> row_batch(Values::kReals, labels, count, 1, random);
+        const Batch<float> column_batch(Values::kReals, labels, count + 40, 1, random);
         const cpu::SortedRows<float> rows = sorted(row_batch), others = sorted(column_batch);
-        context = std::to_string(count) + " rows, labels " + name_of(static_cast<Labels>(labels)) +
+        context = std::to_string(count) + " rows, labels " + name_of(labels) +
                   text_of({{"symmetric", symmetric}, {"same class", same_class}, {"other class", other_class}});
         body(rows, symmetric ? rows : others, symmetric, cpu::PassKinds{same_class, other_class});
       }

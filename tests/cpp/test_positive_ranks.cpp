@@ -15,7 +15,6 @@ using namespace hardmine::test;
 
 namespace {
 
-constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
 constexpr int64_t kSizes[] = {0, 1, 2, 33, 96, 97, 193};
 
 using Ranks = std::vector<std::vector<int64_t>>;  // of each query, ascending

@@ -13,8 +13,6 @@ using namespace hardmine::test;
 
 namespace {
 
-constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
-
 template <class T>
 struct Selection {
   std::vector<int64_t> positive_index, negative_index;
@@ -60,16 +58,17 @@ void check_selection(const SelectionRule& rule, const Batch<T>& anchors, const B
   check_chosen(rule, anchors, refs, s, Selection<T>(rule, anchors, refs, SerialPool()), coverage);
 }
 
-// Selections without refs for one shape, with every `stride`-th rule from `first` on.
+// Selections without refs for one shape, by the next rules of a deck.
 template <class T>
-void check_symmetric(Similarity similarity, Labels labels, int64_t count, int64_t depth, size_t first, size_t stride) {
+void check_symmetric(Deck<SelectionRule>& rules, Similarity similarity, Labels labels, int64_t count, int64_t depth,
+                     size_t rule_count) {
   Random random(count * 1000 + depth);
   const Batch<T> anchors(exact_values(similarity), labels, count, depth, random);
   const std::vector<double> s = similarity_matrix(similarity, anchors, anchors);
-  const std::vector<SelectionRule> rules = all_rules(similarity);
-  for (size_t r = first % stride; r < rules.size(); r += stride) {
-    context = describe(rules[r], count, count, depth, labels);
-    check_selection<T>(rules[r], anchors, nullptr, s);
+  for (size_t r = 0; r < rule_count; ++r) {
+    const SelectionRule& rule = rules.next();
+    context = describe(rule, count, count, depth, labels);
+    check_selection<T>(rule, anchors, nullptr, s);
   }
 }
 
@@ -104,13 +103,12 @@ TEST(select_triplets_with_forced_target_runs_on_it) { check_forced_target(); }
 
 TYPED_TEST(select_triplets_any_count_rule_and_labels_matches_double_loop, T) {
   coverage = {};
-  size_t turn = 0;
-  for (const int64_t count : kCounts) {
-    for (int64_t labels = 0; labels < kLabelKinds; ++labels) {
-      // Small sizes try every rule; large sizes take turns.
-      for (const Similarity similarity : kSimilarities)
-        check_symmetric<T>(similarity, static_cast<Labels>(labels), count, 5, turn++, count < 40 ? 1 : 19);
-    }
+  for (const Similarity similarity : kSimilarities) {
+    const std::vector<SelectionRule> all = all_rules(similarity);
+    Deck<SelectionRule> rules(all);
+    for (const int64_t count : kCounts)
+      for (const Labels labels : kLabels)
+        check_symmetric<T>(rules, similarity, labels, count, 5, count < 40 ? all.size() : 5);
   }
   CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
   CHECK(coverage.negatives > coverage.anchors / 4 && coverage.negatives < coverage.anchors);
@@ -119,32 +117,37 @@ TYPED_TEST(select_triplets_any_count_rule_and_labels_matches_double_loop, T) {
 }
 
 TYPED_TEST(select_triplets_any_depth_matches_double_loop, T) {
-  size_t turn = 0;
-  for (const int64_t depth : kDepths)
-    for (const int64_t count : {5, 17, 97})
-      for (const Similarity similarity : kSimilarities)
-        check_symmetric<T>(similarity, turn % 2 ? Labels::kRandom : Labels::kPairsSorted, count, depth, turn, 13),
-            ++turn;
+  for (const Similarity similarity : kSimilarities) {
+    Deck<SelectionRule> rules(all_rules(similarity));
+    for (const int64_t depth : kDepths)
+      for (const int64_t count : {5, 17, 97})
+        for (const Labels labels : {Labels::kRandom, Labels::kPairsSorted})
+          check_symmetric<T>(rules, similarity, labels, count, depth, 4);
+  }
 }
 
 TYPED_TEST(select_triplets_any_ref_count_matches_double_loop, T) {
   coverage = {};
-  size_t turn = 0;
+  struct Case {
+    SelectionRule rule;
+    Labels labels;
+    int64_t depth;
+  };
+  constexpr int64_t depths[] = {3, 17};
+  std::vector<Case> cases;
+  for (const Similarity similarity : kSimilarities)
+    for (const Case& c : cases_of<Case>(all_rules(similarity), kLabels, depths)) cases.push_back(c);
+  Deck<Case> deck(cases);
   for (const int64_t rows : kCounts) {
     for (const int64_t columns : kCounts) {
-      Random random(rows * 1000 + columns);
-      const Similarity similarity = kSimilarities[turn % 3];
-      const Labels labels = static_cast<Labels>(turn / 3 % kLabelKinds);
-      const int64_t depth = turn % 4 ? 3 : 17;
-      const Batch<T> anchors(exact_values(similarity), labels, rows, depth, random);
-      const Batch<T> refs(exact_values(similarity), labels, columns, depth, random);
-      const std::vector<double> s = similarity_matrix(similarity, anchors, refs);
-      const std::vector<SelectionRule> rules = all_rules(similarity);
-      for (size_t r = turn % 23; r < rules.size(); r += 23) {
-        context = describe(rules[r], rows, columns, depth, labels);
-        check_selection(rules[r], anchors, &refs, s);
+      for (int64_t n = 0; n < 4; ++n) {
+        const auto& [rule, labels, depth] = deck.next();
+        Random random(rows * 1000 + columns);
+        const Batch<T> anchors(exact_values(rule.similarity), labels, rows, depth, random);
+        const Batch<T> refs(exact_values(rule.similarity), labels, columns, depth, random);
+        context = describe(rule, rows, columns, depth, labels);
+        check_selection(rule, anchors, &refs, similarity_matrix(rule.similarity, anchors, refs));
       }
-      ++turn;
     }
   }
   CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);

@@ -11,11 +11,8 @@ using namespace hardmine::test;
 
 namespace {
 
-constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
-constexpr TupletPositive kPositives[] = {TupletPositive::kEasiest, TupletPositive::kHardest, TupletPositive::kAll};
 // Below 0.04508 one shift is not enough for all anchors.
 constexpr double kTemperatures[] = {0.1, 0.01, 1, 0.045, 0.0451};
-constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
 
 template <class T>
 std::vector<T> gradients(int64_t count, Random& random) {
@@ -24,25 +21,15 @@ std::vector<T> gradients(int64_t count, Random& random) {
   return g;
 }
 
-// What varies from case to case, so that few cases cover all values.
+// A case but for its sizes.
 struct Choice {
   Similarity similarity;
   TupletPositive positive;
   double temperature;
-  bool bounded, exact;
-  Labels labels;
-  int64_t depth;
+  bool bounded = false, exact = false;
+  Labels labels = Labels::kRandom;
+  int64_t depth = 2;
 
-  explicit Choice(int64_t turn) {
-    constexpr int64_t depths[] = {17, 1, 16, 3, 33, 15, 2};
-    similarity = kSimilarities[turn % 3];
-    positive = kPositives[turn / 3 % 3];
-    temperature = kTemperatures[turn % 5];
-    exact = turn / 4 % 2;
-    bounded = turn % 4 == 1;
-    labels = static_cast<Labels>(turn % 11 % kLabelKinds);
-    depth = depths[turn % 7];
-  }
   TupletRule rule() const {
     TupletRule rule;
     rule.similarity = similarity;
@@ -53,15 +40,11 @@ struct Choice {
       rule.duplicate_threshold = similarity == Similarity::kCosine ? 0.5 : similarity == Similarity::kDot ? 2 : -1;
     return rule;
   }
-  Values values() const {
-    return !exact ? Values::kReals : similarity == Similarity::kCosine ? Values::kExactNorms : Values::kIntegers;
-  }
+  Values values() const { return exact ? exact_values(similarity) : Values::kReals; }
 };
 
-std::string text_of(const TupletRule& rule, int64_t rows, int64_t refs, int64_t depth) {
-  return std::to_string(rows) + " rows, " + std::to_string(refs) + " refs, depth " + std::to_string(depth) + ", " +
-         name_of(rule.similarity) + ", positive " + name_of(rule.positive) + ", temperature " +
-         std::to_string(rule.temperature) + ", threshold " + std::to_string(rule.duplicate_threshold);
+std::vector<Choice> all_choices() {
+  return cases_of<Choice>(kSimilarities, kPositives, kTemperatures, kEither, kEither, kLabels, kShortDepths);
 }
 
 // refs < 0: none.
@@ -71,8 +54,8 @@ void check_case(const Choice& choice, int64_t rows, int64_t refs, TupletCoverage
   const Batch<T> anchors(choice.values(), choice.labels, rows, choice.depth, random);
   const Batch<T> others(choice.values(), choice.labels, std::max<int64_t>(refs, 0), choice.depth, random);
   const TupletProblem<T> p{choice.rule(), anchors, refs < 0 ? nullptr : &others, gradients<T>(rows, random)};
-  context = text_of(p.rule, rows, refs, choice.depth) + ", labels " + name_of(choice.labels) +
-            (choice.exact ? ", exact" : "");
+  context = describe(p.rule, rows, refs, choice.depth) + ", labels " + name_of(choice.labels) +
+            text_of({{"exact", choice.exact}});
   const TupletRun<T> run(p, SerialPool());
   CHECK(run.finite);
   check_tuplets(p, run, choice.exact, coverage);
@@ -100,10 +83,10 @@ void check_workers(Similarity similarity, TupletPositive positive, double temper
   const TupletProblem<T> p{rule, anchors, ref_count < 0 ? nullptr : &refs, gradients<T>(count, random)};
   const TupletRun<T> serial(p, SerialPool());
   for (const int64_t threads : {2, 7}) {
-    context = std::to_string(threads) + " threads, " + text_of(rule, count, ref_count, depth);
+    context = std::to_string(threads) + " threads, " + describe(rule, count, ref_count, depth);
     CHECK(same_run(TupletRun<T>(p, ThreadedPool(threads)), serial));
   }
-  context = "reverse order, " + text_of(rule, count, ref_count, depth);
+  context = "reverse order, " + describe(rule, count, ref_count, depth);
   CHECK(same_run(TupletRun<T>(p, ReversePool()), serial));
 }
 
@@ -126,9 +109,9 @@ TEST(tuplet_loss_with_forced_target_runs_on_it) { check_forced_target(); }
 
 TYPED_TEST(tuplet_loss_any_count_matches_double_loop, T) {
   TupletCoverage coverage;
-  int64_t turn = sizeof(T) == sizeof(float) ? 0 : 7;
+  Deck<Choice> choices(all_choices(), sizeof(T));
   for (const int64_t rows : kEdges)
-    for (int64_t n = 0; n < (rows > 40 ? 9 : 30); ++n) check_case<T>(Choice(turn++), rows, -1, coverage);
+    for (int64_t n = 0; n < 30; ++n) check_case<T>(choices.next(), rows, -1, coverage);
   CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
   CHECK(coverage.many_positives > coverage.anchors / 8);
   CHECK(coverage.dropped > 1000);
@@ -136,10 +119,10 @@ TYPED_TEST(tuplet_loss_any_count_matches_double_loop, T) {
 
 TYPED_TEST(tuplet_loss_any_ref_count_matches_double_loop, T) {
   TupletCoverage coverage;
-  int64_t turn = sizeof(T) == sizeof(float) ? 3 : 11;
+  Deck<Choice> choices(all_choices(), 1 + sizeof(T));
   for (const int64_t rows : kEdges)
     for (const int64_t refs : kEdges)
-      if (rows * refs < 10000 || (rows + refs) % 2) check_case<T>(Choice(turn++), rows, refs, coverage);
+      if (rows * refs < 10000 || (rows + refs) % 2) check_case<T>(choices.next(), rows, refs, coverage);
   CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
   CHECK(coverage.many_positives > coverage.anchors / 8);
 }
@@ -147,25 +130,25 @@ TYPED_TEST(tuplet_loss_any_ref_count_matches_double_loop, T) {
 // From 6,145 rows on, blocks are two steps wide.
 TEST(tuplet_loss_wide_blocks_match_double_loop) {
   TupletCoverage coverage;
-  for (int64_t turn = 0; turn < 9; turn += 4) {
-    Choice choice(turn);
-    choice.depth = 2;
-    choice.labels = Labels::kRandom;
+  for (const Choice& choice :
+       {Choice{.similarity = Similarity::kCosine, .positive = TupletPositive::kEasiest, .temperature = 0.1},
+        Choice{
+            .similarity = Similarity::kDot, .positive = TupletPositive::kHardest, .temperature = 0.0451, .exact = true},
+        Choice{.similarity = Similarity::kEuclidean, .positive = TupletPositive::kAll, .temperature = 0.045}})
     check_case<double>(choice, 35, 6200, coverage);
-  }
   CHECK(coverage.valid > 30);
 }
 
-TEST(tuplet_loss_large_depths_match_double_loop) {
+TYPED_TEST(tuplet_loss_large_depths_match_double_loop, T) {
   TupletCoverage coverage;
+  Deck<Choice> choices(cases_of<Choice>(kSimilarities, kPositives, kTemperatures));
   for (const int64_t depth : {255, 257, 513}) {
-    for (int64_t turn = 0; turn < 9; ++turn) {
-      Choice choice(turn);
-      choice.depth = depth;
-      choice.exact = choice.bounded = false;
-      choice.labels = Labels::kRandom;
-      turn % 2 ? check_case<double>(choice, 33, turn % 4 == 1 ? -1 : 41, coverage)
-               : check_case<float>(choice, 33, turn % 4 == 0 ? -1 : 41, coverage);
+    for (const int64_t refs : {-1, 41}) {
+      for (int64_t n = 0; n < 9; ++n) {
+        Choice choice = choices.next();
+        choice.depth = depth;
+        check_case<T>(choice, 33, refs, coverage);
+      }
     }
   }
   CHECK(coverage.valid > 100);
@@ -208,7 +191,7 @@ TEST(tuplet_loss_gradient_matches_finite_differences) {
           p.rule.similarity = similarity;
           p.rule.positive = positive;
           p.rule.temperature = temperature;
-          context = text_of(p.rule, 9, with_refs ? 8 : -1, 5);
+          context = describe(p.rule, 9, with_refs ? 8 : -1, 5);
           const TupletRun<double> run(p, SerialPool());
           double size = 0;
           const auto check = [&](std::vector<double>& input, const std::vector<double>& grad) {
@@ -248,7 +231,7 @@ TEST(tuplet_loss_large_similarities_keep_digits) {
           p.rule.similarity = similarity;
           p.rule.positive = positive;
           p.rule.temperature = exact ? 1e-4 : 0.1;
-          context = text_of(p.rule, 97, with_refs ? 97 : -1, 5) + (exact ? ", exact" : "");
+          context = describe(p.rule, 97, with_refs ? 97 : -1, 5) + (exact ? ", exact" : "");
           TupletCoverage coverage;
           check_tuplets(p, TupletRun<float>(p, SerialPool()), exact, coverage);
           CHECK(coverage.valid > 90);
@@ -275,7 +258,7 @@ TEST(tuplet_loss_rows_below_minimum_norm_match_double_loop) {
       }
       TupletProblem<double> p{TupletRule{}, anchors, with_refs ? &refs : nullptr, gradients<double>(20, random)};
       p.rule.positive = positive;
-      context = text_of(p.rule, 20, with_refs ? 20 : -1, 9);
+      context = describe(p.rule, 20, with_refs ? 20 : -1, 9);
       TupletCoverage coverage;
       check_tuplets(p, TupletRun<double>(p, SerialPool()), false, coverage);
       CHECK(coverage.valid > 15);

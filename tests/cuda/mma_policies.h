@@ -61,6 +61,8 @@ inline constexpr Running kRunnings[] = {{cuda::emulation::Order::kAscending, cud
                                         {cuda::emulation::Order::kShuffled, 1},
                                         {cuda::emulation::Order::kDescending, 3}};
 
+inline Deck<Running> deal_runnings() { return Deck(std::vector<Running>(std::begin(kRunnings), std::end(kRunnings))); }
+
 // Sets the order of threads for its lifetime.
 class WithOrder {
  public:

@@ -160,22 +160,30 @@ constexpr PairMeasure kSquaredDistance{PairQuantity::kNegativeSquaredDistance, f
 
 // Around 8 triplets per block, one per warp, and 1024 threads of the block that sums all.
 TYPED_TEST(given_triplets_loss_and_gradient_match_dense_ones, T) {
-  size_t turn = 0;
+  struct Case {
+    IndexedLoss loss;
+    bool at_measures;
+    Running running;
+  };
+  Deck<Case> cases(cases_of<Case>(indexed_losses(), kEither, kRunnings));
+  Deck<Running> runnings = deal_runnings();
   for (const auto& [count, depth] : {std::pair{0, 3}, {1, 1}, {9, 31}, {40, 64}, {1100, 3}}) {
     Random random(count + depth);
     const Batch<T> x(Values::kReals, Labels::kRandom, 23, depth, random);
     const Triplets triplets = random_triplets(count, x.count, random);
     for (const PairQuantity quantity : kQuantities) {
-      for (const bool normalized : {false, true}) {
-        const std::vector<IndexedLoss> losses = indexed_losses();
-        for (size_t l = ++turn % 3; l < losses.size(); l += count < 1000 ? 3 : 9)
-          check_given<T>({quantity, normalized}, losses[l], x, triplets, (turn + l) % 2, kRunnings[2 + turn % 3]);
+      for (const bool normalized : kEither) {
+        for (int n = 0; n < (count < 1000 ? 3 : 1); ++n) {
+          const auto& [loss, at_measures, running] = cases.next();
+          check_given<T>({quantity, normalized}, loss, x, triplets, at_measures, running);
+        }
       }
     }
     for (const double threshold : {0.01, -9.0})
-      for (const bool normalized : {false, true})
-        check_given<T>({PairQuantity::kNegativeSquaredDistance, normalized}, global_rule(threshold), x, triplets,
-                       normalized, kRunnings[2 + ++turn % 3]);
+      for (const bool normalized : kEither)
+        for (const bool at_measures : kEither)
+          check_given<T>({PairQuantity::kNegativeSquaredDistance, normalized}, global_rule(threshold), x, triplets,
+                         at_measures, runnings.next());
   }
 }
 
@@ -224,25 +232,32 @@ TEST(given_triplets_invalid_triplet_gives_nan) {
   const std::vector<double> x = make_rows<double>(Values::kReals, kRows, kDepth, random);
   const int64_t least = std::numeric_limits<int64_t>::min(), most = std::numeric_limits<int64_t>::max();
   const Triplets bad = {0, 1, kRows, 0, -1, 2, kRows, 1, 2, 4, 4, 2, 4, 2, 4, 2, 4, 4, least, 1, 2, 1, most, 0};
+  Deck<Running> runnings = deal_runnings();
+  Deck<std::pair<IndexedLoss, bool>> cases(cases_of<std::pair<IndexedLoss, bool>>(indexed_losses(), kEither));
   for (const int64_t count : {1, 40, 1030}) {
     const Triplets is_valid = random_triplets(count, kRows, random);
     for (int64_t b = 0; b < count_of(bad); ++b) {
-      const int64_t place = b % 3 == 0 ? 0 : b % 3 == 1 ? count - 1 : count / 2;
-      context = "bad triplet " + std::to_string(b) + " of " + std::to_string(count);
-      Triplets triplets = is_valid;
-      std::copy_n(bad.begin() + 3 * b, 3, triplets.begin() + 3 * place);
-      const auto check = [&](const auto& loss) {
-        const Given<std::decay_t<decltype(loss)>, double> got(kSquaredDistance, loss, x, kDepth, triplets, b % 2,
-                                                              kRunnings[2 + b % 3]);
-        for (const double value : got.value) CHECK(std::isnan(value));
-        for (const double g : got.gradient) CHECK(std::isnan(g));
-        for (int64_t t = 0; t < count; ++t) {
-          CHECK_EQ(std::isnan(got.positive[t]), t == place);
-          CHECK_EQ(std::isnan(got.negative[t]), t == place);
-        }
-      };
-      check(indexed_losses()[b % 3]);
-      if (b < 3) check(global_rule(0.5));
+      const int64_t* triplet = bad.data() + 3 * b;
+      for (const int64_t place : {int64_t{0}, count / 2, count - 1}) {
+        Triplets triplets = is_valid;
+        std::copy_n(triplet, 3, triplets.begin() + 3 * place);
+        const auto check = [&](const auto& loss, bool at_measures) {
+          context = "triplet " + std::to_string(triplet[0]) + " " + std::to_string(triplet[1]) + " " +
+                    std::to_string(triplet[2]) + " at " + std::to_string(place) + " of " + std::to_string(count) +
+                    text_of({{"at measures", at_measures}});
+          const Given<std::decay_t<decltype(loss)>, double> got(kSquaredDistance, loss, x, kDepth, triplets,
+                                                                at_measures, runnings.next());
+          for (const double value : got.value) CHECK(std::isnan(value));
+          for (const double g : got.gradient) CHECK(std::isnan(g));
+          for (int64_t t = 0; t < count; ++t) {
+            CHECK_EQ(std::isnan(got.positive[t]), t == place);
+            CHECK_EQ(std::isnan(got.negative[t]), t == place);
+          }
+        };
+        const auto& [loss, at_measures] = cases.next();
+        check(loss, at_measures);
+        check(global_rule(0.5), !at_measures);
+      }
     }
   }
 }
@@ -252,7 +267,7 @@ TEST(given_triplets_nonfinite_row_gives_nan) {
   const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
   for (const int64_t count : {2, 1030}) {  // few and many triplets use different kernels
     const Triplets triplets = random_triplets(count, 17, random);
-    int turn = 0;
+    Deck<IndexedLoss> losses(indexed_losses());
     for (const double bad : {nan, infinity, -infinity, 1e200}) {  // the square of the last one overflows
       std::vector<double> x = make_rows<double>(Values::kReals, 18, 3, random);
       x[17 * 3 + 1] = bad;  // in no triplet
@@ -262,7 +277,7 @@ TEST(given_triplets_nonfinite_row_gives_nan) {
         for (const double g : got.gradient) CHECK(std::isnan(g));
         for (const double measure : got.positive) CHECK(std::isfinite(measure));
       };
-      check(indexed_losses()[turn++ % 3]);
+      check(losses.next());
       check(global_rule(0.5));
     }
   }

@@ -170,12 +170,12 @@ TEST(pair_gradient_any_order_gives_same_bits) {
   many.first.resize(many.count, 0);
   many.second.resize(2 * many.count, -1);
   many.gradient.resize(2 * many.count, 1);
-  size_t turn = 0;
+  Deck<Running> runnings = deal_runnings();
   for (const PairMeasure& measure : kMeasures) {
     for (const Batch<float>* others : {static_cast<const Batch<float>*>(nullptr), &refs}) {
       const Gradient<float> first(measure, x, others, few);
-      CHECK(first.same(Gradient<float>(measure, x, others, few, kKeep, kRunnings[1 + ++turn % 4])));
-      CHECK(first.same(Gradient<float>(measure, x, others, many, kKeep, kRunnings[turn % 5])));
+      CHECK(first.same(Gradient<float>(measure, x, others, few, kKeep, runnings.next())));
+      CHECK(first.same(Gradient<float>(measure, x, others, many, kKeep, runnings.next())));
     }
   }
 }
@@ -246,19 +246,29 @@ struct LossCase {
   const char* name;
   PairMeasure measure;
   Term term;
-  Reduction reduction;
-  bool separate_means, has_refs, has_loss, has_positive, has_negative;  // has_*: this gradient arrives
-};
+  Reduction reduction = Reduction::kMean;
+  bool separate_means = true, has_refs = false, has_loss = true, has_positive = false, has_negative = false;
+};  // has_loss, has_positive, has_negative: this gradient arrives
 constexpr LossCase kLossCases[] = {
-    {"sct", kMeasures[0], Term::kSct, Reduction::kMean, true, false, true, false, false},
-    {"hinge and positive", kMeasures[1], Term::kHinge, Reduction::kMean, true, true, true, true, false},
-    {"nca and negative", kMeasures[2], Term::kNca, Reduction::kMean, true, false, true, false, true},
-    {"sct with refs", kMeasures[3], Term::kSct, Reduction::kMean, true, true, true, false, false},
-    {"sum of hinges", kMeasures[4], Term::kHinge, Reduction::kSum, true, false, true, false, false},
-    {"sum of nca", kMeasures[5], Term::kNca, Reduction::kSum, true, true, true, false, false},
-    {"sct with one mean", kMeasures[0], Term::kSct, Reduction::kMean, false, false, true, false, false},
-    {"similarities alone", kMeasures[1], Term::kHinge, Reduction::kMean, true, true, false, true, true},
-    {"nca without reduction", kMeasures[2], Term::kNca, Reduction::kNone, true, false, true, false, false}};
+    {.name = "sct", .measure = kMeasures[0], .term = Term::kSct},
+    {.name = "sct with refs", .measure = kMeasures[3], .term = Term::kSct, .has_refs = true},
+    {.name = "sct with one mean", .measure = kMeasures[0], .term = Term::kSct, .separate_means = false},
+    {.name = "hinge and positive",
+     .measure = kMeasures[1],
+     .term = Term::kHinge,
+     .has_refs = true,
+     .has_positive = true},
+    {.name = "nca and negative", .measure = kMeasures[2], .term = Term::kNca, .has_negative = true},
+    {.name = "sum of hinges", .measure = kMeasures[4], .term = Term::kHinge, .reduction = Reduction::kSum},
+    {.name = "sum of nca", .measure = kMeasures[5], .term = Term::kNca, .reduction = Reduction::kSum, .has_refs = true},
+    {.name = "nca without reduction", .measure = kMeasures[2], .term = Term::kNca, .reduction = Reduction::kNone},
+    {.name = "similarities alone",
+     .measure = kMeasures[1],
+     .term = Term::kHinge,
+     .has_refs = true,
+     .has_loss = false,
+     .has_positive = true,
+     .has_negative = true}};
 
 // The gradient is that of the pairs that core's loops weigh. With many anchors a launch of its own counts the terms;
 // with few anchors no such launch is needed.
@@ -267,7 +277,7 @@ TEST(triplet_loss_gradient_equals_pair_gradient) {
     Random random(8);
     const Batch<double> x(Values::kReals, Labels::kRandom, count, 2, random);
     const Batch<double> refs(Values::kReals, Labels::kRandom, 30, 2, random);
-    size_t turn = 0;
+    Deck<Running> runnings = deal_runnings();
     for (const LossCase& c : kLossCases) {
       const Batch<double>* others = c.has_refs ? &refs : nullptr;
       std::vector<int64_t> positive, negative;
@@ -299,7 +309,7 @@ TEST(triplet_loss_gradient_equals_pair_gradient) {
         pairs.gradient.push_back(d_negative[i] + (loss.grad_negative ? loss.grad_negative[i] : 0));
       }
       const Gradient<double> want(c.measure, x, others, pairs);
-      const Running& running = kRunnings[turn++ % 5];
+      const Running& running = runnings.next();
       const WithOrder order(running.order);
       std::vector<double> to_x(x.x.size(), -7), to_refs(refs.x.size(), -7);
       HostWorkspace workspace;

@@ -87,27 +87,34 @@ void check_selection(const Way& way, const SelectionRule& rule, const Batch<doub
   }
 }
 
-// Every `stride`-th rule from number `first` on.
+// The rules of a similarity and the orders of threads, for a test to deal out.
+struct Decks {
+  Similarity similarity;
+  Deck<SelectionRule> rules{all_rules(similarity)};
+  Deck<Running> runnings = deal_runnings();
+};
+
 template <class Way>
-void check_rules(const Way& way, Similarity similarity, Labels labels, int64_t rows, int64_t columns, int64_t depth,
-                 size_t first, size_t stride) {
+void check_rules(const Way& way, Decks& decks, Labels labels, int64_t rows, int64_t columns, int64_t depth,
+                 int rule_count = 1) {
+  const Similarity similarity = decks.similarity;
   Random random(rows * 1000 + depth);
   const Batch<double> anchors(exact_values(similarity), labels, rows, depth, random);
   const Batch<double> refs(exact_values(similarity), labels, columns < 0 ? 0 : columns, depth, random);
   const std::vector<double> s = similarity_matrix(similarity, anchors, columns < 0 ? anchors : refs);
-  const std::vector<SelectionRule> rules = all_rules(similarity);
-  for (size_t r = first % stride; r < rules.size(); r += stride)
-    check_selection(way, rules[r], anchors, columns < 0 ? nullptr : &refs, s, kRunnings[(r + first) % 5]);
+  for (int n = 0; n < rule_count; ++n)
+    check_selection(way, decks.rules.next(), anchors, columns < 0 ? nullptr : &refs, s, decks.runnings.next());
 }
 
-// Calls use(way, similarity) for each valid combination.
+// Calls use(way, decks) for each valid combination of MmaPolicy and similarity.
 template <class Use>
 void for_ways(const Use& use) {
-  for_products([&](auto way) {
-    use(way, Similarity::kCosine);
-    use(way, Similarity::kDot);
-  });
-  for_squared_differences([&](auto way) { use(way, Similarity::kEuclidean); });
+  for (const Similarity similarity : {Similarity::kCosine, Similarity::kDot}) {
+    Decks decks{similarity};
+    for_products([&](auto way) { use(way, decks); });
+  }
+  Decks decks{Similarity::kEuclidean};
+  for_squared_differences([&](auto way) { use(way, decks); });
 }
 
 }  // namespace
@@ -115,10 +122,9 @@ void for_ways(const Use& use) {
 // A tile takes the emulation about 50 ms, so each MmaPolicy gets some of the rules. Together they get all.
 TEST(select_triplets_any_rule_matches_double_loop) {
   coverage = {};
-  size_t turn = 0;
-  for_ways([&](auto way, Similarity similarity) {
-    check_rules(way, similarity, Labels::kRandom, 24, -1, 5, ++turn, 15);
-    check_rules(way, similarity, Labels::kRandom, 17, 29, 5, ++turn + 7, 15);
+  for_ways([](auto way, Decks& decks) {
+    check_rules(way, decks, Labels::kRandom, 24, -1, 5, 12);
+    check_rules(way, decks, Labels::kRandom, 17, 29, 5, 12);
   });
   CHECK(coverage.anchors > 3000);
   CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
@@ -127,61 +133,58 @@ TEST(select_triplets_any_rule_matches_double_loop) {
 }
 
 TEST(select_triplets_counts_around_tile_size_match_double_loop) {
-  size_t turn = 0;
-  for_ways([&](auto way, Similarity similarity) {
-    for (const int64_t count : {0, 1, 2, 63, 65, 127, 128, 129, 257})
-      check_rules(way, similarity, count % 3 ? Labels::kRandom : Labels::kPairsSorted, count, -1, 7, ++turn * 7, 90);
+  for_ways([](auto way, Decks& decks) {
+    for (const int64_t count : {1, 2, 65, 127, 128, 257}) check_rules(way, decks, Labels::kRandom, count, -1, 7);
+    for (const int64_t count : {0, 63, 129}) check_rules(way, decks, Labels::kPairsSorted, count, -1, 7);
     for (const auto& [rows, columns] : {std::pair{0, 5}, {5, 0}, {1, 129}, {129, 1}})
-      check_rules(way, similarity, Labels::kRandom, rows, columns, 7, ++turn * 7, 90);
+      check_rules(way, decks, Labels::kRandom, rows, columns, 7);
   });
 }
 
 TEST(select_triplets_depths_around_stage_depth_match_double_loop) {
-  size_t turn = 0;
-  for_ways([&](auto way, Similarity similarity) {
-    for (const int64_t depth : {1, 31, 64, 65, 130, 300})
-      check_rules(way, similarity, Labels::kPairsSorted, 33, depth % 2 ? -1 : 40, depth, ++turn * 7, 90);
+  for_ways([](auto way, Decks& decks) {
+    for (const int64_t depth : {1, 31, 65}) check_rules(way, decks, Labels::kPairsSorted, 33, -1, depth);
+    for (const int64_t depth : {64, 130, 300}) check_rules(way, decks, Labels::kPairsSorted, 33, 40, depth);
   });
 }
 
 TEST(select_triplets_any_labels_match_double_loop) {
-  size_t turn = 0;
-  for_ways([&](auto way, Similarity similarity) {
-    for (const Labels labels : {Labels::kOneClass, Labels::kAllDistinct, Labels::kExtreme})
-      check_rules(way, similarity, labels, 40, labels == Labels::kExtreme ? 41 : -1, 3, ++turn * 7, 90);
+  for_ways([](auto way, Decks& decks) {
+    check_rules(way, decks, Labels::kOneClass, 40, -1, 3);
+    check_rules(way, decks, Labels::kAllDistinct, 40, -1, 3);
+    check_rules(way, decks, Labels::kExtreme, 40, 41, 3);
   });
 }
 
 TEST(select_triplets_any_order_gives_same_bits) {
-  size_t turn = 0;
-  for_ways([&](auto way, Similarity similarity) {
+  for_ways([](auto way, const Decks& decks) {
     Random random(8);
     // Sums of reals depend on their order. Classes are large, so all tiles hold pairs of both kinds.
     const Batch<double> anchors(Values::kReals, Labels::kRandom, 140, 9, random);
     SelectionRule rule;
-    rule.similarity = similarity;
+    rule.similarity = decks.similarity;
     rule.negative = Negative::kSemihard;
     rule.semihard_fallback = Fallback::kHardest;
     context = describe(way.name, rule, anchors.count, anchors);
     const Selection<decltype(way)> first(rule, anchors, nullptr);
-    for (const Running& running : {kRunnings[1], kRunnings[2 + ++turn % 3]})
+    for (const Running& running : kRunnings)
       CHECK(first.same(Selection<decltype(way)>(rule, anchors, nullptr, running)));
   });
 }
 
 TEST(select_triplets_nan_rows_are_not_candidates) {
-  size_t turn = 0;
-  for_ways([&](auto way, Similarity similarity) {
+  for_ways([](auto way, Decks& decks) {
+    const Values values = exact_values(decks.similarity);
     Random random(9);
-    Batch<double> anchors(exact_values(similarity), Labels::kRandom, 40, 5, random);
+    Batch<double> anchors(values, Labels::kRandom, 40, 5, random);
     anchors.row(3)[2] = kNaN;
     anchors.row(17)[0] = kNaN;
-    const std::vector<double> s = similarity_matrix(similarity, anchors, anchors);
-    const std::vector<SelectionRule> rules = all_rules(similarity);
-    for (size_t r = ++turn % 30; r < rules.size(); r += 30) check_selection(way, rules[r], anchors, nullptr, s);
+    const std::vector<double> s = similarity_matrix(decks.similarity, anchors, anchors);
+    for (int n = 0; n < 3; ++n) check_selection(way, decks.rules.next(), anchors, nullptr, s);
     // The loss is NaN even if only a row of refs is.
-    const Batch<double> finite(exact_values(similarity), Labels::kRandom, 20, 5, random);
-    check_selection(way, rules[turn], finite, &anchors, similarity_matrix(similarity, finite, anchors), kRunnings[2]);
+    const Batch<double> finite(values, Labels::kRandom, 20, 5, random);
+    check_selection(way, decks.rules.next(), finite, &anchors, similarity_matrix(decks.similarity, finite, anchors),
+                    kRunnings[2]);
   });
 }
 

@@ -20,7 +20,6 @@ using namespace hardmine::test;
 
 namespace {
 
-constexpr TupletPositive kPositives[] = {TupletPositive::kEasiest, TupletPositive::kHardest, TupletPositive::kAll};
 // Below 0.04508 one shift is not enough for all anchors.
 constexpr double kTemperatures[] = {0.1, 0.02, 1, 0.045, 0.0451};
 
@@ -113,36 +112,37 @@ double weight_rounding() {
   return 64 * static_cast<double>(std::numeric_limits<typename Way::acc_t>::epsilon());
 }
 
-// What varies from case to case, so that few cases cover all values.
-struct Case {
-  int64_t rows, refs, depth;  // refs < 0: none
-  int64_t turn;
+// A case but for its sizes.
+struct Choice {
+  TupletPositive positive;
+  double temperature;
+  bool bounded, exact;
+  Labels labels;
 };
+Deck<Choice> deal_choices() { return Deck(cases_of<Choice>(kPositives, kTemperatures, kEither, kEither, kLabels)); }
 
+// refs < 0: none.
 template <class Way>
-void check_case(Way way, Similarity similarity, const Case& c, TupletCoverage& coverage) {
+void check_case(Way way, Similarity similarity, int64_t rows, int64_t refs, int64_t depth, const Choice& choice,
+                TupletCoverage& coverage) {
   using acc_t = typename Way::acc_t;
-  constexpr bool kTf32 = std::is_same_v<typename Way::MmaPolicy, Tf32Products>;
-  const bool exact = kTf32 || c.turn % 2;
-  const Values values = !exact                              ? Values::kReals
-                        : similarity == Similarity::kCosine ? Values::kExactNorms
-                                                            : Values::kIntegers;
-  const Labels labels = static_cast<Labels>(c.turn % 7 % kLabelKinds);
-  Random random(100 * c.rows + c.refs + c.depth);
-  const auto anchors = rounded_batch<Way>(values, labels, c.rows, c.depth, random);
-  const auto others = rounded_batch<Way>(values, labels, std::max<int64_t>(c.refs, 0), c.depth, random);
+  const bool exact = choice.exact || std::is_same_v<typename Way::MmaPolicy, Tf32Products>;
+  const Values values = exact ? exact_values(similarity) : Values::kReals;
+  Random random(100 * rows + refs + depth);
+  const auto anchors = rounded_batch<Way>(values, choice.labels, rows, depth, random);
+  const auto others = rounded_batch<Way>(values, choice.labels, std::max<int64_t>(refs, 0), depth, random);
   TupletRule rule;
   rule.similarity = similarity;
-  rule.positive = kPositives[c.turn % 3];
+  rule.positive = choice.positive;
   rule.reduction = Reduction::kNone;
-  rule.temperature = kTemperatures[c.turn % 5] * (similarity == Similarity::kCosine ? 1 : 4);
-  if (c.turn % 4 == 1)
+  rule.temperature = choice.temperature * (similarity == Similarity::kCosine ? 1 : 4);
+  if (choice.bounded)
     rule.duplicate_threshold = similarity == Similarity::kCosine ? 0.5 : similarity == Similarity::kDot ? 2 : -1;
-  std::vector<acc_t> gradient(c.rows);
+  std::vector<acc_t> gradient(rows);
   for (acc_t& g : gradient) g = random.below(8) ? acc_t(16 * random.unit() - 8) : acc_t(0);
-  const TupletProblem<acc_t> p{rule, anchors, c.refs < 0 ? nullptr : &others, gradient};
-  context = std::string(way.name) + " " + name_of(similarity) + ", " + std::to_string(c.rows) + " rows, " +
-            std::to_string(c.refs) + " refs, depth " + std::to_string(c.depth) + ", turn " + std::to_string(c.turn);
+  const TupletProblem<acc_t> p{rule, anchors, refs < 0 ? nullptr : &others, gradient};
+  context = std::string(way.name) + ", " + describe(rule, rows, refs, depth) + ", labels " + name_of(choice.labels) +
+            text_of({{"exact", exact}});
   const CudaRun<Way> run(p);
   const double least = std::is_same_v<typename Way::Scalar, Float16> ? 1e-6 : 0;  // error of subnormal numbers
   check_tuplets(p, run, exact, coverage, weight_rounding<Way>(), least);
@@ -184,13 +184,12 @@ struct Mixed {
 
 TEST(tuplet_loss_any_count_matches_double_loop) {
   TupletCoverage coverage;
-  int64_t turn = 0;
+  Deck<Choice> choices = deal_choices();
   for_similarities([&](auto way, Similarity similarity) {
     constexpr int64_t kTile = decltype(way)::MmaPolicy::kTile;
-    for (const Case& c : {Case{2, -1, 3, turn + 5}, Case{33, -1, 17, turn}, Case{kTile, -1, 5, turn + 1},
-                          Case{turn % 4 ? kTile + 1 : 2 * kTile + 22, -1, 2, turn + 2}})
-      check_case(way, similarity, c, coverage);
-    ++turn;
+    for (const auto& [rows, depth] :
+         {std::pair{int64_t{2}, 3}, {33, 17}, {kTile, 5}, {kTile + 1, 2}, {2 * kTile + 22, 2}})
+      check_case(way, similarity, rows, -1, depth, choices.next(), coverage);
   });
   CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
   CHECK(coverage.many_positives > coverage.anchors / 8);
@@ -199,29 +198,35 @@ TEST(tuplet_loss_any_count_matches_double_loop) {
 
 TEST(tuplet_loss_any_ref_count_matches_double_loop) {
   TupletCoverage coverage;
-  int64_t turn = 0;
+  Deck<Choice> choices = deal_choices();
   for_similarities([&](auto way, Similarity similarity) {
     constexpr int64_t kTile = decltype(way)::MmaPolicy::kTile;
-    for (const Case& c : {Case{3, 1, 7, turn + 2}, Case{1, 2 * kTile + 1, 3, turn}, Case{kTile + 3, 20, 4, turn + 1}})
-      check_case(way, similarity, c, coverage);
-    ++turn;
+    check_case(way, similarity, 3, 1, 7, choices.next(), coverage);
+    check_case(way, similarity, 1, 2 * kTile + 1, 3, choices.next(), coverage);
+    check_case(way, similarity, kTile + 3, 20, 4, choices.next(), coverage);
   });
   CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
   CHECK(coverage.many_positives > coverage.anchors / 8);
 }
 
 TEST(tuplet_loss_any_order_gives_same_bits) {
-  int turn = 0;
+  struct Case {
+    TupletPositive positive;
+    double temperature;
+    bool with_refs;
+  };
+  constexpr double temperatures[] = {0.02, 0.1};
+  Deck<Case> cases(cases_of<Case>(kPositives, temperatures, kEither));
   for_similarities([&](auto way, Similarity similarity) {
     using Way = decltype(way);
-    ++turn;
-    Mixed<Way> mixed(similarity, kPositives[turn % 3], turn % 2 ? 0.02 : 0.1, Way::MmaPolicy::kTile + 12, 3);
-    const auto p = mixed.problem(turn % 4 == 0);
+    const auto& [positive, temperature, with_refs] = cases.next();
+    Mixed<Way> mixed(similarity, positive, temperature, Way::MmaPolicy::kTile + 12, 3);
+    const auto p = mixed.problem(with_refs);
     const CudaRun<Way> first(p);
     for (int n = 1; n < 4; ++n) {
       const Running& running = kRunnings[n];
-      context = std::string(way.name) + ", order " + std::to_string(static_cast<int>(running.order)) + ", blocks " +
-                std::to_string(running.max_blocks);
+      context = std::string(way.name) + ", " + describe(p.rule, p.anchors.count, p.others().count, 3) + ", order " +
+                std::to_string(static_cast<int>(running.order)) + ", blocks " + std::to_string(running.max_blocks);
       CHECK(first.same(CudaRun<Way>(p, running)));
     }
   });
@@ -278,7 +283,7 @@ TEST(tuplet_loss_reductions_equal_sums_of_terms) {
 }
 
 TEST(tuplet_loss_empty_input_is_zero) {
-  int turn = 0;
+  Deck<TupletPositive> positives(cases_of<TupletPositive>(kPositives));
   for_similarities([&](auto way, Similarity similarity) {
     using Way = decltype(way);
     for (const auto& [rows, refs] : {std::pair{0, -1}, {1, -1}, {0, 3}, {3, 0}}) {
@@ -288,9 +293,9 @@ TEST(tuplet_loss_empty_input_is_zero) {
         const auto y = rounded_batch<Way>(Values::kReals, Labels::kOneClass, std::max(refs, 0), 4, random);
         TupletProblem<typename Way::acc_t> p{{}, x, refs < 0 ? nullptr : &y, {1, 1, 1}};
         p.rule.similarity = similarity;
-        p.rule.positive = kPositives[++turn % 3];
+        p.rule.positive = positives.next();
         p.rule.reduction = reduction;
-        context = std::string(way.name) + ", " + std::to_string(rows) + " rows, " + std::to_string(refs) + " refs";
+        context = std::string(way.name) + ", " + describe(p.rule, rows, refs, 4);
         const CudaRun<Way> run(p);
         for (const auto& numbers : {run.value, run.sum, run.slope, run.positive_similarity, run.grad_x, run.grad_refs})
           CHECK(std::all_of(numbers.begin(), numbers.end(), [](auto v) { return v == 0; }));
@@ -367,12 +372,12 @@ TEST(tuplet_loss_rows_far_from_origin_give_same_bits) {
 
 // Without their shifts, exponentials would overflow or vanish at these temperatures.
 TEST(tuplet_loss_extreme_temperatures_stay_finite) {
-  int turn = 0;
+  Deck<TupletPositive> positives(cases_of<TupletPositive>(kPositives));
   for (const double temperature : {1e-30, 1e-5, 1e5}) {
     for_similarities([&](auto way, Similarity similarity) {
       using Way = decltype(way);
-      context = std::string(way.name) + ", temperature " + std::to_string(temperature);
-      Mixed<Way> mixed(similarity, kPositives[++turn % 3], temperature, 20);
+      Mixed<Way> mixed(similarity, positives.next(), temperature, 20);
+      context = std::string(way.name) + ", " + describe(mixed.rule, 20, 30, 9);
       mixed.refs.count = 30;
       const CudaRun<Way> run(mixed.problem(true));
       CHECK(std::all_of(run.sum.begin(), run.sum.end(), [](auto sum) { return sum > 1e-20; }));

@@ -41,7 +41,6 @@ struct Case {
   const cpu::PairwiseParams<T>&scalar_pass, &simd_pass;
   std::vector<cpu::Block> blocks;  // that may hold pairs
   Random random;
-  bool second_half;  // alternates from case to case; a check with four variants runs two of them per case
 
   const cpu::PairwiseParams<T>& pass_of(const Kernels<T>& kernel) const {
     return &kernel == &scalar ? scalar_pass : simd_pass;
@@ -59,7 +58,6 @@ struct Case {
 template <class T>
 void for_each_case(const std::function<void(Case<T>&)>& body) {
   for_each_target<T>([&](const BuiltTarget& target, const Kernels<T>& scalar, const Kernels<T>& simd) {
-    int64_t turn = 0;
     for (const int64_t depth : {3, 257}) {
       for (const int64_t count : {1, 31, 97, 193}) {
         for (const Labels labels : {Labels::kRandom, Labels::kOneClass, Labels::kAllDistinct}) {
@@ -73,8 +71,7 @@ void for_each_case(const std::function<void(Case<T>&)>& body) {
             const Batch<T> columns(Values::kReals, labels, count + 16, depth, random);
             const LevelPass<T> a(scalar, rows, symmetric ? nullptr : &columns, euclidean);
             const LevelPass<T> b(simd, rows, symmetric ? nullptr : &columns, euclidean);
-            Case<T> one{scalar, simd, a.pass, b.pass, {}, random, (turn + turn / 4) % 2 == 1};
-            ++turn;
+            Case<T> one{scalar, simd, a.pass, b.pass, {}, random};
             for (int64_t row = 0; row < one.rows(); row += cpu::kMaxBlockRows)
               for (int64_t column = 0; column < one.columns(); column += cpu::kMaxBlockColumns)
                 one.blocks.push_back({row, std::min(row + cpu::kMaxBlockRows, one.rows()), column,

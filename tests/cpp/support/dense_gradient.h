@@ -1,5 +1,4 @@
-// The gradient of a function of all pairs' measures, from the derivatives with respect to the measures, in plain double
-// sums.
+// The gradient of a function of all pairs' measures, from the derivatives with respect to the measures, in plain sums.
 #pragma once
 
 #include <algorithm>
@@ -53,9 +52,11 @@ std::vector<double> measure_matrix(const PairMeasure& measure, const MeasuredSid
   return s;
 }
 
-// A gradient, and a bound on the rounding error of a computed one.
+// A gradient, and a bound on the rounding error of a computed one, [count, depth]. A plain sum in double could have a
+// larger error than the engine.
 struct Bounded {
-  std::vector<double> value, bound;  // [count, depth]
+  std::vector<long double> value;
+  std::vector<double> bound;
 };
 
 // weight [rows, columns]: the derivative with respect to the measure of (row i, column j). `error`: a bound on the
@@ -108,30 +109,30 @@ class DenseGradient {
 
  private:
   static Bounded zeros(const MeasuredSide<T>& side) {
-    return {std::vector<double>(side.x.size(), 0.0), std::vector<double>(side.x.size(), 0.0)};
+    return {std::vector<long double>(side.x.size(), 0.0L), std::vector<double>(side.x.size(), 0.0)};
   }
 
   // u = x / max(|x|, 1e-12): du/dx = (I - u u^T) / |x|, and 0 for rows that have no direction.
   static Bounded projected(const MeasuredSide<T>& side, Bounded g) {
     for (int64_t i = 0; i < side.count && side.normalized; ++i) {
-      double *value = g.value.data() + i * side.depth, *bound = g.bound.data() + i * side.depth;
-      double along = 0, along_bound = 0, size = 0;
+      long double *value = g.value.data() + i * side.depth, along = 0;
+      double *bound = g.bound.data() + i * side.depth, along_bound = 0, size = 0;
       const double* u = side.row(i);
       if (side.scale[i] == 1e-12) {
-        std::fill_n(value, side.depth, 0.0);
+        std::fill_n(value, side.depth, 0.0L);
         std::fill_n(bound, side.depth, 0.0);
         continue;
       }
       for (int64_t k = 0; k < side.depth; ++k) {
         along += value[k] * u[k];
         along_bound += bound[k] * std::fabs(u[k]);
-        size += std::fabs(value[k] * u[k]);
+        size += static_cast<double>(std::fabs(value[k] * u[k]));
       }
       along_bound += 8 * std::numeric_limits<T>::epsilon() * size;
       for (int64_t k = 0; k < side.depth; ++k) {
-        bound[k] =
-            (bound[k] + along_bound * std::fabs(u[k]) + 8 * std::numeric_limits<T>::epsilon() * std::fabs(value[k])) /
-            side.scale[i];
+        bound[k] = (bound[k] + along_bound * std::fabs(u[k]) +
+                    8 * std::numeric_limits<T>::epsilon() * static_cast<double>(std::fabs(value[k]))) /
+                   side.scale[i];
         value[k] = (value[k] - along * u[k]) / side.scale[i];
       }
     }
@@ -141,7 +142,8 @@ class DenseGradient {
   static void check_one(const std::vector<T>& got, const Bounded& want) {
     CHECK_EQ(got.size(), want.value.size());
     const double smallest = std::numeric_limits<T>::min();
-    for (size_t e = 0; e < got.size(); ++e) CHECK_NEAR(got[e], want.value[e], want.bound[e] + smallest);
+    for (size_t e = 0; e < got.size(); ++e)
+      CHECK_NEAR(got[e], static_cast<double>(want.value[e]), want.bound[e] + smallest);
   }
 
   Bounded rows_, columns_;

@@ -21,6 +21,9 @@ namespace hardmine::test {
 inline const std::vector<int64_t> kCounts = {0,  1,  2,  3,  5,  6,  7,  11,  12,  13, 16,
                                              17, 31, 32, 33, 95, 96, 97, 255, 256, 257};
 inline const std::vector<int64_t> kDepths = {1, 2, 15, 16, 17, 255, 256, 257, 513};
+inline constexpr int64_t kShortDepths[] = {1, 2, 3, 15, 16, 17, 33};
+// Counts around the sizes of blocks alone.
+inline constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
 
 // SplitMix64. Unlike the standard distributions, it gives the same numbers on every platform.
 class Random {
@@ -42,6 +45,37 @@ class Random {
  private:
   uint64_t state_;
 };
+
+// Every combination of the values of some lists: cases_of<Case>(kLabels, kDepths) has a Case{labels, depth} for each.
+template <class Case, class... Lists>
+std::vector<Case> cases_of(const Lists&... lists) {
+  std::vector<Case> cases;
+  for (size_t code = 0; code < (std::size(lists) * ...); ++code) {
+    size_t rest = code;
+    const auto value_in = [&](const auto& list) {
+      const size_t place = rest % std::size(list);
+      rest /= std::size(list);
+      return *(std::begin(list) + place);
+    };
+    cases.push_back({value_in(lists)...});
+  }
+  return cases;
+}
+
+// Deals cases from a shuffled list, for sweeps over sizes with too many cases to run them all at every size. After the
+// last case the first one follows.
+template <class Case>
+class Deck {
+ public:
+  explicit Deck(std::vector<Case> cases, uint64_t seed = 1) : cases_(std::move(cases)) { Random(seed).shuffle(cases_); }
+  const Case& next() { return cases_[dealt_++ % cases_.size()]; }
+
+ private:
+  std::vector<Case> cases_;
+  size_t dealt_ = 0;
+};
+
+inline constexpr bool kEither[] = {false, true};
 
 // Every combination of N flags: for (const auto& [symmetric, bounded] : all_flags<2>()). The first changes fastest.
 template <size_t N>
@@ -105,7 +139,8 @@ std::vector<T> rough_rows(int64_t count, int64_t depth, bool special, Random& ra
 }
 
 enum class Labels { kRandom, kPairsSorted, kDescending, kOneClass, kAllDistinct, kExtreme };
-inline constexpr int64_t kLabelKinds = 6;
+inline constexpr Labels kLabels[] = {Labels::kRandom,   Labels::kPairsSorted, Labels::kDescending,
+                                     Labels::kOneClass, Labels::kAllDistinct, Labels::kExtreme};
 
 inline std::vector<int64_t> make_labels(Labels kind, int64_t count, Random& random) {
   constexpr int64_t low = std::numeric_limits<int64_t>::min(), high = std::numeric_limits<int64_t>::max();

@@ -12,6 +12,7 @@ namespace hardmine::test {
 
 inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 inline constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+inline constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
 
 // Samples whose similarities are exact.
 inline Values exact_values(Similarity similarity) {

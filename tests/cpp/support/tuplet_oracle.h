@@ -1,13 +1,27 @@
 // Tuplet losses as double loops over all pairs, straight from their definition.
 #pragma once
 
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "cpu/engine/tuplet_loss.h"
 #include "support/dense_gradient.h"
+#include "support/names.h"
 #include "support/selection_oracle.h"
 
 namespace hardmine::test {
+
+inline constexpr TupletPositive kPositives[] = {TupletPositive::kEasiest, TupletPositive::kHardest,
+                                                TupletPositive::kAll};
+
+// refs < 0: none.
+inline std::string describe(const TupletRule& rule, int64_t rows, int64_t refs, int64_t depth) {
+  std::ostringstream text;
+  text << rows << " rows, " << refs << " refs, depth " << depth << ", " << name_of(rule.similarity) << ", positive "
+       << name_of(rule.positive) << ", temperature " << rule.temperature << ", threshold " << rule.duplicate_threshold;
+  return text.str();
+}
 
 template <class T>
 struct TupletProblem {
