@@ -152,6 +152,15 @@ def test_selection_rules_with_ids_match_reference(name, options, refs, kind):
     assert_results_close(actual, expected, 2e-5)
 
 
+@pytest.mark.parametrize("kind", ["few", "many"])
+@pytest.mark.parametrize("refs", [None, 300], ids=["self", "refs"])
+def test_selection_with_ids_in_tiles_of_negatives_matches_reference(kind, refs):
+    """Sorted pairs: most tiles hold negatives alone, and without refs they serve their rows and their columns."""
+    inputs, labels = exact_inputs("cosine", 300, refs=refs), torch.arange(300) // 2
+    inputs = inputs._replace(labels=labels, ref_labels=None if refs is None else labels)
+    assert_results_close(*run_both("select_triplets", inputs, **random_ids(inputs, kind)), 2e-5)
+
+
 @each_kind
 @pytest.mark.parametrize("sizes", [[3] * 20, [40, 50, 1, 2]], ids=str)
 @pytest.mark.parametrize("squared", [False, True])
@@ -179,16 +188,26 @@ def test_op_with_ids_of_every_dtype_matches_reference(name, dtype):
 
 @each_with_refs(OPS)
 def test_op_ids_that_exclude_nothing_are_bitwise_equal_to_none(name, refs):
-    """Distinct ids, negative ids, ids that only anchors have, ids that only refs have."""
+    """Distinct ids of equal low halves, negative ids, ids that only anchors have, ids that only refs have."""
     inputs = random_inputs(100, refs=refs)
     expected = run(getattr(ops, name), inputs)
     rows, more = torch.arange(100), torch.arange(30) + 100
-    cases = [(rows, more), (rows * 0 - 1, more * 0 - 1), (rows - 200, more - 2**62), (rows * 0 + 7, more)]
+    cases = [(rows << 32, more << 32), (rows * 0 - 1, more * 0 - 1), (rows - 200, more - 2**62), (rows * 0 + 7, more)]
     if refs is None:
         cases = cases[:3]
     for ids, ref_ids in cases:
         options = {"ids": ids, **({} if refs is None else {"ref_ids": ref_ids})}
         assert_results_bitwise_equal(run(getattr(ops, name), inputs, **options), expected)
+
+
+@pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
+def test_random_picks_with_distinct_ids_are_bitwise_equal_to_none(refs):
+    inputs, options = random_inputs(60, refs=refs), {"positive": "random", "negative": "random"}
+    ids = {"ids": torch.arange(60) << 32}  # of equal low halves
+    if refs is not None:
+        ids["ref_ids"] = torch.arange(60, 60 + refs) << 32
+    actual, expected = (ops.select_triplets(*inputs, **options, **more, generator=seeded(0)) for more in (ids, {}))
+    assert_same_selection(actual, expected)
 
 
 @each_with_refs(OPS)
@@ -398,17 +417,28 @@ def test_op_with_ids_compiled_is_bitwise_equal(name, refs):
             assert_bitwise_equal(actual, expected)
 
 
-@each_of(OPS)
-def test_op_ids_of_every_dtype_and_layout_are_equal(name):
-    inputs = random_inputs(60)
-    ids = torch.randint(-5, 20, (60,), generator=seeded(0))
-    expected = run(getattr(ops, name), inputs, ids=ids)
-    strided = torch.stack([ids, ids], 1)[:, 0]
-    assert not strided.is_contiguous()
-    for same in (ids.int(), ids.short(), ids.to(torch.int8), strided, torch.where(ids < 0, ids * 7, ids)):
-        assert_results_bitwise_equal(run(getattr(ops, name), inputs, ids=same), expected)
-    large = torch.where(ids < 0, ids - 2**60, ids + 2**61)
-    assert_results_bitwise_equal(run(getattr(ops, name), inputs, ids=large), expected)
+@each_with_refs(OPS)
+def test_op_ids_of_every_dtype_and_layout_are_equal(name, refs):
+    inputs = random_inputs(60, refs=refs)
+    drawn = {"ids": torch.randint(-5, 20, (60,), generator=seeded(0))}
+    if refs is not None:
+        drawn["ref_ids"] = torch.randint(-5, 20, (refs,), generator=seeded(1))
+
+    def result(change):
+        return run(getattr(ops, name), inputs, **{key: change(ids) for key, ids in drawn.items()})
+
+    def strided(ids):
+        return torch.stack([ids, -ids], 1)[:, 0]
+
+    assert not strided(drawn["ids"]).is_contiguous()
+    expected = result(lambda ids: ids)
+    for change in (
+        *(lambda ids, dtype=dtype: ids.to(dtype) for dtype in (torch.int32, torch.int16, torch.int8)),
+        strided,
+        lambda ids: torch.where(ids < 0, ids * 7, ids),
+        lambda ids: torch.where(ids < 0, ids - 2**60, ids + 2**61),
+    ):
+        assert_results_bitwise_equal(result(change), expected)
 
 
 @pytest.mark.cpu
