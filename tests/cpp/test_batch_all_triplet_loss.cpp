@@ -13,8 +13,6 @@ using namespace hardmine::test;
 
 namespace {
 
-constexpr double kMargins[] = {0, -0.5, 2, 0.25, 0.25};
-
 template <class T>
 struct Run {
   cpu::BatchAllResult<T> result;
@@ -41,58 +39,58 @@ void check_run(const BatchAllProblem<T>& p, const Run<T>& run, bool exact, Cover
                   exact, coverage);
 }
 
+std::vector<BatchAllCase> all_cases() {
+  constexpr Similarity similarities[] = {Similarity::kCosine, Similarity::kEuclidean};
+  constexpr BatchAllReduction reductions[] = {BatchAllReduction::kMean, BatchAllReduction::kMeanActive,
+                                              BatchAllReduction::kSum};
+  constexpr double margins[] = {0, -0.5, 0.25, 2};
+  std::vector<BatchAllCase> cases =
+      cases_of<BatchAllCase>(similarities, kEither, reductions, kEither, kEither, margins, kLabels, kShortDepths);
+  std::erase_if(cases, [](const BatchAllCase& c) { return c.exact && !c.squared; });
+  return cases;
+}
+
+// refs < 0: none.
 template <class T>
-void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Coverage& coverage, int64_t refs = -1) {
-  BatchAllRule rule;
-  rule.similarity = turn % 2 ? Similarity::kCosine : Similarity::kEuclidean;
-  rule.squared = turn / 2 % 2 == 0;
-  rule.reduction = static_cast<BatchAllReduction>(turn % 3);
-  rule.margin = kMargins[turn % 5];
-  // Exact are squared distances of integer rows, and inner products of rows with exact norms. Square roots and
-  // differences of unit rows round.
-  const bool exact = rule.squared && turn / 4 % 2;
-  Random random(1000 * count + turn);
-  const Values values = !exact                                   ? Values::kReals
-                        : rule.similarity == Similarity::kCosine ? Values::kExactNorms
-                                                                 : Values::kIntegers;
-  BatchAllProblem<T> p{rule, Batch<T>(values, labels, count, depth, random), {}, {}};
-  if (refs >= 0) p.refs = Batch<T>(values, labels, refs, depth, random);
+void check_case(const BatchAllCase& c, int64_t count, int64_t refs, Coverage& coverage) {
+  Random random(1000 * count + c.depth);
+  BatchAllProblem<T> p{c.rule(), c.batch<T>(count, random), {}, {}};
+  if (refs >= 0) p.refs = c.batch<T>(refs, random);
   if (random.below(2)) fill_zero_rows(p);
-  if (turn % 7 < 3 && count > 0) p.make_table(random);
-  context = text_of(rule, count, depth, !p.margins.empty()) + ", refs " + std::to_string(refs) + ", labels " +
-            name_of(labels) + (exact ? ", exact" : "");
-  check_run(p, Run<T>(p, SerialPool()), exact, coverage);
+  if (c.has_table && count > 0) p.make_table(random);
+  context = c.describe(count, refs);
+  check_run(p, Run<T>(p, SerialPool()), c.exact, coverage);
 }
 
 // Classes of chosen sizes: around the length from which positives are sorted, and so large that the positives of all
 // anchors exceed one chunk of the engine.
 template <class T>
-void check_classes(const std::vector<int64_t>& sizes, int64_t depth, int64_t turns,
-                   const std::vector<int64_t>& ref_sizes = {}) {
-  for (int64_t turn = 0; turn < turns; ++turn) {
+void check_classes(const std::vector<int64_t>& sizes, int64_t depth, const std::vector<int64_t>& ref_sizes = {}) {
+  constexpr Similarity kCosine = Similarity::kCosine, kEuclidean = Similarity::kEuclidean;
+  constexpr auto kMean = BatchAllReduction::kMean, kMeanActive = BatchAllReduction::kMeanActive;
+  for (BatchAllCase c :
+       {BatchAllCase{.similarity = kEuclidean, .squared = true, .reduction = kMean, .exact = true},
+        BatchAllCase{.similarity = kEuclidean, .squared = false, .reduction = kMeanActive, .has_table = true},
+        BatchAllCase{.similarity = kCosine, .squared = true, .reduction = BatchAllReduction::kSum, .exact = true},
+        BatchAllCase{.similarity = kCosine, .squared = true, .reduction = kMean},
+        BatchAllCase{
+            .similarity = kEuclidean, .squared = true, .reduction = kMeanActive, .exact = true, .has_table = true},
+        BatchAllCase{.similarity = kEuclidean, .squared = false, .reduction = BatchAllReduction::kSum}}) {
+    c.depth = depth;
     Random random(sizes.size() + depth);
     const std::vector<int64_t> label = classes_of(sizes, random);
-    const int64_t count = static_cast<int64_t>(label.size());
-    const bool exact = turn % 2 == 0, cosine = turn / 2 % 2;
-    const Values values = !exact ? Values::kReals : cosine ? Values::kExactNorms : Values::kIntegers;
-    BatchAllProblem<T> p{BatchAllRule{}, Batch<T>(values, Labels::kOneClass, count, depth, random), {}, {}};
-    p.batch.label = label;
+    BatchAllProblem<T> p{c.rule(), c.batch<T>(label, random), {}, {}};
     if (!ref_sizes.empty()) {
       const std::vector<int64_t> ref_label = classes_of(ref_sizes, random);
-      p.refs = Batch<T>(values, Labels::kOneClass, static_cast<int64_t>(ref_label.size()), depth, random);
-      p.refs->label = ref_label;
+      p.refs = c.batch<T>(ref_label, random);
     }
-    if (cosine) fill_zero_rows(p);
-    p.rule.similarity = cosine ? Similarity::kCosine : Similarity::kEuclidean;
-    p.rule.squared = exact || turn % 4 == 3;
-    p.rule.reduction = static_cast<BatchAllReduction>(turn % 3);
-    p.rule.margin = 0.5;
-    if (turn % 3 == 1) p.make_table(random);
-    context = "classes of " + std::to_string(sizes[0]) + ", ..., " + text_of(p.rule, count, depth, !p.margins.empty()) +
-              (exact ? ", exact" : "");
+    if (c.similarity == kCosine) fill_zero_rows(p);
+    if (c.has_table) p.make_table(random);
+    context =
+        "classes of " + std::to_string(sizes[0]) + ", ..., " + c.describe(p.batch.count, p.refs ? p.refs->count : -1);
     Coverage coverage;
     const Run<T> run(p, SerialPool());
-    check_run(p, run, exact, coverage);
+    check_run(p, run, c.exact, coverage);
     CHECK(coverage.active > coverage.total / 50);
     for (const auto& [want_x, want_refs] : all_flags<2>()) {
       const Run<T> part(p, SerialPool(), want_x, want_refs);
@@ -110,20 +108,19 @@ bool same_run(const Run<T>& a, const Run<T>& b) {
          same_bits(a.grad, b.grad) && same_bits(a.grad_refs, b.grad_refs);
 }
 
+// refs < 0: none.
 template <class T>
-void check_workers(const std::vector<int64_t>& sizes, int64_t depth, const BatchAllRule& rule, int64_t refs = -1) {
+void check_workers(const std::vector<int64_t>& sizes, const BatchAllCase& c, int64_t refs = -1) {
   Random random(5);
   const std::vector<int64_t> label = classes_of(sizes, random);
-  BatchAllProblem<T> p{
-      rule, Batch<T>(Values::kReals, Labels::kOneClass, static_cast<int64_t>(label.size()), depth, random), {}, {}};
-  p.batch.label = label;
+  BatchAllProblem<T> p{c.rule(), c.batch<T>(label, random), {}, {}};
   if (refs >= 0) {
-    p.refs = Batch<T>(Values::kReals, Labels::kOneClass, refs, depth, random);
+    p.refs = c.batch<T>(refs, random);
     for (int64_t& ref_label : p.refs->label) ref_label = label[random.below(p.batch.count)];
   }
-  if (depth % 2) p.make_table(random);
+  if (c.has_table) p.make_table(random);
   const Run<T> serial(p, SerialPool());
-  const std::string what = text_of(rule, p.batch.count, depth, depth % 2);
+  const std::string what = c.describe(p.batch.count, refs);
   for (const int64_t threads : {2, 7}) {
     context = what + ", " + std::to_string(threads) + " threads";
     CHECK(same_run(Run<T>(p, ThreadedPool(threads)), serial));
@@ -194,22 +191,19 @@ TEST(batch_all_rows_below_minimum_norm_match_triple_loop) {
 
 TYPED_TEST(batch_all_any_count_rule_and_labels_matches_triple_loop, T) {
   Coverage coverage;
-  constexpr int64_t depths[] = {17, 3, 1, 16, 33, 2, 15};
-  int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
+  Deck<BatchAllCase> cases(all_cases(), sizeof(T));
   for (const int64_t count : kEdges)
-    for (int64_t n = 0; n < (count > 40 ? 8 : 25); ++n, ++turn)
-      check_case<T>(turn, count, depths[turn % 7], kLabels[turn % 11 % 6], coverage);
+    for (int64_t n = 0; n < 25; ++n) check_case<T>(cases.next(), count, -1, coverage);
   CHECK(coverage.active > coverage.total / 8 && coverage.active < coverage.total - coverage.total / 8);
   CHECK(coverage.ties > 1000);
 }
 
 TYPED_TEST(batch_all_refs_any_count_rule_and_labels_matches_triple_loop, T) {
   Coverage coverage;
-  constexpr int64_t depths[] = {17, 3, 1, 16, 33, 2, 15}, refs[] = {0, 1, 2, 31, 33, 95, 97, 193, 5};
-  int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
+  Deck<BatchAllCase> cases(all_cases(), sizeof(T));
   for (const int64_t count : kEdges)
-    for (int64_t n = 0; n < (count > 40 ? 6 : 18); ++n, ++turn)
-      check_case<T>(turn, count, depths[turn % 7], kLabels[turn % 11 % 6], coverage, refs[turn % 9]);
+    for (const int64_t refs : {0, 1, 2, 5, 31, 33, 95, 97, 193})
+      for (int64_t n = 0; n < 2; ++n) check_case<T>(cases.next(), count, refs, coverage);
   CHECK(coverage.active > coverage.total / 8 && coverage.active < coverage.total - coverage.total / 8);
   CHECK(coverage.ties > 1000);
 }
@@ -239,25 +233,25 @@ TEST(batch_all_refs_match_hand_worked_values) {
 }
 
 TEST(batch_all_positives_around_sorting_threshold_match_triple_loop) {
-  check_classes<float>({32, 1, 33, 31, 7, 2, 40}, 17, 6);
-  check_classes<double>({32, 1, 33, 31, 7, 2, 40}, 16, 6);
+  check_classes<float>({32, 1, 33, 31, 7, 2, 40}, 17);
+  check_classes<double>({32, 1, 33, 31, 7, 2, 40}, 16);
 }
 
 TEST(batch_all_classes_in_several_chunks_match_triple_loop) {
-  check_classes<float>({230, 220}, 2, 3);
-  check_classes<double>({210, 240}, 4, 4);
-  check_classes<float>({1, 550, 20, 3}, 3, 2);
+  check_classes<float>({230, 220}, 2);
+  check_classes<double>({210, 240}, 4);
+  check_classes<float>({1, 550, 20, 3}, 3);
 }
 
 TEST(batch_all_refs_of_any_class_sizes_match_triple_loop) {
-  check_classes<float>({5, 1, 30, 7}, 17, 6, {32, 33, 1, 31, 40});
-  check_classes<double>({3, 40, 2}, 16, 6, {33, 32, 90});
-  check_classes<float>({590, 3, 7}, 2, 3, {480, 20});  // several chunks
+  check_classes<float>({5, 1, 30, 7}, 17, {32, 33, 1, 31, 40});
+  check_classes<double>({3, 40, 2}, 16, {33, 32, 90});
+  check_classes<float>({590, 3, 7}, 2, {480, 20});  // several chunks
 }
 
 TEST(batch_all_large_depths_match_triple_loop) {
-  check_classes<float>({20, 9, 4}, 257, 4);
-  check_classes<double>({20, 9, 4}, 513, 4);
+  check_classes<float>({20, 9, 4}, 257);
+  check_classes<double>({20, 9, 4}, 513);
 }
 
 TEST(batch_all_gradient_matches_finite_differences) {
@@ -308,12 +302,24 @@ TEST(batch_all_nonfinite_rows_are_reported) {
 
 TEST(batch_all_any_threads_give_same_bits) {
   const std::vector<int64_t> small(70, 4), large = {230, 220};
-  for (const bool squared : {true, false}) {
-    const BatchAllRule cosine{Similarity::kCosine, BatchAllReduction::kMean, squared, 0.2};
-    const BatchAllRule euclidean{Similarity::kEuclidean, BatchAllReduction::kMeanActive, squared, 0.2};
-    check_workers<float>(small, 64, squared ? cosine : euclidean);
-    check_workers<double>(large, 33 + squared, squared ? euclidean : cosine);
-    check_workers<float>(small, 32 + squared, squared ? euclidean : cosine, 700);
-    check_workers<double>(large, 33 + squared, squared ? cosine : euclidean, 300);
-  }
+  constexpr bool kSquared = true, kNotSquared = false;
+  const auto cosine = [](bool squared, int64_t depth, bool has_table = false) {
+    return BatchAllCase{
+        .similarity = Similarity::kCosine, .squared = squared, .has_table = has_table, .margin = 0.2, .depth = depth};
+  };
+  const auto euclidean = [&](bool squared, int64_t depth, bool has_table = false) {
+    BatchAllCase c = cosine(squared, depth, has_table);
+    c.similarity = Similarity::kEuclidean;
+    c.reduction = BatchAllReduction::kMeanActive;
+    return c;
+  };
+  constexpr bool kTable = true;
+  check_workers<float>(small, cosine(kSquared, 64));
+  check_workers<float>(small, euclidean(kNotSquared, 64));
+  check_workers<double>(large, euclidean(kSquared, 34));
+  check_workers<double>(large, cosine(kNotSquared, 33, kTable));
+  check_workers<float>(small, euclidean(kSquared, 33, kTable), 700);
+  check_workers<float>(small, cosine(kNotSquared, 32), 700);
+  check_workers<double>(large, cosine(kSquared, 34), 300);
+  check_workers<double>(large, euclidean(kNotSquared, 33, kTable), 300);
 }

@@ -71,47 +71,59 @@ double rounding() {
 }
 
 template <class Way>
-BatchAllProblem<typename Way::acc_t> problem(const std::vector<int64_t>& sizes, int64_t depth, bool exact, bool squared,
-                                             bool cosine, uint64_t seed, const std::vector<int64_t>& ref_sizes = {}) {
+BatchAllProblem<typename Way::acc_t> problem(const std::vector<int64_t>& sizes, const BatchAllCase& c,
+                                             const std::vector<int64_t>& ref_sizes = {}) {
   using acc_t = typename Way::acc_t;
-  Random random(seed);
+  Random random(sizes.size() + c.depth);
   const std::vector<int64_t> label = classes_of(sizes, random);
-  BatchAllRule rule;
-  rule.similarity = cosine ? Similarity::kCosine : Similarity::kEuclidean;
-  rule.squared = squared;
-  rule.reduction = static_cast<BatchAllReduction>(seed % 3);
-  rule.margin = seed % 5 == 0 ? 0 : seed % 5 == 1 ? -0.5 : seed % 5 == 2 ? 2 : 0.25;
-  const Values values = !exact ? Values::kReals : cosine ? Values::kExactNorms : Values::kIntegers;
-  const auto batch = [&](const std::vector<int64_t>& labels) {
-    Batch<acc_t> made(values, Labels::kOneClass, static_cast<int64_t>(labels.size()), depth, random);
-    made.label = labels;
-    round_rows<Way>(made.x);
-    return made;
-  };
-  BatchAllProblem<acc_t> p{rule, batch(label), {}, {}};
-  if (!ref_sizes.empty()) p.refs = batch(classes_of(ref_sizes, random));
-  if (seed % 4 == 3 && !label.empty()) p.make_table(random);
+  BatchAllProblem<acc_t> p{c.rule(), c.batch<acc_t>(label, random), {}, {}};
+  round_rows<Way>(p.batch.x);
+  if (!ref_sizes.empty()) {
+    const std::vector<int64_t> ref_label = classes_of(ref_sizes, random);
+    p.refs = c.batch<acc_t>(ref_label, random);
+    round_rows<Way>(p.refs->x);
+  }
+  if (c.has_table && !label.empty()) p.make_table(random);
   return p;
 }
 
-// The rules of a policy. Inner products serve squared distances of unit rows. Squared differences serve the rest; for
-// them short rows are exact as well.
-template <class Way, class Use>
-void for_rules(const Use& use) {
+constexpr Similarity kCosine = Similarity::kCosine, kEuclidean = Similarity::kEuclidean;
+constexpr auto kMeanActive = BatchAllReduction::kMeanActive, kSum = BatchAllReduction::kSum;
+
+// The cases of a policy, the first one exact. Inner products serve squared distances of unit rows. Squared differences
+// serve the rest; for them short rows are exact as well. If rows are rounded, only exact inputs can be checked.
+template <class Way>
+std::vector<BatchAllCase> cases_of_way() {
   if constexpr (Way::MmaPolicy::kSquaredDifferences) {
-    use(true, false);
-    use(false, false);
-    use(false, true);
+    return {{.similarity = kEuclidean, .squared = true, .exact = true},
+            {.similarity = kEuclidean, .squared = true},
+            {.similarity = kEuclidean, .squared = false},
+            {.similarity = kCosine, .squared = false}};
+  } else if constexpr (std::is_same_v<typename Way::MmaPolicy, Tf32Products>) {
+    return {{.similarity = kCosine, .squared = true, .exact = true}};
   } else {
-    use(true, true);
+    return {{.similarity = kCosine, .squared = true, .exact = true}, {.similarity = kCosine, .squared = true}};
   }
+}
+
+// What every case of a policy may have.
+struct Common {
+  BatchAllReduction reduction;
+  double margin;
+  bool has_table;
+};
+Deck<Common> deal_common() {
+  constexpr BatchAllReduction reductions[] = {BatchAllReduction::kMean, kMeanActive, kSum};
+  constexpr double margins[] = {0, -0.5, 0.25, 2};
+  return Deck(cases_of<Common>(reductions, margins, kEither));
 }
 
 template <class Way>
 void check_problem(const std::string& what, const BatchAllProblem<typename Way::acc_t>& p, bool exact,
                    const BatchAllChunks& parts, Coverage& coverage) {
   using acc_t = typename Way::acc_t;
-  context = what + text_of(p.rule, p.batch.count, p.batch.depth, !p.margins.empty());
+  context = what + text_of(p.rule, p.batch.count, p.batch.depth, !p.margins.empty()) +
+            text_of({{"refs", p.refs.has_value()}, {"exact", exact}});
   const Run<acc_t> first = run<Way>(p, parts);
   check_batch_all(p, BatchAllFound<acc_t>{first.loss, first.active, first.total, first.grad, first.grad_refs}, exact,
                   coverage, rounding<typename Way::MmaPolicy>());
@@ -123,22 +135,18 @@ void for_ways(const Use& use) {
   for_squared_differences(use);
 }
 
-// If rows are rounded, only exact inputs can be checked.
 template <class Way>
-constexpr bool kRoundsRows = std::is_same_v<typename Way::MmaPolicy, Tf32Products>;
-
-template <class Way>
-void check_sizes(const std::string& name, const std::vector<int64_t>& sizes, int64_t depth,
+void check_sizes(const std::string& name, const std::vector<int64_t>& sizes, int64_t depth, Deck<Common>& deck,
                  const BatchAllChunks& parts = {}, const std::vector<int64_t>& ref_sizes = {}) {
-  uint64_t seed = sizes.size() + depth;
-  for_rules<Way>([&](bool squared, bool cosine) {
-    for (const bool exact : {true, false}) {
-      if (exact ? !squared : kRoundsRows<Way>) continue;
-      Coverage coverage;
-      check_problem<Way>(name + ", ", problem<Way>(sizes, depth, exact, squared, cosine, ++seed, ref_sizes), exact,
-                         parts, coverage);
-    }
-  });
+  for (BatchAllCase c : cases_of_way<Way>()) {
+    const auto& [reduction, margin, has_table] = deck.next();
+    c.reduction = reduction;
+    c.margin = margin;
+    c.has_table = has_table;
+    c.depth = depth;
+    Coverage coverage;
+    check_problem<Way>(name + ", ", problem<Way>(sizes, c, ref_sizes), c.exact, parts, coverage);
+  }
 }
 
 }  // namespace
@@ -147,32 +155,37 @@ TEST(batch_all_without_triplets_is_zero) {
   for_ways([](auto way) {
     using Way = decltype(way);
     for (const std::vector<int64_t>& sizes : {std::vector<int64_t>{}, {1}, {5}, {1, 1, 1}}) {
-      auto p = problem<Way>(sizes, 3, true, true, !Way::MmaPolicy::kSquaredDifferences, 3);
-      context = std::string(way.name) + ", classes " + std::to_string(sizes.size());
-      const auto found = run<Way>(p);
-      CHECK_EQ(found.loss, 0);
-      CHECK_EQ(found.active, 0);
-      CHECK_EQ(found.total, 0);
-      for (const auto grad : found.grad) CHECK_EQ(grad, 0);
+      for (BatchAllCase c : cases_of_way<Way>()) {
+        c.has_table = true;
+        const auto p = problem<Way>(sizes, c);
+        context = std::string(way.name) + ", " + c.describe(p.batch.count);
+        const auto found = run<Way>(p);
+        CHECK_EQ(found.loss, 0);
+        CHECK_EQ(found.active, 0);
+        CHECK_EQ(found.total, 0);
+        for (const auto grad : found.grad) CHECK_EQ(grad, 0);
+      }
     }
   });
 }
 
 TEST(batch_all_any_class_sizes_match_triple_loop) {
-  for_ways([](auto way) {
+  Deck<Common> deck = deal_common();
+  for_ways([&](auto way) {
     using Way = decltype(way);
-    check_sizes<Way>(way.name, {1, 2}, 1);
-    check_sizes<Way>(way.name, {2, 1, 3, 8, 5}, 5);
-    check_sizes<Way>(way.name, {33, 2, 32, 1}, 17);
+    check_sizes<Way>(way.name, {1, 2}, 1, deck);
+    check_sizes<Way>(way.name, {2, 1, 3, 8, 5}, 5, deck);
+    check_sizes<Way>(way.name, {33, 2, 32, 1}, 17, deck);
   });
 }
 
 TEST(batch_all_refs_of_any_class_sizes_match_triple_loop) {
-  for_ways([](auto way) {
+  Deck<Common> deck = deal_common();
+  for_ways([&](auto way) {
     using Way = decltype(way);
-    check_sizes<Way>(way.name, {1}, 1, {}, {1, 1});
-    check_sizes<Way>(way.name, {2, 1, 3}, 5, {}, {4, 2, 3, 8, 5});
-    check_sizes<Way>(way.name, {33, 2, 32, 1}, 17, {}, {3, 0, 20});
+    check_sizes<Way>(way.name, {1}, 1, deck, {}, {1, 1});
+    check_sizes<Way>(way.name, {2, 1, 3}, 5, deck, {}, {4, 2, 3, 8, 5});
+    check_sizes<Way>(way.name, {33, 2, 32, 1}, 17, deck, {}, {3, 0, 20});
   });
 }
 
@@ -180,7 +193,9 @@ TEST(batch_all_without_refs_or_anchors_is_zero) {
   for_ways([](auto way) {
     using Way = decltype(way);
     for (const bool is_empty : {false, true}) {
-      auto p = problem<Way>({3, 4}, 3, true, true, !Way::MmaPolicy::kSquaredDifferences, 3);
+      BatchAllCase c = cases_of_way<Way>()[0];
+      c.has_table = true;
+      auto p = problem<Way>({3, 4}, c);
       p.refs = p.batch;
       p.ref_rows = p.rows;
       Batch<typename Way::acc_t>& empty = is_empty ? p.batch : *p.refs;
@@ -202,19 +217,17 @@ TEST(batch_all_without_refs_or_anchors_is_zero) {
 // for anchor 0 and (margin - 3) / 2 for anchor 1.
 TEST(batch_all_three_points_matches_hand_worked_values) {
   using Way = Way<DoubleSquaredDifferences, double>;
-  auto p = problem<Way>({2, 1}, 1, true, true, false, 0);
+  auto p =
+      problem<Way>({2, 1}, {.similarity = kEuclidean, .squared = true, .reduction = kSum, .margin = 9, .depth = 1});
   p.batch.x = {0, 1, 3};
   p.batch.label = {7, 7, -1};
-  p.margins.clear();
-  p.rule.reduction = BatchAllReduction::kSum;
-  p.rule.margin = 9;
   const Run<double> both = run<Way>(p);
   CHECK_EQ(both.loss, 3.5);
   CHECK_EQ(both.active, 2);
   CHECK_EQ(both.total, 2);
   const double want[] = {-2 + 3, 2 + 2, -3 - 2};
   for (int64_t e = 0; e < 3; ++e) CHECK_EQ(both.grad[e], want[e]);
-  p.rule.reduction = BatchAllReduction::kMeanActive;
+  p.rule.reduction = kMeanActive;
   p.rule.margin = 8;  // 1/2 (1 - 9 + 8) = 0 is not active
   const Run<double> one = run<Way>(p);
   CHECK_EQ(one.loss, 2.5);
@@ -224,21 +237,26 @@ TEST(batch_all_three_points_matches_hand_worked_values) {
 TEST(batch_all_several_chunks_match_triple_loop) {
   // 150 rows: strips of 128 and 22; up to 80 positives, 32 at a time.
   const BatchAllChunks parts{128, 32};
-  check_sizes<Way<FloatSquaredDifferences, float>>("strips", {81, 2, 34, 33}, 3, parts);
-  check_sizes<Way<FloatProducts, float>>("strips", {81, 2, 34, 33}, 3, parts);
-  check_sizes<Way<DoubleProducts, double>>("strips", {81, 2, 34, 33}, 16, parts);
-  check_sizes<Way<Float16Products, Float16>>("strips", {65, 2, 50, 33}, 16, parts);
-  check_sizes<Way<Bfloat16Products, BFloat16>>("strips", {65, 2, 50, 33}, 16, parts);
+  Deck<Common> deck = deal_common();
+  check_sizes<Way<FloatSquaredDifferences, float>>("strips", {81, 2, 34, 33}, 3, deck, parts);
+  check_sizes<Way<FloatProducts, float>>("strips", {81, 2, 34, 33}, 3, deck, parts);
+  check_sizes<Way<DoubleProducts, double>>("strips", {81, 2, 34, 33}, 16, deck, parts);
+  check_sizes<Way<Float16Products, Float16>>("strips", {65, 2, 50, 33}, 16, deck, parts);
+  check_sizes<Way<Bfloat16Products, BFloat16>>("strips", {65, 2, 50, 33}, 16, deck, parts);
   const std::vector<int64_t> refs = {40, 33, 2, 1};
-  check_sizes<Way<FloatSquaredDifferences, float>>("strips, refs", {81, 2, 34, 33}, 3, parts, refs);
-  check_sizes<Way<DoubleProducts, double>>("strips, refs", {81, 2, 34, 33}, 16, parts, refs);
-  check_sizes<Way<Float16Products, Float16>>("strips, refs", {65, 2, 50, 33}, 16, parts, refs);
+  check_sizes<Way<FloatSquaredDifferences, float>>("strips, refs", {81, 2, 34, 33}, 3, deck, parts, refs);
+  check_sizes<Way<DoubleProducts, double>>("strips, refs", {81, 2, 34, 33}, 16, deck, parts, refs);
+  check_sizes<Way<Float16Products, Float16>>("strips, refs", {65, 2, 50, 33}, 16, deck, parts, refs);
 }
 
 TEST(batch_all_any_order_gives_same_bits) {
-  const auto check = [](auto way, bool squared, bool cosine, const std::vector<int64_t>& ref_sizes = {}) {
+  const auto check = [](auto way, const std::vector<int64_t>& ref_sizes = {}) {
     using Way = decltype(way);
-    const auto p = problem<Way>({40, 3, 30, 1, 60}, 6, false, squared, cosine, 7, ref_sizes);
+    BatchAllCase c = cases_of_way<Way>().back();
+    c.reduction = kMeanActive;
+    c.has_table = true;
+    c.depth = 6;
+    const auto p = problem<Way>({40, 3, 30, 1, 60}, c, ref_sizes);
     const BatchAllChunks parts{128, 16};
     const auto first = run<Way>(p, parts);
     CHECK(first.active > 0);
@@ -253,12 +271,12 @@ TEST(batch_all_any_order_gives_same_bits) {
       CHECK(part.same_as(first));
     }
   };
-  check(Way<FloatSquaredDifferences, float>{"squared differences of float"}, false, true);
-  check(Way<Bfloat16Products, BFloat16>{"bfloat16"}, true, true);
-  check(Way<Float16Products, Float16>{"float16"}, true, true);
+  check(Way<FloatSquaredDifferences, float>{"squared differences of float"});
+  check(Way<Bfloat16Products, BFloat16>{"bfloat16"});
+  check(Way<Float16Products, Float16>{"float16"});
   const std::vector<int64_t> refs = {20, 33, 9, 70, 2};
-  check(Way<FloatSquaredDifferences, float>{"squared differences of float, refs"}, false, true, refs);
-  check(Way<Float16Products, Float16>{"float16, refs"}, true, true, refs);
+  check(Way<FloatSquaredDifferences, float>{"squared differences of float, refs"}, refs);
+  check(Way<Float16Products, Float16>{"float16, refs"}, refs);
 }
 
 // |a - b|^2 / 2 = 1 - s holds only for unit rows. The gradients of shorter rows are 0.
@@ -266,7 +284,8 @@ TEST(batch_all_rows_below_minimum_norm_match_triple_loop) {
   using Products = Way<DoubleProducts, double>;
   using Squares = Way<DoubleSquaredDifferences, double>;
   for (const bool squared : {true, false}) {
-    auto p = problem<Products>({7, 6, 7}, 9, false, squared, true, 4);
+    auto p = problem<Products>(
+        {7, 6, 7}, {.similarity = kCosine, .squared = squared, .reduction = kMeanActive, .margin = 0.25, .depth = 9});
     for (int64_t k = 0; k < 9; ++k) {
       p.batch.row(3)[k] *= 1e-13;
       p.batch.row(11)[k] = 0;
@@ -285,7 +304,14 @@ TEST(batch_all_rows_below_minimum_norm_match_triple_loop) {
 // Far from the origin, sums of products would lose the digits of differences.
 TEST(batch_all_rows_far_from_origin_keep_digits) {
   for (const std::vector<int64_t>& ref_sizes : {std::vector<int64_t>{}, {4, 8, 9}}) {
-    auto p = problem<Way<FloatSquaredDifferences, float>>({7, 6, 7}, 5, true, true, false, 4, ref_sizes);
+    auto p = problem<Way<FloatSquaredDifferences, float>>({7, 6, 7},
+                                                          {.similarity = kEuclidean,
+                                                           .squared = true,
+                                                           .reduction = kMeanActive,
+                                                           .exact = true,
+                                                           .margin = 0.25,
+                                                           .depth = 5},
+                                                          ref_sizes);
     for (float& x : p.batch.x) x += 1 << 20;
     if (p.refs)
       for (float& x : p.refs->x) x += 1 << 20;
@@ -298,28 +324,33 @@ TEST(batch_all_nonfinite_row_gives_nan) {
   for_ways([](auto way) {
     using Way = decltype(way);
     for (const double bad : {kNaN, kInfinity, -kInfinity}) {
-      auto p = problem<Way>({3, 4, 2}, 4, true, true, !Way::MmaPolicy::kSquaredDifferences, 5);
-      p.batch.x[17] = static_cast<typename Way::acc_t>(bad);
-      context = std::string(way.name) + ", " + std::to_string(bad);
-      const auto found = run<Way>(p);
-      CHECK(std::isnan(found.loss));
-      CHECK_EQ(found.active, 0);
-      CHECK_EQ(found.total, 0);
-      for (const auto grad : found.grad) CHECK(std::isnan(grad));
-      // The same row among the refs
-      auto q = problem<Way>({3, 4, 2}, 4, true, true, !Way::MmaPolicy::kSquaredDifferences, 5);
-      q.refs = p.batch;
-      const auto with_refs = run<Way>(q);
-      CHECK(std::isnan(with_refs.loss));
-      for (const auto grad : with_refs.grad) CHECK(std::isnan(grad));
-      for (const auto grad : with_refs.grad_refs) CHECK(std::isnan(grad));
+      for (BatchAllCase c : cases_of_way<Way>()) {
+        c.depth = 4;
+        const auto finite = problem<Way>({3, 4, 2}, c);
+        auto p = finite;
+        p.batch.x[17] = static_cast<typename Way::acc_t>(bad);
+        context = std::string(way.name) + ", " + std::to_string(bad) + ", " + c.describe(9);
+        const auto found = run<Way>(p);
+        CHECK(std::isnan(found.loss));
+        CHECK_EQ(found.active, 0);
+        CHECK_EQ(found.total, 0);
+        for (const auto grad : found.grad) CHECK(std::isnan(grad));
+        // The same row among the refs
+        auto q = finite;
+        q.refs = p.batch;
+        const auto with_refs = run<Way>(q);
+        CHECK(std::isnan(with_refs.loss));
+        for (const auto grad : with_refs.grad) CHECK(std::isnan(grad));
+        for (const auto grad : with_refs.grad_refs) CHECK(std::isnan(grad));
+      }
     }
   });
 }
 
 TEST(batch_all_invalid_margins_give_nan) {
   using Way = Way<FloatSquaredDifferences, float>;
-  const auto p = problem<Way>({3, 4, 1}, 4, true, true, false, 3);
+  const BatchAllCase c{.similarity = kEuclidean, .squared = true, .exact = true, .has_table = true, .depth = 4};
+  const auto p = problem<Way>({3, 4, 1}, c);
   CHECK_EQ(p.table_rows, 5);
   const auto is_nan = [](const Run<float>& found) {
     bool all = std::isnan(found.loss);
@@ -337,7 +368,7 @@ TEST(batch_all_invalid_margins_give_nan) {
       CHECK_EQ(is_nan(run<Way>(q)), in_use(a) && in_use(n));
     }
   // With refs, the table's rows are read for anchors, and its columns for refs.
-  auto with_refs = problem<Way>({3, 4}, 4, true, true, false, 3, {2, 0, 3});
+  auto with_refs = problem<Way>({3, 4}, c, {2, 0, 3});
   CHECK(!is_nan(run<Way>(with_refs)));
   for (int64_t a = 0; a < with_refs.table_rows; ++a)
     for (int64_t n = 0; n < with_refs.table_rows; ++n) {

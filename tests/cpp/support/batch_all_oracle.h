@@ -53,6 +53,65 @@ struct BatchAllProblem {
   }
 };
 
+inline std::string text_of(const BatchAllRule& rule, int64_t count, int64_t depth, bool table) {
+  return std::to_string(count) + " rows, depth " + std::to_string(depth) + ", " + name_of(rule.similarity) +
+         (rule.squared ? ", squared" : "") + ", reduction " + name_of(rule.reduction) + ", margin " +
+         (table ? "table" : std::to_string(rule.margin));
+}
+
+// Unit rows take squared distances from inner products. Zero rows prevent this.
+template <class T>
+void fill_zero_rows(Batch<T>& batch) {
+  for (int64_t i = 0; i < batch.count; ++i)
+    if (std::all_of(batch.row(i), batch.row(i) + batch.depth, [](T x) { return x == T(0); })) batch.row(i)[0] = T(1);
+}
+
+template <class T>
+void fill_zero_rows(BatchAllProblem<T>& p) {
+  fill_zero_rows(p.batch);
+  if (p.refs) fill_zero_rows(*p.refs);
+}
+
+inline std::vector<int64_t> classes_of(const std::vector<int64_t>& sizes, Random& random) {
+  std::vector<int64_t> label;
+  for (size_t c = 0; c < sizes.size(); ++c) label.insert(label.end(), sizes[c], static_cast<int64_t>(c) - 1);
+  random.shuffle(label);
+  return label;
+}
+
+// A problem but for its sizes.
+struct BatchAllCase {
+  Similarity similarity;
+  bool squared;
+  BatchAllReduction reduction = BatchAllReduction::kMean;
+  // Exact are squared distances of integer rows, and inner products of rows with exact norms. Square roots and
+  // differences of unit rows round.
+  bool exact = false;
+  bool has_table = false;
+  double margin = 0.5;
+  Labels labels = Labels::kOneClass;
+  int64_t depth = 3;
+
+  template <class T>
+  Batch<T> batch(int64_t count, Random& random) const {
+    const Values values = !exact                              ? Values::kReals
+                          : similarity == Similarity::kCosine ? Values::kExactNorms
+                                                              : Values::kIntegers;
+    return Batch<T>(values, labels, count, depth, random);
+  }
+  template <class T>
+  Batch<T> batch(const std::vector<int64_t>& label, Random& random) const {
+    Batch<T> made = batch<T>(static_cast<int64_t>(label.size()), random);
+    made.label = label;
+    return made;
+  }
+  BatchAllRule rule() const { return {similarity, reduction, squared, margin}; }
+  std::string describe(int64_t count, int64_t refs = -1) const {  // refs < 0: none
+    return text_of(rule(), count, depth, has_table) + ", refs " + std::to_string(refs) + ", labels " + name_of(labels) +
+           text_of({{"exact", exact}});
+  }
+};
+
 // The result of an engine.
 template <class T>
 struct BatchAllFound {
@@ -131,32 +190,6 @@ void check_batch_all(const BatchAllProblem<T>& p, const BatchAllFound<T>& found,
   for (double& e : error) e *= share;
   for (int64_t e = 0; e < count * columns; ++e) error[e] += (4 * epsilon + rounding) * std::fabs(weight[e]);
   DenseGradient<T>(measure, side, p.refs ? &other_side : nullptr, weight, error).check(found.grad, found.grad_refs);
-}
-
-inline std::string text_of(const BatchAllRule& rule, int64_t count, int64_t depth, bool table) {
-  return std::to_string(count) + " rows, depth " + std::to_string(depth) + ", " + name_of(rule.similarity) +
-         (rule.squared ? ", squared" : "") + ", reduction " + name_of(rule.reduction) + ", margin " +
-         (table ? "table" : std::to_string(rule.margin));
-}
-
-// Unit rows take squared distances from inner products. Zero rows prevent this.
-template <class T>
-void fill_zero_rows(Batch<T>& batch) {
-  for (int64_t i = 0; i < batch.count; ++i)
-    if (std::all_of(batch.row(i), batch.row(i) + batch.depth, [](T x) { return x == T(0); })) batch.row(i)[0] = T(1);
-}
-
-template <class T>
-void fill_zero_rows(BatchAllProblem<T>& p) {
-  fill_zero_rows(p.batch);
-  if (p.refs) fill_zero_rows(*p.refs);
-}
-
-inline std::vector<int64_t> classes_of(const std::vector<int64_t>& sizes, Random& random) {
-  std::vector<int64_t> label;
-  for (size_t c = 0; c < sizes.size(); ++c) label.insert(label.end(), sizes[c], static_cast<int64_t>(c) - 1);
-  random.shuffle(label);
-  return label;
 }
 
 }  // namespace hardmine::test
