@@ -257,7 +257,7 @@ def test_ring_selection_among_similarities_near_one_is_bitwise_that_of_one_proce
 def blocks_alive(bytes_per_block):
     """The size of all tensors of at least a block that Python holds, in blocks."""
     gc.collect()
-    tensors = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.numel()]
+    tensors = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.layout is torch.strided and t.numel()]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(size for size in storages.values() if size >= bytes_per_block) / bytes_per_block
 

@@ -1,4 +1,4 @@
-// Tests of every outcome. check_sample.cmake runs them and compares what support/check.h prints and returns.
+// Tests of every outcome. check_sample.cmake runs them and compares what tests/cpp/support/check.h prints and returns.
 
 #include <stdexcept>
 
