@@ -66,16 +66,21 @@ def test_select_triplets_hand_worked_ids_match(library, dtype, with_refs):
 @pytest.mark.parametrize("with_refs", [False, True], ids=["self", "refs"])
 @pytest.mark.parametrize("fallback", ["hardest", "easiest"])
 def test_semihard_fallback_with_ids_skips_copies(library, with_refs, fallback):
-    """Anchor 0 is less similar to its positive than to any negative. Both extreme negatives share its id."""
-    x = torch.tensor([[1.0], [-1.0], [0.5], [0.9], [0.7]])
-    labels, ids = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([4, 1, 4, 4, 9])
+    """Anchor 0 is less similar to its positive than to any negative. Both extreme negatives share its id.
+
+    The last two anchors find a semi-hard negative. They are first by label, so the fallback has rows in another order.
+    """
+    x = torch.tensor([[1.0], [-1.0], [0.5], [0.9], [0.7], [0.7], [0.7]])
+    labels, ids = torch.tensor([3, 3, 1, 1, 2, 0, 0]), torch.tensor([4, 1, 4, 4, 9, -1, -1])
     options = {"negative": "semihard", "semihard_fallback": fallback, "similarity": "dot"}
     if with_refs:
         inputs = (x[:1], labels[:1], x[1:], labels[1:])
         selection = library.select_triplets(*inputs, ids=ids[:1], ref_ids=ids[1:], **options)
+        assert selection.negative_index.tolist() == [3]
     else:
         selection = library.select_triplets(x, labels, ids=ids, **options)
-    assert selection.negative_index[0] == 4 - with_refs
+        expected = {"hardest": [4, 2, 4, 4, 0, 2, 2], "easiest": [4, 3, 1, 1, 1, 2, 2]}
+        assert selection.negative_index.tolist() == expected[fallback]
     assert selection.negative_similarity[0].item() == pytest.approx(0.7)
 
 
