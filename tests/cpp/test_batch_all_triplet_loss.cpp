@@ -193,7 +193,7 @@ TYPED_TEST(batch_all_any_count_rule_and_labels_matches_triple_loop, T) {
   Coverage coverage;
   Deck<BatchAllCase> cases(all_cases(), sizeof(T));
   for (const int64_t count : kEdges)
-    for (int64_t n = 0; n < 25; ++n) check_case<T>(cases.next(), count, -1, coverage);
+    for (int64_t n = 0; n < 40; ++n) check_case<T>(cases.next(), count, -1, coverage);
   CHECK(coverage.active > coverage.total / 8 && coverage.active < coverage.total - coverage.total / 8);
   CHECK(coverage.ties > 1000);
 }

@@ -203,7 +203,7 @@ TYPED_TEST(pack_interleaves_scales_and_pads, T) {
 TYPED_TEST(select_block_any_shape_matches_double_loop, T) {
   PassCoverage coverage;
   constexpr int64_t row_blocks[] = {24, cpu::kMaxBlockRows}, panels[] = {1, 2, 3, 4};
-  Deck<PassCase> cases(cases_of<PassCase>(kLabels, kEither, row_blocks, panels));
+  Deck<PassCase> cases(cases_of<PassCase>(kLabels, kEither, row_blocks, panels), sizeof(T));
   for (const int64_t count : kCounts) {
     Random random(count);
     const auto batch = [&](const PassCase& c, int64_t rows) {

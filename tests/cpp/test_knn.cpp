@@ -130,7 +130,7 @@ TYPED_TEST(knn_any_count_and_k_matches_sort, T) {
   for (const int64_t rows : kEdges) {
     for (int64_t n = 0; n < 20; ++n) check_next(rows, -1);
     for (const int64_t refs : kEdges)
-      for (int64_t n = 0; n < 3; ++n) check_next(rows, refs);
+      for (int64_t n = 0; n < 5; ++n) check_next(rows, refs);
   }
   // More groups of columns than a block has.
   check_case<T>(Similarity::kDot, 7, 800, 5, 20, Self::kAllowed);

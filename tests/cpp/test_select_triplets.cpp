@@ -105,10 +105,10 @@ TYPED_TEST(select_triplets_any_count_rule_and_labels_matches_double_loop, T) {
   coverage = {};
   for (const Similarity similarity : kSimilarities) {
     const std::vector<SelectionRule> all = all_rules(similarity);
-    Deck<SelectionRule> rules(all);
+    Deck<SelectionRule> rules(all, sizeof(T) + static_cast<size_t>(similarity));
     for (const int64_t count : kCounts)
       for (const Labels labels : kLabels)
-        check_symmetric<T>(rules, similarity, labels, count, 5, count < 40 ? all.size() : 5);
+        check_symmetric<T>(rules, similarity, labels, count, 5, count < 40 ? all.size() : 10);
   }
   CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
   CHECK(coverage.negatives > coverage.anchors / 4 && coverage.negatives < coverage.anchors);
@@ -118,11 +118,11 @@ TYPED_TEST(select_triplets_any_count_rule_and_labels_matches_double_loop, T) {
 
 TYPED_TEST(select_triplets_any_depth_matches_double_loop, T) {
   for (const Similarity similarity : kSimilarities) {
-    Deck<SelectionRule> rules(all_rules(similarity));
+    Deck<SelectionRule> rules(all_rules(similarity), sizeof(T) + static_cast<size_t>(similarity));
     for (const int64_t depth : kDepths)
       for (const int64_t count : {5, 17, 97})
         for (const Labels labels : {Labels::kRandom, Labels::kPairsSorted})
-          check_symmetric<T>(rules, similarity, labels, count, depth, 4);
+          check_symmetric<T>(rules, similarity, labels, count, depth, 8);
   }
 }
 
@@ -137,10 +137,10 @@ TYPED_TEST(select_triplets_any_ref_count_matches_double_loop, T) {
   std::vector<Case> cases;
   for (const Similarity similarity : kSimilarities)
     for (const Case& c : cases_of<Case>(all_rules(similarity), kLabels, depths)) cases.push_back(c);
-  Deck<Case> deck(cases);
+  Deck<Case> deck(cases, sizeof(T));
   for (const int64_t rows : kCounts) {
     for (const int64_t columns : kCounts) {
-      for (int64_t n = 0; n < 4; ++n) {
+      for (int64_t n = 0; n < 6; ++n) {
         const auto& [rule, labels, depth] = deck.next();
         Random random(rows * 1000 + columns);
         const Batch<T> anchors(exact_values(rule.similarity), labels, rows, depth, random);

@@ -111,7 +111,7 @@ TYPED_TEST(tuplet_loss_any_count_matches_double_loop, T) {
   TupletCoverage coverage;
   Deck<Choice> choices(all_choices(), sizeof(T));
   for (const int64_t rows : kEdges)
-    for (int64_t n = 0; n < 30; ++n) check_case<T>(choices.next(), rows, -1, coverage);
+    for (int64_t n = 0; n < 40; ++n) check_case<T>(choices.next(), rows, -1, coverage);
   CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
   CHECK(coverage.many_positives > coverage.anchors / 8);
   CHECK(coverage.dropped > 1000);
@@ -122,7 +122,7 @@ TYPED_TEST(tuplet_loss_any_ref_count_matches_double_loop, T) {
   Deck<Choice> choices(all_choices(), 1 + sizeof(T));
   for (const int64_t rows : kEdges)
     for (const int64_t refs : kEdges)
-      if (rows * refs < 10000 || (rows + refs) % 2) check_case<T>(choices.next(), rows, refs, coverage);
+      for (int64_t n = 0; n < 4; ++n) check_case<T>(choices.next(), rows, refs, coverage);
   CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
   CHECK(coverage.many_positives > coverage.anchors / 8);
 }
@@ -141,7 +141,7 @@ TEST(tuplet_loss_wide_blocks_match_double_loop) {
 
 TYPED_TEST(tuplet_loss_large_depths_match_double_loop, T) {
   TupletCoverage coverage;
-  Deck<Choice> choices(cases_of<Choice>(kSimilarities, kPositives, kTemperatures));
+  Deck<Choice> choices(cases_of<Choice>(kSimilarities, kPositives, kTemperatures), sizeof(T));
   for (const int64_t depth : {255, 257, 513}) {
     for (const int64_t refs : {-1, 41}) {
       for (int64_t n = 0; n < 9; ++n) {

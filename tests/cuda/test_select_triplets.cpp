@@ -90,7 +90,7 @@ void check_selection(const Way& way, const SelectionRule& rule, const Batch<doub
 // The rules of a similarity and the orders of threads, for a test to deal out.
 struct Decks {
   Similarity similarity;
-  Deck<SelectionRule> rules{all_rules(similarity)};
+  Deck<SelectionRule> rules{all_rules(similarity), 1 + static_cast<size_t>(similarity)};
   Deck<Running> runnings = deal_runnings();
 };
 
