@@ -53,10 +53,10 @@ def select_in_parts(rows: Rows, options: list[int | float], shares: Shares) -> T
         options: As :func:`hardmine.ops._arguments.check_selection` returns them.
         shares: The part of this rank, and the collectives.
     """
-    if NEGATIVES[options[2]] != "semihard":  # type: ignore[call-overload]  # a code
+    if NEGATIVES[int(options[2])] != "semihard":
         return _merged(rows, None, options, shares, 2)
     positives = positives_in_parts(rows, options, shares)
-    selections = 1 if FALLBACKS[options[3]] is None else 2  # type: ignore[call-overload]  # a code
+    selections = 1 if FALLBACKS[int(options[3])] is None else 2
     return torch.cat([positives, _merged(rows, positives, options, shares, selections)], 1)
 
 

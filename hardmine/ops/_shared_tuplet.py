@@ -29,7 +29,7 @@ def tuplet_in_parts(rows: Rows, options: list[int | float], shares: Shares) -> t
     selection = [similarity, 0 if all_positives else positive, NEGATIVES.index("hardest")]
     selection += [0, 0, duplicate_threshold, math.inf, tf32]
     words = None
-    if not one_shift_suffices(SIMILARITIES[similarity], temperature):  # type: ignore[call-overload]  # a code
+    if not one_shift_suffices(SIMILARITIES[int(similarity)], temperature):
         words = select_in_parts(rows, selection, shares)
     elif not all_positives:
         words = positives_in_parts(rows, selection, shares)
