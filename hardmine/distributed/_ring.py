@@ -7,14 +7,14 @@ no call waits before both transfers of a step have started, so that none waits f
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from hardmine.ops._arguments import check_ids, check_int64, check_labeled_rows
-from hardmine.ops._groups import NUM_SIZES, agree, devices_of
+from hardmine.ops._groups import agree, check_device
 
 
 class Candidates(NamedTuple):
@@ -48,8 +48,7 @@ def check_candidates(inputs: Sequence[Any], group: dist.ProcessGroup) -> Candida
     """Checks the inputs of this rank, in the order of :class:`Candidates`; labels and ids become int64."""
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels64, ref_labels64 = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    if embeddings.device.type not in (devices := devices_of(group)) or embeddings.device.type not in ("cpu", "cuda"):
-        raise ValueError(f"embeddings must be on a device of the group, {', '.join(devices)}, got {embeddings.device}")
+    check_device("embeddings", embeddings, group)
     for name, values in {"labels": labels, "ref_labels": ref_labels}.items():
         if values is not None:
             check_int64(name, values)
@@ -67,12 +66,6 @@ def as_candidates(inputs: Sequence[Tensor | None]) -> Candidates:
 
 def needs_gradient(tensor: Tensor | None) -> bool:
     return tensor is not None and torch.is_grad_enabled() and tensor.requires_grad
-
-
-def fail_everywhere(group: dist.ProcessGroup, failure: Exception) -> NoReturn:
-    """Raises an error of this rank's arguments on every rank; they all wait for each other's arguments."""
-    agree(group, {}, [0] * NUM_SIZES, failure)
-    raise failure  # agree() raises first
 
 
 def agree_on_candidates(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hardmine.ops._arguments import check_tensor
 from hardmine.ops._gather import check_gathered
-from hardmine.ops._groups import NUM_SIZES, agree, check_group
+from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.types import GatheredRows
 
 
@@ -80,12 +80,9 @@ def all_gather_rows(
         >>> torch.distributed.destroy_process_group()
     """
     group = check_group(group)
-    if not torch.compiler.is_compiling():
-        try:
-            check_tensor("labels", labels)
-            check_gathered(embeddings, labels, ids, group)
-        except Exception as error:
-            agree(group, {}, [0] * NUM_SIZES, error)
+    agree_on_checks(
+        group, lambda: check_tensor("labels", labels), lambda: check_gathered(embeddings, labels, ids, group)
+    )
     needs_grad = torch.is_grad_enabled() and embeddings.requires_grad
     facts = "the op must be the same on every rank\tall_gather_rows"
     rows, gathered_labels, gathered_ids, _, _, _, counts = torch.ops.hardmine.all_gather_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,8 +12,8 @@ from torch import Tensor
 from hardmine.ops import _gather as _gather  # defines the op
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_choice, check_tensor, shape_of
 from hardmine.ops._groups import all_gather, check_group, devices_of
-
-GRADIENT_REDUCTIONS = ("mean", "sum")
+from hardmine.ops._ranks import GRADIENT_REDUCTIONS
+from hardmine.types import GradientReduction
 
 
 def all_reduce_loss(
@@ -21,7 +21,7 @@ def all_reduce_loss(
     count: Tensor | None = None,
     *,
     group: dist.ProcessGroup | None = None,
-    gradient_reduction: Literal["mean", "sum"] = "mean",
+    gradient_reduction: GradientReduction = "mean",
 ) -> Tensor:
     """The sum of the ranks' losses, or their mean over all anchors, as a loss that every rank calls backward on.
 

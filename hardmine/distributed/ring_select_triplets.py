@@ -12,7 +12,6 @@ from hardmine._options import resolve_options
 from hardmine.distributed._ring import (
     agree_on_candidates,
     check_candidates,
-    fail_everywhere,
     needs_gradient,
     send_home,
     sum_dtype,
@@ -21,7 +20,7 @@ from hardmine.distributed._ring import (
 from hardmine.ops._arguments import FALLBACKS, NEGATIVES, POSITIVES, SIMILARITIES, TIES, check_selection
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
-from hardmine.ops._groups import check_group, group_of
+from hardmine.ops._groups import check_group, fail_everywhere, group_of
 from hardmine.ops.select_triplets import as_selection
 from hardmine.types import NegativeRule, PositiveRule, Selection, SemihardFallback, Similarity, TieRule
 

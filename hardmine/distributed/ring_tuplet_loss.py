@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -14,19 +14,19 @@ from hardmine.distributed._ring import (
     agree_on_candidates,
     as_candidates,
     check_candidates,
-    fail_everywhere,
     needs_gradient,
     sum_dtype,
     travel,
 )
-from hardmine.distributed.all_reduce_loss import GRADIENT_REDUCTIONS, all_reduce_loss
+from hardmine.distributed.all_reduce_loss import all_reduce_loss
 from hardmine.distributed.ring_select_triplets import Best
 from hardmine.ops._arguments import NEGATIVES, REDUCTIONS, SIMILARITIES, allow_tf32, check_choice
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
-from hardmine.ops._groups import check_group, group_of
+from hardmine.ops._groups import check_group, fail_everywhere, group_of
 from hardmine.ops._numbers import check_temperature, optional_number
-from hardmine.types import Reduction, Similarity, TupletPositiveRule
+from hardmine.ops._ranks import GRADIENT_REDUCTIONS
+from hardmine.types import GradientReduction, Reduction, Similarity, TupletPositiveRule
 
 _RULES = get_args(TupletPositiveRule)
 _ALL, _NONE = _RULES.index("all"), REDUCTIONS.index("none")
@@ -45,7 +45,7 @@ def ring_tuplet_loss(
     similarity: Similarity = "cosine",
     duplicate_threshold: float | None = None,
     reduction: Reduction = "mean",
-    gradient_reduction: Literal["mean", "sum"] | None = None,
+    gradient_reduction: GradientReduction | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """The tuplet loss of the anchors of all ranks against the refs of all ranks, of which no rank holds all.

@@ -19,9 +19,9 @@ from hardmine.ops._arguments import (
     is_without_values,
     shape_of,
 )
+from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ignored import kept_rows
 from hardmine.ops._numbers import check_integer
-from hardmine.ops._ranks import agree_on_checks
 from hardmine.ops._row_queue import MAX_ID, enqueue_rows, filled_rows
 
 if TYPE_CHECKING:

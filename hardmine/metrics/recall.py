@@ -13,8 +13,8 @@ from torch.distributed import ProcessGroup
 from hardmine import ops
 from hardmine.metrics._search import all_finite, check_progress, neighbors, without_ignored
 from hardmine.ops._arguments import check_ids, check_label_pair, check_labeled_rows, check_rows
-from hardmine.ops._groups import all_counts, check_group
-from hardmine.ops._ranks import agree_on_checks, check_tensors, own_part
+from hardmine.ops._groups import agree_on_checks, all_counts, check_group
+from hardmine.ops._ranks import check_tensors, own_part
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import HotelRecall
 
@@ -150,8 +150,9 @@ def recall_at_k(
         inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
         if group is not None:
             group = check_group(group)
-            agree_on_checks(group, lambda: without_ignored(ignore_index, *inputs))
-            return _recall_of_ranks(group, without_ignored(ignore_index, *inputs), k, progress, ignore_index)
+            kept: list[Any] = []
+            agree_on_checks(group, lambda: kept.extend(without_ignored(ignore_index, *inputs)))
+            return _recall_of_ranks(group, tuple(kept), k, progress, ignore_index)
         embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = without_ignored(ignore_index, *inputs)
         sizes = _check_k(k)
         check_progress(progress)

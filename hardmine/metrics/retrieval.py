@@ -19,7 +19,7 @@ from hardmine.metrics._search import (
     progress_bar,
     without_ignored,
 )
-from hardmine.ops._arguments import SIMILARITIES, check_choice, check_ids, check_labeled_rows
+from hardmine.ops._arguments import SIMILARITIES, check_choice, check_ids, check_labeled_rows, with_row_numbers
 from hardmine.ops._numbers import check_flag
 from hardmine.types import Similarity
 
@@ -206,7 +206,7 @@ def _ranks(
     starts = _chunk_starts(positives, rows)
     if refs is None and len(starts) > 2:  # one call with all queries would compute each pair once, a chunk cannot
         refs, ref_labels = embeddings, labels
-        ids = ref_ids = _distinct_ids(ids, count, labels.device)
+        ids = ref_ids = _own_ids(ids, embeddings)
     find = _finder(embeddings)
     with progress_bar(count, progress, "retrieval", "query", long=len(starts) > LONG_WORK_CHUNKS) as bar:
         for start, stop in itertools.pairwise(starts):
@@ -236,12 +236,10 @@ def _chunk_starts(positives: Tensor, rows: int) -> list[int]:
     return starts
 
 
-def _distinct_ids(ids: Tensor | None, count: int, device: torch.device) -> Tensor:
-    """Ids that exclude the same pairs, and every row itself."""
-    rows = torch.arange(count, device=device)
-    if ids is None:
-        return rows
-    return torch.where(ids >= 0, torch.searchsorted(ids.sort().values, ids), count + rows)
+def _own_ids(ids: Tensor | None, queries: Tensor) -> Tensor:
+    """Ids that exclude the same pairs, and every query itself."""
+    number = torch.arange(len(queries), device=queries.device)
+    return number if ids is None else with_row_numbers(ids, number)
 
 
 def _sorted_ranks(
@@ -256,7 +254,7 @@ def _sorted_ranks(
     """What ``torch.ops.hardmine.positive_ranks`` returns, by sorting rows of similarities."""
     if refs is None or ref_labels is None:
         refs, ref_labels = queries, labels
-        ids = ref_ids = _distinct_ids(ids, len(queries), labels.device)
+        ids = ref_ids = _own_ids(ids, queries)
     counts, ranks = [], []
     for chunk in torch.arange(len(queries), device=labels.device).split(max(1, MAX_SORTED_PAIRS // max(len(refs), 1))):
         s = _similarities(queries[chunk], refs, similarity)

@@ -376,3 +376,8 @@ def loss_of_triplets(
     if labels is not None and has_values(triplets) and has_values(labels):
         check_triplet_classes(triplets, labels)
     return loss
+
+
+def with_row_numbers(ids: Tensor, number: Tensor) -> Tensor:
+    """Ids [N] that exclude the same pairs, and every row itself: of a row without an id, N plus its ``number``."""
+    return torch.where(ids >= 0, torch.searchsorted(ids.sort().values, ids), len(number) + number)

@@ -9,7 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from hardmine.ops._ranks import PartialLoss, agree_on_checks, check_tensors, group_loss, own_part
+from hardmine.ops._groups import agree_on_checks
+from hardmine.ops._ranks import PartialLoss, check_tensors, group_loss, own_part
 from hardmine.types import TripletCounts
 
 P = ParamSpec("P")

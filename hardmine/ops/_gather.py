@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hardmine.ops._arguments import check_int64, check_labels, check_rows
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
-from hardmine.ops._groups import NUM_SIZES, agree, all_gather, code_of, devices_of, group_of, raise_everywhere
+from hardmine.ops._groups import NUM_SIZES, agree, all_gather, check_device, code_of, group_of, raise_everywhere
 
 
 def check_gathered(
@@ -26,8 +26,7 @@ def check_gathered(
 ) -> list[Tensor]:
     """Checks tensors that all ranks gather; returns the labels and the ids, those that are given, as int64."""
     check_rows(names[0], rows, rows)  # compared with itself: hardmine's CUDA library is not needed
-    if rows.device.type not in (devices := devices_of(group)) or rows.device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{names[0]} must be on a device of the group, {', '.join(devices)}, got {rows.device}")
+    check_device(names[0], rows, group)
     given = {name: values for name, values in zip(names[1:], (labels, ids), strict=True) if values is not None}
     checked = [
         check_labels(name, values, rows, "M" if name.startswith("ref_") else "B") for name, values in given.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -50,6 +50,29 @@ def devices_of(group: dist.ProcessGroup) -> dict[str, str]:
     """The backend per type of device, as ``{"cpu": "gloo", "cuda": "nccl"}``. Gloo has no all-to-all on GPUs."""
     backends = dict(pair.split(":") for pair in dist.get_backend_config(group).split(","))
     return {device: backend for device, backend in backends.items() if device == "cpu" or backend != "gloo"}
+
+
+def check_device(name: str, tensor: Tensor, group: dist.ProcessGroup) -> None:
+    """``tensor`` is where the group exchanges tensors."""
+    if tensor.device.type not in (devices := devices_of(group)) or tensor.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name} must be on a device of the group, {', '.join(devices)}, got {tensor.device}")
+
+
+def agree_on_checks(group: dist.ProcessGroup, *checks: Callable[[], Any]) -> None:
+    """Runs this rank's checks. If one fails, every rank raises its error: the others wait in :func:`agree`."""
+    if torch.compiler.is_compiling():  # the ops check what they exchange; the rest is checked while tracing
+        return
+    try:
+        for check in checks:
+            check()
+    except Exception as error:
+        fail_everywhere(group, error)
+
+
+def fail_everywhere(group: dist.ProcessGroup, failure: Exception) -> NoReturn:
+    """Raises an error of this rank on every rank, in the place of :func:`agree`."""
+    agree(group, {}, [0] * NUM_SIZES, failure)
+    raise failure  # agree() raises first
 
 
 def agree(
@@ -116,7 +139,7 @@ def all_counts(group: dist.ProcessGroup, counts: Sequence[int], device: torch.de
     return gathered.view(group.size(), -1)
 
 
-def all_gather(output: Tensor, local: Tensor, group: dist.ProcessGroup, *, async_op: bool = False) -> Any:
+def all_gather(output: Tensor, local: Tensor, group: dist.ProcessGroup) -> None:
     """``torch.distributed.all_gather_single``, which torch before 2.13 calls ``all_gather_into_tensor``."""
     function = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    return function(output, local, group=group, async_op=async_op)
+    function(output, local, group=group)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from hardmine.ops._arguments import check_ids, check_labeled_rows
-from hardmine.ops._groups import check_group
+from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.ops._numbers import check_integer
-from hardmine.ops._ranks import agree_on_checks
 from hardmine.types import Selection, TupletTerms
 
 P = ParamSpec("P")

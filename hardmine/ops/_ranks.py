@@ -9,20 +9,21 @@ picks, with reduction "none", and in all ops but ``triplet_loss``, ``sct_loss`` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from hardmine._hooks import checked
-from hardmine.ops._arguments import check_choice, check_ids, check_labeled_rows
+from hardmine.ops._arguments import check_choice, check_ids, check_labeled_rows, with_row_numbers
 from hardmine.ops._gather import check_gathered, send_failure
-from hardmine.ops._groups import NUM_SIZES, agree, check_group
+from hardmine.ops._groups import check_group
+from hardmine.types import GradientReduction
 
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-GRADIENT_REDUCTIONS = ("mean", "sum")
+GRADIENT_REDUCTIONS = get_args(GradientReduction)
 
 
 class Anchors(NamedTuple):
@@ -55,17 +56,6 @@ class Gathered(NamedTuple):
     counts: Tensor
 
 
-def agree_on_checks(group: dist.ProcessGroup, *checks: Callable[[], Any]) -> None:
-    """Runs this rank's checks. If one fails, every rank raises its error: the others wait in the gather."""
-    if torch.compiler.is_compiling():  # the gather checks what it gathers; the rest is checked while tracing
-        return
-    try:
-        for check in checks:
-            check()
-    except Exception as error:
-        agree(group, {}, [0] * NUM_SIZES, error)
-
-
 def gather(
     group: dist.ProcessGroup,
     op: str,
@@ -79,6 +69,8 @@ def gather(
     names: tuple[str, str, str] = ("embeddings", "labels", "ids"),
 ) -> Gathered:
     """The rows of all ranks. ``anchors`` are given if the rows are refs. The ranks' options must be equal."""
+    if "gradient_reduction" in options:  # None is the default
+        options = {**options, "gradient_reduction": options["gradient_reduction"] or "mean"}
     refs = "refs" if names[0] == "refs" else "ref_embeddings"
     compiling = torch.compiler.is_compiling()
     facts = {
@@ -133,8 +125,7 @@ def own_part(
     else:
         ref_ids = found.ids
         if skip_self:
-            position = torch.searchsorted(ref_ids.sort().values, ref_ids)
-            ref_ids = torch.where(ref_ids >= 0, position, len(number) + number)
+            ref_ids = with_row_numbers(ref_ids, number)
         ids = ref_ids[own]
     if labels is not None:  # from the gather, which checks them under torch.compile
         labels, ref_labels = found.labels[own], found.labels

@@ -21,8 +21,9 @@ from hardmine.ops._arguments import (
 from hardmine.ops._autograd import register_triplet_loss
 from hardmine.ops._fakes import fake_triplet_loss
 from hardmine.ops._gather import check_gathered
+from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._numbers import check_number
-from hardmine.ops._ranks import PartialLoss, agree_on_checks, gather, group_loss
+from hardmine.ops._ranks import PartialLoss, gather, group_loss
 from hardmine.types import DistanceSimilarity, GradientReduction
 
 

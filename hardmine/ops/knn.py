@@ -13,9 +13,9 @@ from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, chec
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._gather import check_gathered
-from hardmine.ops._groups import check_group
+from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.ops._numbers import check_flag, check_integer
-from hardmine.ops._ranks import agree_on_checks, own_part
+from hardmine.ops._ranks import own_part
 from hardmine.types import Neighbors, Similarity
 
 MAX_NEIGHBORS = 1024

@@ -13,9 +13,9 @@ from hardmine._options import resolve_options
 from hardmine.ops._arguments import check_ids, check_labeled_rows, check_random, check_selection, draw_random
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
-from hardmine.ops._groups import check_group
+from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._ranks import Anchors, agree_on_checks, check_tensors, own_part
+from hardmine.ops._ranks import Anchors, check_tensors, own_part
 from hardmine.types import NegativeRule, PositiveRule, Selection, SemihardFallback, Similarity, TieRule
 
 

@@ -23,12 +23,12 @@ from hardmine.ops._arguments import (
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
+from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranks import (
     Anchors,
     PartialLoss,
-    agree_on_checks,
     all_rows,
     check_tensors,
     group_loss,

@@ -13,11 +13,11 @@ from hardmine._hooks import observed
 from hardmine.ops._arguments import REDUCTIONS, SIMILARITIES, allow_tf32, check_choice, check_ids, check_labeled_rows
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag, check_temperature, optional_number
 from hardmine.ops._ranks import (
     PartialLoss,
-    agree_on_checks,
     all_rows,
     check_tensors,
     group_loss,
