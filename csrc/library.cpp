@@ -19,13 +19,13 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "float duplicate_threshold, float semihard_margin, bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor)");
 
   // For ranks that hold the same rows and share the pairs: the selections of part `part` of num_parts, without random
-  // rules -> words [1 or 2, selections, B] int64 (core/candidate_words.h), whose maximum over the parts is the
-  // selection among all pairs. Semi-hard negatives take two calls: positives None gives those, [.., 1, B]; given them,
-  // merged, the next call gives negatives and fallbacks.
+  // rules -> words [1 or 2, 1 to 3, B] int64 (core/candidate_words.h) of positives, negatives and the fallbacks of
+  // semi-hard negatives, whose maximum over the parts is the selection among all pairs. Semi-hard negatives need the
+  // positives among all pairs, so every part has those. Without need_negatives: the positives of the part alone.
   m.def(
-      "select_triplets_part(Tensor embeddings, Tensor labels, Tensor? ids, Tensor? positives, int similarity, "
-      "int positive, int negative, int semihard_fallback, int tie, float duplicate_threshold, float semihard_margin, "
-      "bool allow_tf32, int part, int num_parts) -> Tensor");
+      "select_triplets_part(Tensor embeddings, Tensor labels, Tensor? ids, int similarity, int positive, int negative, "
+      "int semihard_fallback, int tie, float duplicate_threshold, float semihard_margin, bool allow_tf32, "
+      "bool need_negatives, int part, int num_parts) -> Tensor");
 
   // From the merged words of all selections, [1 or 2, 2 or 3, B] -> as select_triplets.
   m.def(

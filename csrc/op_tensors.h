@@ -217,23 +217,15 @@ struct SelectionTensors {
   }
 };
 
-// A part of a selection: the merged positives that it is given, if any, and its words. See csrc/library.cpp.
-struct PartTensors {
-  std::optional<Tensor> positives;
-  Tensor words;
-
-  PartTensors(const SelectionRule& rule, const std::optional<Tensor>& merged, const LabeledInputs& inputs, int64_t part,
-              int64_t num_parts) {
-    check(rule.positive != Positive::kRandom && rule.negative != Negative::kRandom,
-          "positive and negative must not be random: parts share no random selection");
-    check_part(part, num_parts);
-    check(!merged || rule.negative == Negative::kSemihard, "positives must be None unless negatives are semi-hard");
-    if (merged) positives = checked_words("positives", *merged, 1, inputs.embeddings);
-    words =
-        new_array(inputs.embeddings, {words_of(inputs.type), part_selections(rule, merged.has_value()), inputs.count},
-                  ScalarType::Long);
-  }
-};
+// The words of a part of a selection, to be filled. See csrc/library.cpp.
+inline Tensor part_words(const SelectionRule& rule, const LabeledInputs& inputs, bool need_negatives, int64_t part,
+                         int64_t num_parts) {
+  check(rule.positive != Positive::kRandom && rule.negative != Negative::kRandom,
+        "positive and negative must not be random: parts share no random selection");
+  check_part(part, num_parts);
+  const int64_t selections = need_negatives ? part_selections(rule) : 1;
+  return new_array(inputs.embeddings, {words_of(inputs.type), selections, inputs.count}, ScalarType::Long);
+}
 
 // The words that parts of a tuplet loss are given; none if there are no selections.
 inline std::optional<Tensor> checked_tuplet_words(const TupletRule& rule, const std::optional<Tensor>& words,

@@ -59,14 +59,8 @@ struct SelectionOut {
 HARDMINE_HD bool prefers_least_similar(Positive positive) { return positive == Positive::kHardest; }
 HARDMINE_HD bool prefers_least_similar(Negative negative) { return negative == Negative::kEasiest; }
 
-// The selections that a part of the pairs is asked for: positives alone, if semi-hard negatives wait for them, then
-// negatives and their fallbacks; else positives and negatives.
-HARDMINE_HD int64_t part_selections(const SelectionRule& rule, bool has_positives) {
-  if (rule.negative != Negative::kSemihard) return 2;
-  return has_positives && rule.semihard_fallback != Fallback::kNone ? 2 : 1;
-}
-// The selections of all parts together: positives, negatives and, for semi-hard negatives, fallbacks.
-HARDMINE_HD int64_t merged_selections(const SelectionRule& rule) {
+// The selections of each part of the pairs: positives, negatives and, for semi-hard negatives, fallbacks.
+HARDMINE_HD int64_t part_selections(const SelectionRule& rule) {
   return rule.negative == Negative::kSemihard && rule.semihard_fallback != Fallback::kNone ? 3 : 2;
 }
 

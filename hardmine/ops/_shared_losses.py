@@ -1,7 +1,8 @@
 """Losses of the rows of all ranks, whose pairs the ranks share, each as one torch op with a gradient.
 
 Every rank holds all rows and computes a part of their pairs. After one or two collectives every rank knows the
-selection or the sums of all anchors, and so the loss. torch.compile sees each loss as one op of the graph.
+selection or the sums of all anchors, and so the loss. torch.compile sees each loss as one op of the graph. The ops are
+for CPUs: the kernels for GPUs compute no parts.
 """
 
 from __future__ import annotations
@@ -33,15 +34,11 @@ def shares_of(group: dist.ProcessGroup) -> Shares:
         except Exception as error:
             failure = error
             own = torch.full((math.prod(shape),), nothing, dtype=dtype)
-        code = torch.full((1,), code_of(failure), dtype=dtype, device=own.device)
-        merged = torch.cat([own, code])
+        merged = torch.cat([own, torch.full((1,), code_of(failure), dtype=dtype)])
         dist.all_reduce(merged, operation, group=group)
-        if merged.is_cpu and merged[-1] > 0:
-            raise_everywhere(
-                group, all_counts(group, [code_of(failure)], merged.device)[:, 0].tolist(), failure, merged.device
-            )
-        if failure is not None:  # a GPU does not synchronize to learn of failures
-            raise failure
+        if merged[-1] > 0:
+            codes = all_counts(group, [code_of(failure)], merged.device)[:, 0].tolist()
+            raise_everywhere(group, codes, failure, merged.device)
         return merged[:-1].view(shape)
 
     least = torch.iinfo(torch.int64).min
@@ -218,12 +215,12 @@ def _register(
     inputs = "Tensor embeddings, Tensor rows, Tensor labels, Tensor? ids, Tensor counts"
     outputs = ", ".join(["Tensor"] * num_outputs)
     torch.library.define(f"hardmine::{name}", f"({inputs}, {options}) -> ({outputs})")
-    torch.library.impl(f"hardmine::{name}", ("cpu", "cuda"), forward)
+    torch.library.impl(f"hardmine::{name}", "cpu", forward)
     torch.library.register_fake(f"hardmine::{name}", fake)
     torch.library.define(
         f"hardmine::{name}_backward", f"(Tensor grad_loss, {saved}, {options}, SymInt num_rows) -> Tensor"
     )
-    torch.library.impl(f"hardmine::{name}_backward", ("cpu", "cuda"), backward)
+    torch.library.impl(f"hardmine::{name}_backward", "cpu", backward)
     torch.library.register_fake(
         f"hardmine::{name}_backward", lambda grad_loss, rows, *options: rows.new_empty(options[-1], rows.shape[1])
     )

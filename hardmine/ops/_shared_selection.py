@@ -7,7 +7,7 @@ maximum over the ranks is the selection among all pairs, with the same bits for 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,57 +45,45 @@ class Rows(NamedTuple):
 def select_in_parts(rows: Rows, options: list[int | float], shares: Shares) -> Tensor:
     """The merged words of a selection without random rules, for ``selection_of_parts`` and ``triplet_loss_of_parts``.
 
-    One collective; two for float64, and for semi-hard negatives on a GPU; four for both. All ranks pass the same rows
-    and options.
+    One collective; two for float64. All ranks pass the same rows and options.
 
     Args:
         rows: The rows of all ranks.
         options: As :func:`hardmine.ops._arguments.check_selection` returns them.
         shares: The part of this rank, and the collectives.
     """
-    if NEGATIVES[int(options[2])] != "semihard":
-        return _merged(rows, None, options, shares, 2)
-    positives = positives_in_parts(rows, options, shares)
-    selections = 1 if FALLBACKS[int(options[3])] is None else 2
-    return torch.cat([positives, _merged(rows, positives, options, shares, selections)], 1)
-
-
-def positives_in_parts(rows: Rows, options: list[int | float], shares: Shares) -> Tensor:
-    """The merged words of positives alone; the arguments are those of :func:`select_in_parts`."""
-    options = [*options[:2], NEGATIVES.index("semihard"), *options[3:]]  # whose positives come first
-    if rows.embeddings.is_cpu:
-        # Rows are sorted by label, so positives are in few tiles: finding all costs a rank less than a collective.
-        return torch.ops.hardmine.select_triplets_part(*rows, None, *options, 0, 1)
-    return _merged(rows, None, options, shares, 1)
-
-
-def _merged(
-    rows: Rows, positives: Tensor | None, options: list[int | float], shares: Shares, selections: int
-) -> Tensor:
-    """The lexicographic maximum over the ranks of the words [1 or 2, selections, N] of their parts."""
-    shape = selections, rows.embeddings.shape[0]
+    complete = 1 if NEGATIVES[int(options[2])] == "semihard" else 0  # every rank has all positives
     own: list[Tensor] = []
 
     def first() -> Tensor:
         select = torch.ops.hardmine.select_triplets_part
-        own.extend(select(*rows, positives, *options, shares.part, shares.num_parts))
-        return own[0]
+        own.extend(select(*rows, *options, True, shares.part, shares.num_parts))
+        return own[0][complete:]
 
+    shape = _selections(options) - complete, rows.embeddings.shape[0]
     merged = [shares.maximum(first, shape)]
     if len(own) == 2:  # the second word counts only where the first is the largest
-        is_best = own[0] == merged[0]
+        is_best = own[0][complete:] == merged[0]
         least = torch.iinfo(torch.int64).min
-        merged.append(shares.maximum(lambda: torch.where(is_best, own[1], least), shape))
-    return torch.stack(merged)
+        merged.append(shares.maximum(lambda: torch.where(is_best, own[1][complete:], least), shape))
+    return torch.cat([torch.stack(own)[:, :complete], torch.stack(merged)], 1)
+
+
+def positives_of_all_pairs(rows: Rows, options: list[int | float]) -> Tensor:
+    """The words of the positives among all pairs, which are in few tiles of rows sorted by label: no collective."""
+    return torch.ops.hardmine.select_triplets_part(*rows, *options, False, 0, 1)
+
+
+def _selections(options: Sequence[int | float]) -> int:
+    """As part_selections in csrc/core/selection.h."""
+    semihard = NEGATIVES[int(options[2])] == "semihard"
+    return 3 if semihard and FALLBACKS[int(options[3])] is not None else 2
 
 
 @torch.library.register_fake("hardmine::select_triplets_part")
-def _(embeddings, labels, ids, positives, similarity, positive, negative, semihard_fallback, *options):
-    selections = 2
-    if NEGATIVES[negative] == "semihard":
-        selections = 1 if positives is None or FALLBACKS[semihard_fallback] is None else 2
+def _(embeddings, labels, ids, *options):
     words = 2 if embeddings.dtype == torch.float64 else 1
-    return labels.new_empty(words, selections, embeddings.shape[0])
+    return labels.new_empty(words, _selections(options) if options[8] else 1, embeddings.shape[0])
 
 
 @torch.library.register_fake("hardmine::selection_of_parts")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hardmine.ops._arguments import NEGATIVES, REDUCTIONS, SIMILARITIES
 from hardmine.ops._fakes import accumulate_dtype
-from hardmine.ops._shared_selection import Rows, Shares, positives_in_parts, select_in_parts
+from hardmine.ops._shared_selection import Rows, Shares, positives_of_all_pairs, select_in_parts
 
 
 def tuplet_in_parts(rows: Rows, options: list[int | float], shares: Shares) -> tuple[Tensor, ...]:
@@ -32,7 +32,7 @@ def tuplet_in_parts(rows: Rows, options: list[int | float], shares: Shares) -> t
     if not one_shift_suffices(SIMILARITIES[int(similarity)], temperature):
         words = select_in_parts(rows, selection, shares)
     elif not all_positives:
-        words = positives_in_parts(rows, selection, shares)
+        words = positives_of_all_pairs(rows, selection)
     sums = shares.total(
         lambda: torch.ops.hardmine.tuplet_loss_part(
             *rows, words, similarity, positive, temperature, tf32, shares.part, shares.num_parts

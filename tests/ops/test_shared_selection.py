@@ -125,7 +125,7 @@ def test_select_triplets_part_positives_in_parts_merge_to_those_of_one(dtype):
     selection = codes(inputs, negative="semihard")
 
     def select(part, parts):
-        return torch.ops.hardmine.select_triplets_part(*inputs[:2], None, None, *selection, part, parts)
+        return torch.ops.hardmine.select_triplets_part(*inputs[:2], None, *selection, False, part, parts)
 
     key, *index = torch.stack([select(part, 3) for part in range(3)]).unbind(1)
     merged = [key.amax(0)]
@@ -142,7 +142,7 @@ def test_select_triplets_part_parts_find_different_pairs(negative):
     seen = set()
     for part in range(4):
         words = torch.ops.hardmine.select_triplets_part(
-            *inputs[:2], None, None, similarity, positive, code, fallback, *rest, part, 4
+            *inputs[:2], None, similarity, positive, code, fallback, *rest, True, part, 4
         )
         *_, p_index, n_index = torch.ops.hardmine.selection_of_parts(words, similarity, positive, code, fallback)
         pairs = {(min(i, j), max(i, j)) for index in (p_index, n_index) for i, j in enumerate(index.tolist()) if j >= 0}
@@ -214,16 +214,14 @@ def test_compiled_ops_of_parts_opcheck_passes(fallback, dtype):
     selection = codes(inputs, negative="semihard", semihard_fallback=fallback)
     loss_options = loss_codes(inputs, term="nca")
     hardmine = torch.ops.hardmine
-    first = (*inputs[:2], ids, None, *selection, 0, 1)
-    positives = hardmine.select_triplets_part(*first)
-    second = (*inputs[:2], ids, positives, *selection, 1, 3)
-    words = torch.cat([positives, hardmine.select_triplets_part(*(*second[:-2], 0, 1))], 1)
+    part = (*inputs[:2], ids, *selection)
+    words = hardmine.select_triplets_part(*part, True, 0, 1)
     whole = (inputs.embeddings, words, *selection[:4], *loss_options)
     loss, *selected = hardmine.triplet_loss_of_parts(*whole)
     assert not any(t.isnan().any() for t in (loss, *selected)), "opcheck cannot compare NaN"
     for op, arguments in (
-        (hardmine.select_triplets_part, first),
-        (hardmine.select_triplets_part, second),
+        (hardmine.select_triplets_part, (*part, True, 1, 3)),
+        (hardmine.select_triplets_part, (*part, False, 1, 3)),
         (hardmine.selection_of_parts, (words, *selection[:4])),
         (hardmine.triplet_loss_of_parts, whole),
         (
@@ -237,22 +235,25 @@ def test_compiled_ops_of_parts_opcheck_passes(fallback, dtype):
 def test_compiled_ops_of_parts_invalid_arguments_are_named():
     inputs = random_inputs(60, 9, 5)
     semihard = codes(inputs, negative="semihard")
-    positives = torch.zeros(1, 1, 60, dtype=torch.int64)
+    loss_options = loss_codes(inputs, term="nca")
+    words = torch.zeros(1, 2, 60, dtype=torch.int64)
     hardmine = torch.ops.hardmine
 
-    def part(options, positives=None, part=0, parts=2):
-        return lambda: hardmine.select_triplets_part(*inputs[:2], None, positives, *options, part, parts)
+    def part(options, part=0, parts=2):
+        return lambda: hardmine.select_triplets_part(*inputs[:2], None, *options, True, part, parts)
+
+    def loss(words):
+        return lambda: hardmine.triplet_loss_of_parts(inputs.embeddings, words, *semihard[:4], *loss_options)
 
     for call, message in (
-        (part(semihard, None, 2, 2), "part must be from 0 to num_parts - 1 = 1, got 2"),
-        (part(semihard, None, -1, 2), "part must be from 0 to num_parts - 1 = 1, got -1"),
-        (part(semihard, None, 0, 0), "part must be from 0 to num_parts - 1 = -1, got 0"),
-        (part(semihard, positives[:, :, 1:]), "positives must be those of embeddings, got [1, 1, 59]"),
-        (part(semihard, positives.expand(2, 1, 60)), "positives must be those of embeddings, got [2, 1, 60]"),
-        (part(semihard, positives.int()), "positives must be int64 [1 or 2, 1, B], got [1, 1, 60]"),
-        (part(codes(inputs), positives), "positives must be None unless negatives are semi-hard"),
+        (part(semihard, 2, 2), "part must be from 0 to num_parts - 1 = 1, got 2"),
+        (part(semihard, -1, 2), "part must be from 0 to num_parts - 1 = 1, got -1"),
+        (part(semihard, 0, 0), "part must be from 0 to num_parts - 1 = -1, got 0"),
         (part([0, 2, *semihard[2:]]), "positive and negative must not be random"),
-        (lambda: hardmine.selection_of_parts(positives, *semihard[:4]), "words must be int64 [1 or 2, 2, B]"),
+        (loss(words[:, :, 1:]), "words must be those of embeddings, got [1, 2, 59]"),
+        (loss(words.expand(2, 2, 60)), "words must be those of embeddings, got [2, 2, 60]"),
+        (loss(words.int()), "words must be int64 [1 or 2, 2, B], got [1, 2, 60]"),
+        (lambda: hardmine.selection_of_parts(words[:, :1], *semihard[:4]), "words must be int64 [1 or 2, 2, B]"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             call()

@@ -121,7 +121,7 @@ def test_tuplet_loss_part_sums_of_parts_are_of_different_pairs(temperature):
         words = None
         if not one_shift_suffices("cosine", temperature):
             words = torch.ops.hardmine.select_triplets_part(
-                *inputs[:2], None, None, similarity, positive, 0, 0, 0, math.inf, math.inf, False, 0, 1
+                *inputs[:2], None, similarity, positive, 0, 0, 0, math.inf, math.inf, False, True, 0, 1
             )
         else:
             words = torch.full((1, 1, 900), torch.iinfo(torch.int64).min)

@@ -10,39 +10,48 @@ namespace hardmine::cpu {
 
 template <class T>
 void select_part(const SelectionRule& rule, const LabeledMatrix<T>& anchors, int64_t depth, const PassPart& part,
-                 const int64_t* positives, const ThreadPool& pool, int64_t* out) {
+                 bool need_negatives, const ThreadPool& pool, int64_t* out) {
   const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, nullptr, depth, pool);
   if (operands.empty()) return;
   const SortedRows<T>& rows = operands.rows();
-  const bool semihard = rule.negative == Negative::kSemihard;
-  std::vector<SelectionSpec<T>> specs;
-  Buffer<T> positive_key(rows.count());
-  if (!positives) specs.push_back(positive_spec<T>(rule));
-  if (!semihard) specs.push_back(negative_spec<T>(prefers_least_similar(rule.negative)));
-  if (positives) {
-    for (int64_t i = 0; i < rows.count(); ++i) {
-      const KeyedIndex<T> positive = read_candidate<T>(positives + rows.permutation()[i], rows.count());
-      positive_key[i] = !is_candidate(positive.index)          ? std::numeric_limits<T>::quiet_NaN()
-                        : prefers_least_similar(rule.positive) ? -positive.key
-                                                               : positive.key;
+  const int64_t selections = need_negatives ? part_selections(rule) : 1;
+  const auto select = [&](int64_t first, const std::vector<SelectionSpec<T>>& specs, const PassPart& of) {
+    std::vector<SelectionResult<T>> results = run_pass(rows, rows, operands.params(), specs, pool, of);
+    for (size_t s = 0; s < results.size(); ++s) {
+      int64_t* words = out + (first + static_cast<int64_t>(s)) * rows.count();
+      for (int64_t i = 0; i < rows.count(); ++i)
+        write_candidate(results[s].key[i], results[s].index[i], words + rows.permutation()[i],
+                        selections * rows.count());
     }
-    specs.push_back(semihard_spec<T>(rule, positive_key.get()));
-    // In the same pass, although only anchors without a semi-hard negative need a fallback: which these are is known
-    // once all parts are merged.
-    if (rule.semihard_fallback != Fallback::kNone)
-      specs.push_back(negative_spec<T>(rule.semihard_fallback == Fallback::kEasiest));
+    return results;
+  };
+
+  std::vector<SelectionSpec<T>> specs{positive_spec<T>(rule)};
+  if (!need_negatives || rule.negative != Negative::kSemihard) {
+    if (need_negatives) specs.push_back(negative_spec<T>(prefers_least_similar(rule.negative)));
+    select(0, specs, part);
+    return;
   }
-  const std::vector<SelectionResult<T>> results = run_pass(rows, rows, operands.params(), specs, pool, part);
-  const int64_t selections = static_cast<int64_t>(specs.size());
-  for (int64_t s = 0; s < selections; ++s)
-    for (int64_t i = 0; i < rows.count(); ++i)
-      write_candidate(results[s].key[i], results[s].index[i], out + s * rows.count() + rows.permutation()[i],
-                      selections * rows.count());
+  // Equal labels are in few tiles of sorted rows: to compute all of these costs less than to exchange positives.
+  const std::vector<SelectionResult<T>> positives = select(0, specs, {});
+  Buffer<T> positive_key(rows.count());
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const T key = positives[0].key[i];
+    positive_key[i] = !is_candidate(positives[0].index[i])   ? std::numeric_limits<T>::quiet_NaN()
+                      : prefers_least_similar(rule.positive) ? -key
+                                                             : key;
+  }
+  specs = {semihard_spec<T>(rule, positive_key.get())};
+  // In the same pass, although only anchors without a semi-hard negative need a fallback: which these are is known once
+  // all parts are merged.
+  if (rule.semihard_fallback != Fallback::kNone)
+    specs.push_back(negative_spec<T>(rule.semihard_fallback == Fallback::kEasiest));
+  select(1, specs, part);
 }
 
 template <class T>
 void merged_selection(const SelectionRule& rule, const int64_t* words, int64_t count, const SelectionOut<T>& out) {
-  const int64_t selections = merged_selections(rule), stride = selections * count;
+  const int64_t selections = part_selections(rule), stride = selections * count;
   const auto write = [&](const KeyedIndex<T>& best, bool least_similar, int64_t* index, T* similarity) {
     const bool found = is_candidate(best.index);
     *index = found ? best.index : -1;

@@ -41,7 +41,7 @@ LossTensors triplet_loss_of_parts_cpu(Tensor embeddings, Tensor words, int64_t s
       loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
   check_matrix("embeddings", embeddings, -1);
   const Tensor x = embedding_array(embeddings);
-  CheckedSelection s = merged_selection_tensors(merged, checked_words("words", words, merged_selections(merged), x));
+  CheckedSelection s = merged_selection_tensors(merged, checked_words("words", words, part_selections(merged), x));
   dispatch(x.scalar_type(),
            [&]<class T>() { s.finite = all_finite(data<T>(x), x.size(0), x.size(1), TorchThreadPool()); });
   return loss_tensors(rule, s, new_loss(x, rule.reduction));
