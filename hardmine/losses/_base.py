@@ -52,7 +52,7 @@ class Loss(nn.Module):
         if call is not None:
             call.check()
         if options.get("ignore_index") is not None:
-            check_ignore_index(options["ignore_index"], options.get("group"))
+            check_ignore_index(options["ignore_index"])
         devices = [value.device for value in local.values() if isinstance(value, (Tensor, torch.Generator))]
         device = devices[0] if devices else "cpu"
         rows = torch.empty(0, 1, dtype=torch.float32, device=device)

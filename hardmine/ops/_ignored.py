@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from hardmine.ops._arguments import check_ids, check_labeled_rows
@@ -26,14 +27,17 @@ class KeptRows(NamedTuple):
         arguments: ``embeddings``, ``labels``, ``ref_embeddings``, ``ref_labels``, ``ids`` and ``ref_ids`` without the
             ignored rows.
         anchors: Row numbers of the anchors that are kept, int64 [K].
-        candidates: Row numbers of the candidates that are kept: ``anchors`` if there are no refs.
+        candidates: Row numbers of the candidates that are kept: ``anchors`` if there are no refs. With a group, those
+            of all ranks.
         num_anchors: The number of anchors, ignored ones included.
+        keep: Which candidates of this rank are kept, bool [M].
     """
 
     arguments: dict[str, Tensor | None]
     anchors: Tensor
     candidates: Tensor
     num_anchors: int
+    keep: Tensor
 
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Values of the kept anchors as values of all, ``fill`` for ignored ones. Differentiable."""
@@ -66,15 +70,9 @@ def kept_rows(keep: Tensor) -> Tensor:
     return torch.ops.hardmine.kept_rows(keep)
 
 
-def check_ignore_index(ignore_index: Any, group: Any = None) -> int:
-    """``ignore_index`` is a label, and there is no group; returned as an int."""
-    ignore_index = check_integer("ignore_index", ignore_index, -(2**63), 2**63 - 1)
-    if group is not None:
-        raise ValueError(
-            f"ignore_index must be None with group, got {ignore_index}: leave out these rows before the call, as ranks "
-            "may have any numbers of rows"
-        )
-    return ignore_index
+def check_ignore_index(ignore_index: Any) -> int:
+    """``ignore_index`` is a label; returned as an int."""
+    return check_integer("ignore_index", ignore_index, -(2**63), 2**63 - 1)
 
 
 def drop_ignored(
@@ -93,8 +91,10 @@ def drop_ignored(
     for name, given in (("labels", labels), ("ref_labels", ref_labels)):
         if ignore_index < 0 and given is not None and given.dtype == torch.uint64:
             raise ValueError(f"ignore_index must be at least 0 if {name} are uint64, got {ignore_index}")
-    anchors = kept_rows(as_int64 != ignore_index)
-    candidates = anchors if ref_as_int64 is None else kept_rows(ref_as_int64 != ignore_index)
+    keep = as_int64 != ignore_index
+    keep_candidates = keep if ref_as_int64 is None else ref_as_int64 != ignore_index
+    anchors = kept_rows(keep)
+    candidates = anchors if ref_as_int64 is None else kept_rows(keep_candidates)
 
     def take(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
         if tensor is None:
@@ -111,7 +111,19 @@ def drop_ignored(
         "ids": take(ids, anchors),
         "ref_ids": take(ref_ids, candidates),
     }
-    return KeptRows(arguments, anchors, candidates, embeddings.shape[0])
+    return KeptRows(arguments, anchors, candidates, embeddings.shape[0], keep_candidates)
+
+
+def _with_all_candidates(kept: KeptRows, op: str, ignore_index: int, group: dist.ProcessGroup) -> KeptRows:
+    """The kept rows, with the candidates of all ranks. The op then gathers the rows themselves."""
+    facts = f"the op must be the same on every rank\t{op} with ignore_index"
+    facts += f"\nignore_index must be the same on every rank\t{ignore_index}"
+    names = "embeddings,labels,ids" if kept.arguments["ref_embeddings"] is None else "ref_embeddings,ref_labels,ref_ids"
+    nothing = kept.keep.new_zeros(kept.keep.shape[0], 1, dtype=torch.float16)
+    gathered = torch.ops.hardmine.all_gather_rows(
+        nothing, kept.keep.long(), None, None, None, False, names, facts, [], group.group_name
+    )
+    return kept._replace(candidates=kept_rows(gathered[1] == 1))
 
 
 def drops_ignored(op: Callable[P, R]) -> Callable[P, R]:
@@ -126,13 +138,14 @@ def drops_ignored(op: Callable[P, R]) -> Callable[P, R]:
         names = ("embeddings", "labels", "ref_embeddings", "ref_labels")
         if ignore_index is None or len(args) > len(names):  # the op refuses more
             return op(*args, **kwargs)
-        group: Any = kwargs.get("group")
-        if group is not None:  # raises on every rank, as the others wait for this one
-            agree_on_checks(check_group(group), lambda: check_ignore_index(ignore_index, group))
-            check_ignore_index(ignore_index, group)  # for torch.compile, which agrees on nothing
         given: dict[str, Any] = dict(zip(names, args, strict=False)) | kwargs
         tensors = {name: given.pop(name) for name in (*names, "ids", "ref_ids") if name in given}
+        group: Any = given.get("group")
+        if group is not None:
+            agree_on_checks(check_group(group), lambda: drop_ignored(ignore_index, **tensors))
         kept = drop_ignored(ignore_index, **tensors)
+        if group is not None:
+            kept = _with_all_candidates(kept, op.__name__, check_ignore_index(ignore_index), check_group(group))
         call: Any = op
         return kept.restore(call(**{name: kept.arguments[name] for name in tensors}, **given))
 

@@ -64,7 +64,6 @@ def select_triplets(
         ignore_index: Rows with this label are neither anchors nor candidates, refs included, as if they were not there.
             Results keep the shape: such an anchor has index -1, similarity NaN, loss 0 and gradient 0, whatever its
             embedding. On a GPU the host reads the number of other rows.
-            An error with ``group``: leave out the rows before the call.
         positive: ``"easiest"`` (most similar sample of the class), ``"hardest"`` (least similar), or ``"random"``
             (every candidate is equally likely).
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or

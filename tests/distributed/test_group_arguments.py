@@ -50,7 +50,7 @@ INVALID = [
         ValueError,
         "gradient_reduction must be None with reduction='none', which scales nothing, got 'mean'",
     ),
-    ("sct_loss", {"ignore_index": 1}, ValueError, "ignore_index must be None with group, got 1: leave out these rows"),
+    ("sct_loss", {"ignore_index": 1.5}, TypeError, "ignore_index must be an integer, got float"),
     ("sct_loss", {"preset": "code"}, ValueError, "preset must be one of 'paper', 'code2020', 'code2021', got 'code'"),
     (
         "sct_loss",
@@ -131,7 +131,7 @@ DIFFERENT = [
     (
         "sct_loss",
         {"gradient_reduction": "sum"},
-        "gradient_reduction must be the same on every rank, got None on rank 0",
+        "gradient_reduction must be the same on every rank, got mean on rank 0",
     ),
     (
         "sct_loss",
@@ -163,6 +163,11 @@ DIFFERENT = [
         {"embeddings": torch.ones(4, 5)},
         "embeddings must be [rows, D] with the same D on every rank, got 3 on rank 0 and 5 on rank 1",
     ),
+    (
+        "select_triplets",
+        {"ignore_index": 1},
+        "the op must be the same on every rank, got select_triplets on rank 0 and select_triplets with ignore_index on",
+    ),
     ("batch_all_triplet_loss", {"margin": 0.5}, "margin must be the same on every rank, got 0.2 on rank 0 and 0.5 on"),
     (
         "batch_all_triplet_loss",
@@ -190,6 +195,8 @@ def test_op_with_group_different_arguments_raise_on_every_rank(count):
             ValueError, match=r"^the op must be the same on every rank, got sct_loss on rank 0 and tupl"
         ):
             call("tuplet_loss" if rank == 1 else "sct_loss")
+        with pytest.raises(ValueError, match=r"^ignore_index must be the same on every rank, got 0 on rank 0 and 1 on"):
+            call("sct_loss", ignore_index=rank)
 
     run_ranks(count, raise_all)
 

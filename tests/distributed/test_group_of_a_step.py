@@ -222,6 +222,7 @@ def test_loss_with_group_non_finite_row_makes_loss_and_gradients_nan(name, with_
         ("tuplet_loss", True),
         ("random", False),
         ("random", True),
+        ("ignored", True),
         ("knn", True),
         ("indexed_triplet_loss", False),
         ("global_loss", False),
@@ -243,6 +244,8 @@ def test_step_with_group_compiles_to_one_graph(name, with_refs):
         if name == "batch_all_triplet_loss":
             return ops.batch_all_triplet_loss(rows, labels, margin=lam, **options)
         inputs = rows, labels, refs, ref_labels
+        if name == "ignored":
+            return ops.triplet_loss(*inputs, ignore_index=2, term="sct", lam=lam, **options)
         if name == "random":
             return ops.triplet_loss(*inputs, negative="random", term="sct", lam=lam, **options)
         chosen = {**LOSSES[name], **({"lam": lam} if name == "sct_loss" else {})}

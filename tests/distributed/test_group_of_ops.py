@@ -17,6 +17,8 @@ SELECTIONS = [
     {"negative": "semihard", "semihard_fallback": "easiest", "semihard_margin": 0.3},
     {"positive": "random", "negative": "random"},
     {"negative": "random", "duplicate_threshold": 0.5, "similarity": "dot"},
+    {"ignore_index": -1},
+    {"positive": "random", "negative": "semihard", "ignore_index": 0},
 ]
 LOSSES = {
     "triplet_loss": [
@@ -25,6 +27,8 @@ LOSSES = {
         {"term": "soft_margin", "reduction": "sum", "min_similarity": 0.1},
         {"positive": "random", "negative": "random", "reduction": "none"},
         {"term": "sct", "lam": 0.5, "gradient_reduction": "sum"},
+        {"ignore_index": -1},
+        {"negative": "hardest", "reduction": "none", "ignore_index": 0},
     ],
     "sct_loss": [
         {"lam": 0.5},
@@ -32,6 +36,7 @@ LOSSES = {
         {"preset": "code2020", "reduction": "sum"},
         {"preset": "code2021", "reduction": "none"},
         {"preset": "code2020", "hard_cutoff": 0.1, "gradient_reduction": "sum"},
+        {"ignore_index": -1},
     ],
     "tuplet_loss": [
         {},
@@ -39,6 +44,8 @@ LOSSES = {
         {"positive": "hardest", "reduction": "none", "duplicate_threshold": 0.9},
         {"reduction": "sum", "gradient_reduction": "sum"},
         {"similarity": "dot", "temperature": 1.0},
+        {"ignore_index": -1},
+        {"positive": "all", "reduction": "none", "ignore_index": 0},
     ],
 }
 

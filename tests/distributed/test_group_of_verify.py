@@ -20,6 +20,8 @@ CALLS = [
     ("sct_loss", {"preset": "code2020"}),
     ("tuplet_loss", {"positive": "all"}),
     ("tuplet_loss", {"reduction": "sum"}),
+    ("select_triplets", {"ignore_index": 0}),
+    ("sct_loss", {"ignore_index": -1}),
     ("knn", {"k": 3}),
     ("indexed_triplet_loss", {"reduction": "none"}),
     ("indexed_triplet_loss", {}),
