@@ -22,7 +22,7 @@ from hardmine.ops._arguments import (
 from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ignored import kept_rows
 from hardmine.ops._numbers import check_integer
-from hardmine.ops._row_queue import MAX_ID, enqueue_rows, filled_rows
+from hardmine.ops._row_queue import MAX_ID, enqueue_rows, filled_rows, rows_with_batch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -84,8 +84,8 @@ class CrossBatchMemory(nn.Module):
         which repeats it, is an error. A GPU does not synchronize, except for an ``enqueue_mask`` on it. A call works
         under ``torch.compile(fullgraph=True)``.
 
-        A batch that the memory refuses leaves it as it was. If the loss itself raises an error, the batch has already
-        been put in: :meth:`reset` empties the memory.
+        A call that raises leaves the memory as it was: the batch is put in once its loss is computed. With ``group``,
+        a loss that raises on some ranks only leaves the ranks' memories different: :meth:`reset` empties them.
 
         DDP overwrites all buffers of what it wraps with those of rank 0. Wrap the network alone, without the memory.
         With ``group``, a call returns the loss of this rank's anchors. :func:`hardmine.distributed.all_reduce_loss`
@@ -203,27 +203,39 @@ class CrossBatchMemory(nn.Module):
         if enqueue_mask is not None:
             enqueue_mask = self._check_mask(enqueue_mask, embeddings)
             entering, anchors = (_take(mask, *anchors) for mask in (enqueue_mask, ~enqueue_mask))
-        own_ids = (
-            self._enqueue(*entering, 0 if enqueue_mask is not None else len(embeddings)) if self.training else None
-        )
-        embeddings, labels, ids = anchors
-        if enqueue_mask is None and own_ids is not None:
-            ids = own_ids
-        elif ids is None:
-            ids = torch.full_like(labels, -1)
         dtype = torch.promote_types(embeddings.dtype, self.embeddings.dtype)
-        refs, ref_labels, ref_ids = filled_rows(self.embeddings, self.labels, self.ids, self.counters, dtype)
-        return self.loss(embeddings.to(dtype), labels, refs, ref_labels, ids=ids, ref_ids=ref_ids, **returns)
+        queue = self.embeddings, self.labels, self.ids, self.counters
+        if not self.training:
+            return self._loss_of(anchors, dtype, *filled_rows(queue, dtype), **returns)
 
-    def _enqueue(self, rows: Tensor, labels: Tensor, ids: Tensor | None, own_rows: int) -> Tensor:
-        """Put rows, or those of all ranks, into the queue; returns the ids of the first ``own_rows`` of this rank."""
-        rows, offset = rows.detach(), None
+        rows, row_labels, row_ids, offset = entering[0].detach(), *entering[1:], None
         if self.group is not None:
             from hardmine.distributed import all_gather_rows
 
-            rows, labels, ids, offset, _ = all_gather_rows(rows, labels, ids, group=self.group)
-        queue = (self.embeddings, self.labels, self.ids, self.counters)
-        return enqueue_rows(*queue, rows, labels, ids, offset, own_rows, self.warmup)
+            rows, row_labels, row_ids, offset, _ = all_gather_rows(rows, row_labels, row_ids, group=self.group)
+        own_rows = len(embeddings) if enqueue_mask is None else 0
+        *refs, row_ids, own_ids = rows_with_batch(
+            queue, rows, row_labels, row_ids, offset, own_rows, self.warmup, dtype
+        )
+        if enqueue_mask is None:
+            anchors = *anchors[:2], own_ids
+        result = self._loss_of(anchors, dtype, *refs, **returns)
+        enqueue_rows(queue, rows, row_labels, row_ids, self.warmup)
+        return result
+
+    def _loss_of(
+        self,
+        anchors: tuple[Tensor, Tensor, Tensor | None],
+        dtype: torch.dtype,
+        refs: Tensor,
+        ref_labels: Tensor,
+        ref_ids: Tensor,
+        **returns: Any,
+    ) -> Any:
+        """The loss of anchors: their embeddings, labels and ids."""
+        embeddings, labels, ids = anchors
+        ids = torch.full_like(labels, -1) if ids is None else ids
+        return self.loss(embeddings.to(dtype), labels, refs, ref_labels, ids=ids, ref_ids=ref_ids, **returns)
 
     def _check(self, embeddings: Any, labels: Any, ids: Any) -> tuple[Tensor, Tensor | None]:
         """Checks a batch before the memory changes; returns the labels and ids as int64."""

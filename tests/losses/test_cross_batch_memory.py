@@ -454,14 +454,34 @@ def test_memory_ops_pass_opcheck():
     queue = list(memory.buffers())
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     for ids, offset, rows in ((None, None, 4), (labels, torch.tensor(1), 2)):
-        arguments = (*queue, x.detach(), labels, ids, offset, rows, 0)
-        torch.library.opcheck(torch.ops.hardmine.enqueue_rows.default, arguments, test_utils=tests)
+        arguments = (*queue, x.detach(), labels, ids, offset, rows, 0, torch.float64)
+        torch.library.opcheck(torch.ops.hardmine.rows_with_batch.default, arguments, test_utils=tests)
+    torch.library.opcheck(
+        torch.ops.hardmine.enqueue_rows.default, (*queue, x.detach(), labels, labels, 0), test_utils=tests
+    )
     memory(x, labels)
     torch.library.opcheck(torch.ops.hardmine.filled_rows.default, (*queue, torch.float64), test_utils=tests)
     torch.library.opcheck(torch.ops.hardmine.kept_rows.default, (labels == 1,), test_utils=tests)
 
 
 # Invalid arguments
+
+
+class FailingLoss(EPHNLoss):
+    def forward(self, *args, **kwargs):
+        raise RuntimeError("cannot allocate 1 bytes")
+
+
+def test_memory_whose_loss_raises_does_not_change():
+    memory = CrossBatchMemory(EPHNLoss(), 6, DIM, warmup=2)
+    x, labels = batch(4, 0)
+    memory(x, labels)
+    before = {name: value.clone() for name, value in memory.state_dict().items()}
+    memory.loss = FailingLoss()
+    with pytest.raises(RuntimeError, match="cannot allocate 1 bytes"):
+        memory(x, labels)
+    for name, value in memory.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 @pytest.mark.parametrize(
