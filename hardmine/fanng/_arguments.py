@@ -36,6 +36,8 @@ def as_rows(name: str, rows: Any) -> Tensor:
     """A checked matrix, a tensor or a NumPy array, as contiguous float32 on the CPU."""
     if is_array(rows):
         rows = _as_tensor(name, rows)
+    elif not isinstance(rows, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor or a NumPy array, got {type(rows).__name__}")
     check_rows(name, rows, None)
     if rows.device.type != "cpu":
         raise ValueError(f"{name} must be on the CPU, got {rows.device}")

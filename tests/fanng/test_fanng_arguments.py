@@ -27,7 +27,7 @@ def with_value(value: float, row: int, column: int, dtype: torch.dtype = torch.f
 @pytest.mark.parametrize(
     ("vectors", "error", "message"),
     [
-        (X.tolist(), TypeError, "vectors must be a torch.Tensor, got list"),
+        (X.tolist(), TypeError, "vectors must be a torch.Tensor or a NumPy array, got list"),
         (X.long().numpy(), TypeError, "vectors must be float32, float64, float16 or bfloat16, got int64"),
         (X[0].numpy(), ValueError, "vectors must be [rows, D], got [4]"),
         (with_value(NAN, 7, 2).numpy(), ValueError, "vectors must be finite, got nan in row 7, column 2"),
@@ -36,7 +36,7 @@ def with_value(value: float, row: int, column: int, dtype: torch.dtype = torch.f
             ValueError,
             "vectors must be finite, got inf in row 3, column 1",
         ),
-        (None, TypeError, "vectors must be a torch.Tensor, got NoneType"),
+        (None, TypeError, "vectors must be a torch.Tensor or a NumPy array, got NoneType"),
         (X.long(), TypeError, "vectors must be float32, float64, float16 or bfloat16, got torch.int64"),
         (X.bool(), TypeError, "vectors must be float32, float64, float16 or bfloat16, got torch.bool"),
         (
@@ -118,7 +118,7 @@ def test_build_init_of_other_size_raises(index):
 @pytest.mark.parametrize(
     ("queries", "error", "message"),
     [
-        (X.tolist(), TypeError, "queries must be a torch.Tensor, got list"),
+        (X.tolist(), TypeError, "queries must be a torch.Tensor or a NumPy array, got list"),
         (X.int().numpy(), TypeError, "queries must be float32, float64, float16 or bfloat16, got int32"),
         (X[:, :3].numpy(), ValueError, "queries must be [Q, D] with the index's D = 4, got [20, 3]"),
         (X.int(), TypeError, "queries must be float32, float64, float16 or bfloat16, got torch.int32"),
