@@ -8,7 +8,9 @@ All ranks are processes of one gloo group with one thread each. The variants tak
 - `every rank`: `all_gather_rows`, and the whole loss on every rank, which is what people write
 - `one process`: the whole batch on rank 0 with `--threads` threads, while the other ranks wait
 
-Losses and gradients are compared first. A round's time is that of the slowest rank, forward + backward.
+Losses and gradients are compared first. A round's time is that of the slowest rank, forward + backward. Ratios are of
+the medians and, in parentheses, of the fastest rounds. The last table has gloo's part: all-reduces of 40 bytes, each
+after 6 ms of work on every rank.
 """
 
 from __future__ import annotations
@@ -95,8 +97,8 @@ def timed(step: Callable[[], Any], alone: bool) -> float:
     return float(seconds)
 
 
-def time_variants(loss_name: str, rows: Tensor, labels: Tensor, threads: int, seconds: float) -> dict[str, float]:
-    """The median milliseconds of every variant."""
+def time_variants(loss_name: str, rows: Tensor, labels: Tensor, threads: int, seconds: float) -> dict[str, list[float]]:
+    """The median and the smallest milliseconds of every variant."""
     steps = {variant: step_of(loss_name, variant, rows, labels) for variant in VARIANTS}
     check({variant: step() for variant, step in steps.items()})
     times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
@@ -107,7 +109,21 @@ def time_variants(loss_name: str, rows: Tensor, labels: Tensor, threads: int, se
             times[variant].append(timed(steps[variant], variant == "one process"))
             spent += times[variant][-1]
     torch.set_num_threads(1)
-    return {variant: 1000 * statistics.median(samples) for variant, samples in times.items()}
+    return {variant: [1000 * statistics.median(samples), 1000 * min(samples)] for variant, samples in times.items()}
+
+
+def time_collective(rounds: int = 100) -> list[float]:
+    """Milliseconds of an all-reduce of 40 bytes after 6 ms of work: the smallest, the median, the 9th decile."""
+    value, samples = torch.zeros(5, dtype=torch.int64), []
+    for _ in range(rounds):
+        dist.barrier()
+        end = time.perf_counter() + 0.006
+        while time.perf_counter() < end:
+            pass
+        start = time.perf_counter()
+        dist.all_reduce(value)
+        samples.append(1000 * (time.perf_counter() - start))
+    return [min(samples), statistics.median(samples), statistics.quantiles(samples, n=10)[-1]]
 
 
 def peak_of(loss_name: str, variant: str, rows: Tensor, labels: Tensor) -> float:
@@ -126,15 +142,19 @@ def peak_of(loss_name: str, variant: str, rows: Tensor, labels: Tensor) -> float
 
 
 def work(rank: int, ranks: int, store: str, task: tuple[Any, ...], output: str) -> None:
-    """One rank. `task` is ("time", loss, size, threads, seconds) or ("peak", loss, size, variant)."""
+    """One rank. `task`: ("time", loss, size, threads, seconds), ("peak", loss, size, variant) or ("collective",)."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
-    kind, loss_name, size, *rest = task
-    rows, labels = inputs_of(size)
-    result = (
-        time_variants(loss_name, rows, labels, *rest) if kind == "time" else peak_of(loss_name, *rest, rows, labels)
-    )
+    kind, *arguments = task
+    result: Any
+    if kind == "collective":
+        result = time_collective()
+    else:
+        loss_name, size, *rest = arguments
+        rows, labels = inputs_of(size)
+        timing = kind == "time"
+        result = time_variants(loss_name, rows, labels, *rest) if timing else peak_of(loss_name, *rest, rows, labels)
     if rank == 0:
         Path(output).write_text(json.dumps(result))
     dist.destroy_process_group()
@@ -155,9 +175,17 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         ms, peak = result["ms"], result["peak"]
-        ratios = [ms["group"] / ms[variant] for variant in VARIANTS[1:]]
-        cells = [result["loss"], f"{result['size']:,}", str(result["ranks"]), *(f"{ratio:.2f}" for ratio in ratios)]
+        ratios = [[ms["group"][k] / ms[variant][k] for k in range(2)] for variant in VARIANTS[1:]]
+        cells = [result["loss"], f"{result['size']:,}", str(result["ranks"])]
+        cells += [f"{median:.2f} ({fastest:.2f})" for median, fastest in ratios]
         lines.append("| " + " | ".join(cells + [f"{peak[variant]:.1f}" for variant in VARIANTS]) + " |")
+    return "\n".join(lines)
+
+
+def collective_table(results: dict[int, list[float]]) -> str:
+    """The times of collectives as Markdown."""
+    lines = ["| ranks | fastest, ms | median, ms | 9th decile, ms |", "|---|---|---|---|"]
+    lines += [f"| {ranks} | " + " | ".join(f"{ms:.2f}" for ms in found) + " |" for ranks, found in results.items()]
     return "\n".join(lines)
 
 
@@ -178,10 +206,11 @@ def main() -> None:
                 peak = {variant: run(ranks, "peak", loss_name, size, variant) for variant in VARIANTS}
                 results.append({"loss": loss_name, "size": size, "ranks": ranks, "ms": ms, "peak": peak})
                 print(table(results[-1:]).splitlines()[-1], flush=True)
-    print(table(results))
+    tables = table(results) + "\n\n" + collective_table({ranks: run(ranks, "collective") for ranks in args.ranks})
+    print(tables)
     if args.output:
         head = "\n".join(f"- {key}: {value}" for key, value in environment.describe().items())
-        args.output.write_text(f"# Steps of several ranks\n\n{head}\n\n{table(results)}\n")
+        args.output.write_text(f"# Steps of several ranks\n\n{head}\n\n{tables}\n")
 
 
 if __name__ == "__main__":
