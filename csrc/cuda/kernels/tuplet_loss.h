@@ -4,6 +4,7 @@
 #include "core/losses/tuplet_terms.h"
 #include "cuda/kernels/pair_gradient.h"
 #include "cuda/kernels/select_triplets.h"
+#include "cuda/kernels/strip_gradient.h"
 
 namespace hardmine::cuda {
 
@@ -12,9 +13,6 @@ template <class MmaPolicy, class Scalar>
 void tuplet_loss(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors, const LabeledMatrix<Scalar>* refs,
                  int64_t depth, const TupletOut<typename MmaPolicy::acc_t>& out, Workspace& workspace,
                  const Stream& stream);
-
-// The smallest size of a strip of weights: enough to occupy a GPU. Only tests lower it.
-inline constexpr int64_t kStripWeights = int64_t{1} << 23;
 
 // All gradients are NaN if some row, or its norm, is not finite. O(N depth) memory.
 template <class MmaPolicy, class Scalar>
