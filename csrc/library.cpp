@@ -127,6 +127,23 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "float duplicate_threshold, int reduction, bool allow_tf32, "
       "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
+  // temperature: float64 [], on the device of embeddings. With of_columns the refs are anchors as well. -> log_sum [B],
+  // column_log_sum [M], positive_similarity [B], which is the mean of an anchor's positives or 0, state [3, B] and
+  // column_state [3, M] of shift, sum and mean_offset (core/losses/logsumexp.h), positive_count [B]. The log-sum-exp is
+  // shift / temperature + log_sum. What of_columns or positives does not ask for is empty.
+  m.def(
+      "logsumexp(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, Tensor temperature, int similarity, int pairs, bool of_columns, bool positives, "
+      "bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // From the gradients of log_sum, column_log_sum and positive_similarity, with the shifts held constant -> as
+  // select_triplets_backward. grad_column is given with of_columns only.
+  m.def(
+      "logsumexp_backward(Tensor grad_log_sum, Tensor? grad_column, Tensor? grad_positive, Tensor embeddings, "
+      "Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, Tensor? ref_ids, Tensor temperature, "
+      "Tensor state, Tensor column_state, Tensor positive_count, int similarity, int pairs, bool of_columns, "
+      "bool allow_tf32, bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
+
   // -> loss []; grad_embeddings [B, D], grad_ref_embeddings [M, D]; the numbers of active triplets and of all, []
   // int64. A gradient that is not needed is empty. The loss of all triplets determines its gradients up to grad_loss,
   // so backward only multiplies. ref_table_row [M] is given together with margin_table and refs.

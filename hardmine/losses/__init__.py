@@ -16,6 +16,7 @@ from hardmine.losses.papers import (
     SHNLoss,
 )
 from hardmine.losses.sct import SCTLoss
+from hardmine.losses.supcon import SupConLoss
 from hardmine.losses.triplet import TripletLoss
 from hardmine.losses.tuplet import TupletLoss
 
@@ -35,6 +36,7 @@ __all__ = [
     "RatioTripletLoss",
     "SCTLoss",
     "SHNLoss",
+    "SupConLoss",
     "TripletLoss",
     "TupletLoss",
 ]

@@ -4,8 +4,10 @@ from hardmine.ops.batch_all_triplet_loss import batch_all_triplet_loss
 from hardmine.ops.global_loss import global_loss
 from hardmine.ops.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.ops.knn import knn
+from hardmine.ops.logsumexp import logsumexp
 from hardmine.ops.sct_loss import sct_loss
 from hardmine.ops.select_triplets import select_triplets
+from hardmine.ops.supcon_loss import supcon_loss
 from hardmine.ops.triplet_loss import triplet_loss
 from hardmine.ops.tuplet_loss import tuplet_loss
 from hardmine.types import Neighbors, Selection, TripletCounts, TupletTerms
@@ -19,8 +21,10 @@ __all__ = [
     "global_loss",
     "indexed_triplet_loss",
     "knn",
+    "logsumexp",
     "sct_loss",
     "select_triplets",
+    "supcon_loss",
     "triplet_loss",
     "tuplet_loss",
 ]

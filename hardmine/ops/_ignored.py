@@ -48,8 +48,11 @@ class KeptRows(NamedTuple):
         rows = torch.cat([self.candidates, self.candidates.new_full((1,), -1)])[index]
         return self.spread(rows, -1)
 
-    def restore(self, result: Any) -> Any:
-        """The result of an op in the shape that it has for all rows. Sums, means and counts stay as they are."""
+    def restore(self, result: Any, fill: float = 0.0) -> Any:
+        """The result of an op in the shape that it has for all rows. Sums, means and counts stay as they are.
+
+        Losses of ignored anchors are ``fill``.
+        """
         if isinstance(result, Selection):
             positive, negative, s_ap, s_an = result
             similarities = self.spread(s_ap, math.nan), self.spread(s_an, math.nan)
@@ -58,8 +61,8 @@ class KeptRows(NamedTuple):
             index, s_ap, logsumexp = result
             return TupletTerms(self.rows_of(index), self.spread(s_ap, math.nan), self.spread(logsumexp, -math.inf))
         if isinstance(result, Tensor):
-            return self.spread(result, 0.0) if result.dim() else result
-        return tuple(map(self.restore, result)) if type(result) is tuple else result
+            return self.spread(result, fill) if result.dim() else result
+        return tuple(self.restore(part, fill) for part in result) if type(result) is tuple else result
 
 
 def kept_rows(keep: Tensor) -> Tensor:
@@ -126,10 +129,10 @@ def _with_all_candidates(kept: KeptRows, op: str, ignore_index: int, group: dist
     return kept._replace(candidates=kept_rows(gathered[1] == 1))
 
 
-def drops_ignored(op: Callable[P, R]) -> Callable[P, R]:
+def drops_ignored(op: Callable[P, R], fill: float = 0.0) -> Callable[P, R]:
     """Gives an op its option ``ignore_index``: the op then runs without the rows of this label.
 
-    The op declares ``ignore_index`` and gets None.
+    The op declares ``ignore_index`` and gets None. Losses of ignored anchors are ``fill``.
     """
 
     @functools.wraps(op)
@@ -147,7 +150,7 @@ def drops_ignored(op: Callable[P, R]) -> Callable[P, R]:
         if group is not None:
             kept = _with_all_candidates(kept, op.__name__, check_ignore_index(ignore_index), check_group(group))
         call: Any = op
-        return kept.restore(call(**{name: kept.arguments[name] for name in tensors}, **given))
+        return kept.restore(call(**{name: kept.arguments[name] for name in tensors}, **given), fill)
 
     return run
 

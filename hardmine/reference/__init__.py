@@ -7,9 +7,11 @@ from hardmine.reference.batch_all_triplet_loss import batch_all_triplet_loss
 from hardmine.reference.global_loss import global_loss
 from hardmine.reference.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.reference.knn import knn
+from hardmine.reference.logsumexp import logsumexp
 from hardmine.reference.sct_loss import sct_loss
 from hardmine.reference.select_triplets import select_triplets
 from hardmine.reference.smart_triplets import smart_triplets
+from hardmine.reference.supcon_loss import supcon_loss
 from hardmine.reference.triplet_loss import triplet_loss
 from hardmine.reference.tuplet_loss import tuplet_loss
 
@@ -18,9 +20,11 @@ __all__ = [
     "global_loss",
     "indexed_triplet_loss",
     "knn",
+    "logsumexp",
     "sct_loss",
     "select_triplets",
     "smart_triplets",
+    "supcon_loss",
     "triplet_loss",
     "tuplet_loss",
 ]

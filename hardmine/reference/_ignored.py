@@ -16,8 +16,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def drops_ignored(reference: Callable[P, R]) -> Callable[P, R]:
-    """Gives a reference its option ``ignore_index``: it runs on the other rows, and gets None."""
+def drops_ignored(reference: Callable[P, R], fill: float = 0.0) -> Callable[P, R]:
+    """Gives a reference its option ``ignore_index``: it runs on the other rows, and gets None.
+
+    Losses of ignored anchors are ``fill``.
+    """
 
     @functools.wraps(reference)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -34,12 +37,12 @@ def drops_ignored(reference: Callable[P, R]) -> Callable[P, R]:
         ):
             given |= {name: given[name][mask] for name in names if given.get(name) is not None}
         call: Any = reference
-        return spread(call(**given), keep, candidates.nonzero().squeeze(1))
+        return spread(call(**given), keep, candidates.nonzero().squeeze(1), fill)
 
     return run
 
 
-def spread(result: Any, keep: Tensor, candidates: Tensor) -> Any:
+def spread(result: Any, keep: Tensor, candidates: Tensor, fill: float = 0.0) -> Any:
     """The result for the rows that ``keep`` marks as that for all rows; ``candidates`` are rows that indices count."""
 
     def all_rows(values: Tensor, fill: float) -> Tensor:
@@ -60,5 +63,5 @@ def spread(result: Any, keep: Tensor, candidates: Tensor) -> Any:
         index, s_ap, logsumexp = result
         return TupletTerms(row_numbers(index), all_rows(s_ap, math.nan), all_rows(logsumexp, -math.inf))
     if isinstance(result, Tensor):
-        return all_rows(result, 0.0) if result.dim() else result
-    return tuple(spread(part, keep, candidates) for part in result) if type(result) is tuple else result
+        return all_rows(result, fill) if result.dim() else result
+    return tuple(spread(part, keep, candidates, fill) for part in result) if type(result) is tuple else result

@@ -7,6 +7,7 @@ from hardmine.verification.batch_all import BatchAllComparison
 from hardmine.verification.mining import MiningComparison
 from hardmine.verification.neighbors import NeighborComparison
 from hardmine.verification.selection import SelectionComparison
+from hardmine.verification.soft import SoftComparison
 from hardmine.verification.triplets import GlobalComparison, TripletComparison
 from hardmine.verification.tuplet import TupletComparison
 
@@ -17,6 +18,8 @@ COMPARISONS: dict[str, type[OpComparison]] = {
     "tuplet_loss": TupletComparison,
     "batch_all_triplet_loss": BatchAllComparison,
     "knn": NeighborComparison,
+    "logsumexp": SoftComparison,
+    "supcon_loss": SoftComparison,
     "indexed_triplet_loss": TripletComparison,
     "global_loss": GlobalComparison,
     "smart_triplets": MiningComparison,

@@ -25,12 +25,13 @@ OPS = {
     "RatioTripletLoss": ops.indexed_triplet_loss,
     "SCTLoss": ops.sct_loss,
     "SHNLoss": ops.triplet_loss,
+    "SupConLoss": ops.supcon_loss,
     "TripletLoss": ops.triplet_loss,
     "TupletLoss": ops.tuplet_loss,
 }
 each = pytest.mark.parametrize("name", OPS)
 # The modules that have all options of their op
-WHOLE = ("BatchAllTripletLoss", "GlobalLoss", "SCTLoss", "TripletLoss", "TupletLoss")
+WHOLE = ("BatchAllTripletLoss", "GlobalLoss", "SCTLoss", "SupConLoss", "TripletLoss", "TupletLoss")
 OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "ids", "ref_ids", "triplets"}
 # The default of the module's term, if the op's default is None
 RESOLVED = {"temperature": 0.1, "margin": 0.2}

@@ -126,6 +126,27 @@ class Temperature(Number):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SoftTemperature(Temperature):
+    """The same, or a tensor [] of it, which may get a gradient."""
+
+    def _valid(self) -> list[Any]:
+        tensors = [torch.tensor(0.5, dtype=dtype) for dtype in (torch.float16, torch.float32, torch.float64)]
+        return [*super()._valid(), *tensors, torch.tensor(0.5, requires_grad=True)]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        yield from (wrong for wrong in super()._invalid() if not isinstance(wrong.value, Tensor))
+        limits = "must be a number from 1e-30 to 1e+30, got "
+        for value in (0.0, -1.0, math.inf, math.nan):
+            yield Wrong(torch.tensor(value), ValueError, limits + str(value))
+        for value in (torch.ones(2), torch.ones(1), torch.ones(1, 1)):
+            yield Wrong(value, ValueError, f"must be a number or a tensor [], got {list(value.shape)}")
+        for dtype in (torch.int64, torch.bool, torch.complex64):
+            words = f"must be a number, or a tensor [] of a floating-point dtype, got {dtype}"
+            yield Wrong(torch.tensor(1, dtype=dtype), TypeError, words)
+        yield Wrong(torch.ones((), device="meta"), ValueError, "must be on the device of embeddings, cpu, got meta")
+
+
+@dataclass(frozen=True, kw_only=True)
 class NumberOrTable(Number):
     """A finite number, or a tensor; tables have their own tests."""
 

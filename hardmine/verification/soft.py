@@ -1,0 +1,55 @@
+"""The comparisons of the ops on log-sum-exps: with the reference's results in float64, from its own similarities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine.verification.base import OpComparison
+from hardmine.verification.bounds import direction_error, typical_element
+
+
+class SoftComparison(OpComparison):
+    """One comparison of an op on labeled rows whose reference has ``of_matrix``."""
+
+    def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
+        """The op's loss, with 0 for -infinity, which marks anchors without a pair."""
+        loss = self.op(**{**arguments, **({"return_count": False} if "return_count" in arguments else {})})
+        missing = loss.detach() == -torch.inf
+        self.missing = missing if self.ignored is None or not loss.dim() else missing[self.ignored.keep]
+        return torch.where(missing, 0.0, loss), None
+
+    def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
+        """A description of the disagreement, or None."""
+        if not self.in_range():
+            return self.check_divergence(loss, gradients)
+        arguments, options = self.arguments, dict(self.options)
+        temperature = float(arguments["temperature"])
+        leaves, similarity = self.double_leaves(), options["similarity"]
+        s, positives, negatives = self.select.candidate_pairs(
+            leaves[0],
+            arguments["labels"],
+            None if len(leaves) == 1 else leaves[1],
+            arguments["ref_labels"],
+            arguments["ids"],
+            arguments["ref_ids"],
+            similarity,
+        )
+        used = {name: options[name] for name in ("pairs", "reduction") if name in options}
+        expected = self.reference.of_matrix(s, positives, negatives, temperature=temperature, **used)
+        missing = expected.detach() == -torch.inf
+        if not torch.equal(missing, self.missing):
+            return "the log-sum-exp must be -inf exactly where there is no pair"
+        expected = torch.where(missing, 0.0, expected)
+        steepness = self.similarity_scale() / temperature
+        problem = self.check_loss(loss, expected, max(1.0, steepness))
+        if problem:
+            return problem
+        slopes, *references = torch.autograd.grad(self.scalar(expected), [s, *leaves], allow_unused=True)
+        typical = allowance = 0.0
+        if slopes is not None and s.numel():
+            typical = typical_element(slopes, leaves[0].detach(), leaves[-1].detach(), similarity)
+            allowance = direction_error(slopes, s.detach(), similarity, self.underflow("euclidean"))
+        return self.check_gradients(gradients, leaves, references, typical, allowance, steepness / 100)
