@@ -83,7 +83,8 @@ def test_memory_of_ranks_with_too_many_rows_raises_on_every_rank():
 
     def fill(rank):
         memory = make_memory(dist.group.WORLD)
-        with pytest.raises(ValueError, match="embeddings must have at most size = 37 rows of all ranks to put in, got 40"):
+        words = "embeddings must have at most size = 37 rows of all ranks to put in, got 40"
+        with pytest.raises(ValueError, match=words):
             memory(torch.ones(20, DIM, dtype=torch.float64), torch.arange(20))
         return memory.counters.tolist()
 
