@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
-from hardmine.ops._groups import check_group
+from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._ranks import agree_on_checks, check_tensors, own_part
+from hardmine.ops._ranks import check_tensors, own_part
 from hardmine.ops._soft import check_soft_options, soft_sums, temperature_tensor
 from hardmine.types import LogSumExpPairs, Similarity
 

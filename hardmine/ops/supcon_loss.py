@@ -10,9 +10,10 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine.ops._arguments import REDUCTIONS, check_choice
+from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag
-from hardmine.ops._ranks import PartialLoss, agree_on_checks, check_tensors, group_loss, own_part, with_requested
+from hardmine.ops._ranks import PartialLoss, check_tensors, group_loss, own_part, with_requested
 from hardmine.ops._soft import check_soft_options, soft_sums, temperature_tensor
 from hardmine.types import GradientReduction, Reduction, Similarity
 

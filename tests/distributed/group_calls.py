@@ -112,6 +112,14 @@ def call(name: str, case: Case, ranks: int, rank: int | None = None, **more: Any
         pairs = torch.where(found.valid, 2 * found.positive_similarity - found.negative_similarity, 0.0)
         (pairs * weights).sum().backward()
         return Outcome(None, tuple(t.detach() for t in found), None, [leaf.grad for leaf in leaves])
+    if name == "logsumexp":
+        found = ops.logsumexp(**inputs, **options)
+        (torch.where(found > -torch.inf, found, 0.0) * weights).sum().backward()
+        return Outcome(found.detach(), (), None, [leaf.grad for leaf in leaves])
+    if name == "supcon_loss":
+        loss, count = ops.supcon_loss(**inputs, **options, return_count=True)
+        (loss if loss.dim() == 0 else (loss * weights).sum()).backward()
+        return Outcome(loss.detach(), (), count, [leaf.grad for leaf in leaves])
     flags = {RETURNS.get(name, "return_selection"): True, "return_count": True}
     loss, details, count = getattr(ops, name)(**inputs, **options, **flags)
     (loss if loss.dim() == 0 else (loss * weights).sum()).backward()

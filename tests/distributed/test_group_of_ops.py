@@ -47,6 +47,12 @@ LOSSES = {
         {"ignore_index": -1},
         {"positive": "all", "reduction": "none", "ignore_index": 0},
     ],
+    "supcon_loss": [
+        {},
+        {"similarity": "euclidean", "reduction": "none"},
+        {"reduction": "sum", "gradient_reduction": "sum", "temperature": torch.tensor(0.5)},
+        {"ignore_index": -1},
+    ],
 }
 
 
@@ -93,6 +99,14 @@ def test_loss_with_group_is_that_of_one_process(name, count):
         assert [int(o.count) for o in outcomes] == [int(expected.count)] * count
         scale = 1 if unreduced or case.options.get("gradient_reduction") == "sum" else count
         assert_details_and_gradients_of_one_process(name, outcomes, expected, scale)
+
+
+@COUNTS_FROM_ONE
+def test_logsumexp_with_group_is_that_of_one_process(count):
+    options = [{"pairs": "negative"}, {"similarity": "euclidean"}, {"pairs": "positive", "ignore_index": 0}]
+    for _, outcomes, expected in compare("logsumexp", cases_of(options), count):
+        torch.testing.assert_close(torch.cat([o.loss for o in outcomes]), expected.loss, **CLOSE)
+        assert_details_and_gradients_of_one_process("logsumexp", outcomes, expected, 1)
 
 
 BATCH_ALL = [
