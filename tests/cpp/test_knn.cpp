@@ -211,3 +211,39 @@ TEST(knn_any_threads_give_same_bits) {
   check_workers<double>(Similarity::kEuclidean, 97, 769, 100, 20, Self::kAllowed);
   check_workers<float>(Similarity::kCosine, 1, 2500, 1500, 700, Self::kAllowed);
 }
+
+// Rows that beat a floor are listed as without it; others are not.
+template <class T>
+void check_floor(Similarity kind, int64_t refs) {
+  constexpr int64_t kRows = 150, kDepth = 5, kK = 9;
+  Random random(7);
+  const Batch<T> queries(exact_values(kind), Labels::kOneClass, kRows, kDepth, random);
+  const Batch<T> others(exact_values(kind), Labels::kOneClass, std::max<int64_t>(refs, 0), kDepth, random);
+  const Batch<T>* const columns = refs < 0 ? nullptr : &others;
+  const Neighbors<T> all(kind, queries, columns, kK, Self::kExcluded, SerialPool());
+  // Squared distances are integers here.
+  const auto key = [&](T s) { return kind == Similarity::kEuclidean ? -std::round(s * s) : s; };
+  std::vector<T> floor_key(kRows);
+  for (int64_t i = 0; i < kRows; ++i)
+    floor_key[i] = i % 5 == 0 ? -std::numeric_limits<T>::infinity() : key(all.similarity[i * kK + i % kK]);
+  Neighbors<T> got = all;
+  const hardmine::Matrix<T> rows{queries.x.data(), kRows}, refs_view{others.x.data(), others.count};
+  hardmine::cpu::knn<T>(kind, rows, refs < 0 ? nullptr : &refs_view, kDepth, kK, true, SerialPool(),
+                        got.similarity.data(), got.index.data(), floor_key.data());
+  for (int64_t i = 0; i < kRows; ++i) {
+    for (int64_t n = 0; n < kK; ++n) {
+      const bool reaches = key(all.similarity[i * kK + n]) >= floor_key[i];
+      CHECK_EQ(got.index[i * kK + n], reaches ? all.index[i * kK + n] : int64_t{-1});
+    }
+  }
+}
+
+TEST(knn_floor_keeps_only_keys_that_reach_it) {
+  for (const Similarity kind : {Similarity::kDot, Similarity::kEuclidean}) {
+    for (const int64_t refs : {-1, 200}) {
+      context = name_of(kind) + ", " + std::to_string(refs) + " refs";
+      check_floor<float>(kind, refs);
+      check_floor<double>(kind, refs);
+    }
+  }
+}

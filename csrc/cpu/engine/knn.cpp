@@ -58,6 +58,17 @@ class ReservoirSet {
         // No candidate beats kBelowRange at an equal key, so a similarity of -infinity is never selected.
         worst_index_(num_splits * padded, kBelowRange) {}
 
+  // Only keys of at least floor_key[row] are candidates from now on.
+  void raise_floor(const T* floor_key, int64_t rows, int64_t num_splits) {
+    for (int64_t s = 0; s < num_splits; ++s) {
+      for (int64_t i = 0; i < rows; ++i) {
+        worst_key_[s * padded_ + i] = floor_key[i];
+        worst_index_[s * padded_ + i] =
+            floor_key[i] > -std::numeric_limits<T>::infinity() ? kAtLowerBound : kBelowRange;
+      }
+    }
+  }
+
   Reservoirs<T> view(int64_t split) {
     const int64_t first = split * padded_;
     return {.k = k_,
@@ -93,7 +104,7 @@ class ReservoirSet {
 
 template <class T>
 void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64_t depth, int64_t k, bool exclude_self,
-         const ThreadPool& pool, T* similarity, int64_t* index) {
+         const ThreadPool& pool, T* similarity, int64_t* index, const T* floor_key) {
   const KnnKernels<T>& kernel = kernels<KnnKernels<T>>();
   const int64_t count = queries.count;
   std::fill_n(similarity, count * k, std::numeric_limits<T>::quiet_NaN());
@@ -117,6 +128,7 @@ void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64
   const int64_t column_blocks = ceil_div(ref_count, kMaxBlockColumns);
   const int64_t num_splits = refs ? std::clamp<int64_t>(2 * threads / row_blocks, 1, column_blocks) : 1;
   ReservoirSet<T> reservoirs(k, round_up(count, kBlockStep), num_splits);
+  if (floor_key) reservoirs.raise_floor(floor_key, count, num_splits);
   if (params.symmetric) {
     const Reservoirs<T> view = reservoirs.view(0);
     const PairSchedule schedule(count, count, ScheduleShape::kSymmetric);
