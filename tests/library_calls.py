@@ -233,7 +233,6 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "mining.random_triplets": lambda g: mining.random_triplets(g.labels, 2, seeded(4)),
     "mining.smart_triplets": lambda g: mining.smart_triplets(g.lists, g.sq_dist, g.labels, 1.0, 2, seeded(4)),
     "fanng.Index": _index,
-    "fanng.default_effort": lambda g: hardmine.fanng.default_effort(30),
 }
 
 

@@ -58,6 +58,7 @@ class Exact:
         return {}
 
 
+DEFAULT = "hardmine, default"
 TRAVERSE_ADD = "hardmine, traverse-add alone"
 REFINED = "hardmine, traverse-add and refinement"
 SEEDED = "hardmine, seeded with exact lists"
@@ -66,7 +67,7 @@ WARM = "hardmine, from the graph before"
 
 @dataclass(frozen=True)
 class Fanng:
-    """`hardmine.fanng.Index`. Efforts are distance computations per search."""
+    """`hardmine.fanng.Index`. Efforts are distance computations per search; 0 is the default."""
 
     efforts: tuple[int, ...]
     init: str | Index | None = None
@@ -81,6 +82,8 @@ class Fanng:
     def family(self) -> str:
         if isinstance(self.init, Index):
             return WARM
+        if self.init == "auto":
+            return DEFAULT
         if self.init is not None:
             return SEEDED
         return REFINED if self.refinements else TRAVERSE_ADD
@@ -109,7 +112,7 @@ class Fanng:
         )
 
     def lists(self, graph: Index, data: DataSet, k: int, effort: int) -> np.ndarray:
-        return graph.neighbors(k, max_distance_computations=effort).index.numpy()
+        return graph.neighbors(k, max_distance_computations=effort or None).index.numpy()
 
     def facts(self, graph: Index) -> dict[str, float]:
         stats = graph.stats()

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphs.contestants import Contestant, Exact, FaissHnsw, Fanng, Hnswlib
-from hardmine.fanng import default_effort
 
 K = 50
 TARGET_RECALL = 0.98
-DEFAULT_EFFORT = default_effort(K)
+DEFAULT_EFFORT = 20 * K
 KEPT_SHARES = (0.95, 0.80)  # shares of the 10-neighbor lists that stay in the small moves
 WARM_TARGET = 0.3
 MIN_KEPT_SHARE = 0.75  # a move that keeps less is not small: it is shown, but not judged
 GROWTH_SIZES = (10_000, 20_000, 50_000, 100_000)
 
-# hardmine's efforts are distance computations per search. Words need many, which takes long, so fewer are tried.
+# hardmine's efforts are distance computations per search: FANNG's backtrack search. Words need many, which takes long,
+# so fewer are tried.
 FANNG_EFFORTS = (200, 300, 400, 500, 600, 700, 800, 900, DEFAULT_EFFORT, 1200, 1500, 2000, 3000, 4500, 6000)
 FANNG_FEW_EFFORTS = (400, 700, DEFAULT_EFFORT, 1200, 1350, 1500, 2000, 3000, 4500)
+DEFAULTS = (0,)  # the lists of a build and search with default arguments
 EFS = (51, 60, 70, 85, 100, 125, 150, 200, 250, 300, 400, 500)
 FEW_EFS = (70, 100, 125, 150, 200, 250, 300, 400, 500)
 
@@ -58,12 +59,14 @@ def fanng_settings(name: str) -> list[Fanng]:
     """The small grid of hardmine: each kind of start, as in the paper, and with less or no traverse-add."""
     if name == "words":
         return [
+            Fanng(DEFAULTS, init="auto", success_rate=0.0),
             Fanng(FANNG_FEW_EFFORTS),
             Fanng(FANNG_FEW_EFFORTS, traversals_per_row=20, refinements=2),
             Fanng(FANNG_FEW_EFFORTS, init="exact"),
             Fanng(FANNG_FEW_EFFORTS, init="exact", success_rate=0.0),
         ]
     return [
+        Fanng(DEFAULTS, init="auto", success_rate=0.0),
         Fanng(FANNG_EFFORTS),
         Fanng(FANNG_EFFORTS, traversals_per_row=10, refinements=1),
         Fanng(FANNG_EFFORTS, traversals_per_row=20),

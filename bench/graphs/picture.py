@@ -6,12 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from graphs.contestants import REFINED, SEEDED, TRAVERSE_ADD
+from graphs.contestants import DEFAULT, REFINED, SEEDED, TRAVERSE_ADD
 from graphs.grids import TARGET_RECALL, K
 from graphs.measuring import Point
 
 # Okabe and Ito's colors, which color-blind readers can distinguish. The markers distinguish the lines in gray too.
 STYLES = {
+    DEFAULT: ("#000000", "*", "hardmine,\ndefault"),
     TRAVERSE_ADD: ("#0072B2", "o", "hardmine,\ntraverse-add\nalone"),
     REFINED: ("#56B4E9", "v", "hardmine,\ntraverse-add,\nrefined"),
     SEEDED: ("#D55E00", "s", "hardmine,\nseeded with\nexact lists"),

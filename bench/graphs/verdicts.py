@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphs import grids
-from graphs.contestants import REFINED, SEEDED, TRAVERSE_ADD, WARM
+from graphs.contestants import DEFAULT, REFINED, SEEDED, TRAVERSE_ADD, WARM
 from graphs.grids import TARGET_RECALL, K
 from graphs.measuring import Point
 from verdicts import Verdict
@@ -100,9 +100,9 @@ def judge(results: Results) -> list[Verdict]:
     if "curve" in results["parts"]:
         for name in results["data"]:
             found += [
-                compare(results, name, (TRAVERSE_ADD, REFINED, SEEDED), ANY, RIVALS),
+                compare(results, name, (DEFAULT, TRAVERSE_ADD, REFINED, SEEDED), ANY, RIVALS),
                 compare(results, name, (TRAVERSE_ADD,), ALONE, RIVALS),
-                compare(results, name, (TRAVERSE_ADD, REFINED, SEEDED), ANY, ("exact knn",)),
+                compare(results, name, (DEFAULT, TRAVERSE_ADD, REFINED, SEEDED), ANY, ("exact knn",)),
             ]
     if "warm" in results["parts"]:
         found += [warm_start(results, name) for name in results["data"]]

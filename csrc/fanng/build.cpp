@@ -8,7 +8,6 @@
 #include <numeric>
 
 #include "core/random.h"
-#include "cpu/engine/knn.h"
 #include "fanng/search.h"
 #include "fanng/threads.h"
 
@@ -154,33 +153,14 @@ void add_all_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGra
   stats.distance_computations += computed;
 }
 
-void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::ThreadPool& pool, DraftGraph& graph,
-                          BuildStats& stats) {
-  const Distances distances(points);
-  const int64_t count = points.vertices();
-  k = std::min(k, count - 1);
-  if (k < 1) return;
-  std::vector<int64_t> index(count * k);
-  {
-    std::vector<float> similarity(count * k);
-    // Under the cosine metric stored rows are unit rows, whose inner products order as their distances do.
-    const Similarity kind = points.metric() == Metric::kCosine ? Similarity::kDot : Similarity::kEuclidean;
-    const auto find = [&](int64_t) {
-      cpu::knn<float>(kind, {points.data(), count}, nullptr, points.stride(), k, true, pool, similarity.data(),
-                      index.data());
-    };
-    // A single worker would run on the calling thread, which has to poll.
-    pool.count() == 1 ? pool.run(1, find) : find(0);
-  }
-  stats.distance_computations += count * (count - 1) / 2;
-  connect(points, in_order(count), pool, graph, stats, [&](int64_t, Vertex p, std::vector<PackedNeighbor>& candidates) {
-    for (int64_t n = 0; n < k; ++n) {
-      const int64_t q = index[p * k + n];
-      if (q < 0) break;
-      candidates.push_back(pack_neighbor(distances.between(p, static_cast<Vertex>(q)), static_cast<Vertex>(q)));
-    }
-    return static_cast<int64_t>(candidates.size());
-  });
+void add_edges_of(const NearLists& lists, const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph,
+                  BuildStats& stats) {
+  connect(points, in_order(graph.vertices()), pool, graph, stats,
+          [&](int64_t, Vertex p, std::vector<PackedNeighbor>& candidates) {
+            const PackedNeighbor* const end = std::find(lists.begin(p), lists.begin(p) + lists.length, kNoNeighbor);
+            candidates.assign(lists.begin(p), end);
+            return int64_t{0};
+          });
   add_reverse_edges(points, pool, graph, stats);
 }
 

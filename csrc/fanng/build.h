@@ -9,6 +9,7 @@
 
 #include "cpu/engine/thread_pool.h"
 #include "fanng/draft_graph.h"
+#include "fanng/near_lists.h"
 
 namespace hardmine::fanng {
 
@@ -22,23 +23,6 @@ struct BuildOptions {
   int64_t refinements = 0;     // final passes of add_edges_to_found
 };
 
-// Distance computations per search that find kTargetRecall of the nearest kEffortLists[i] rows of a new query.
-inline constexpr std::array<int64_t, 3> kEffortLists = {1, 10, 100};
-using Efforts = std::array<int64_t, 3>;
-
-struct BuildStats {
-  int64_t traversals = 0;
-  double success_rate = 0;        // of traversals over the final graph
-  double build_success_rate = 0;  // of the last traversals of the build, over a graph with more edges
-  int64_t distance_computations = 0;
-  // The success rate that the points allow. It is 1 unless this build, or the one that it was warm-started from, used
-  // all kDefaultTraversals per vertex without reaching its target.
-  double reachable = 1;
-  int64_t components = 0;        // strongly connected, before connect
-  int64_t connecting_edges = 0;  // that connect added
-  Efforts efforts = {};
-};
-
 // Called on the calling thread between rounds, with the success rate of recent traversals. May throw to stop the build.
 using BuildProgress = std::function<void(double success_rate, int64_t traversals)>;
 
@@ -50,9 +34,9 @@ void add_all_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGra
 // vertices.
 void add_reverse_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph, BuildStats& stats);
 
-// Adds the edges to each vertex's exact `k` nearest neighbors and their reverses, unless occluded.
-void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::ThreadPool& pool, DraftGraph& graph,
-                          BuildStats& stats);
+// Replaces the edges by those to the vertices of the lists, and adds their reverses, unless occluded.
+void add_edges_of(const NearLists& lists, const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph,
+                  BuildStats& stats);
 
 // Refines a graph: adds edges to the `k` nearest neighbors that a backtrack search from each vertex finds with `effort`
 // distance computations, and their reverses, unless occluded. Traversals add edges only where they miss their target. A

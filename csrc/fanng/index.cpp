@@ -6,10 +6,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "cpu/engine/knn.h"
 #include "cpu/engine/quickselect.h"
 #include "fanng/connectivity.h"
-#include "fanng/effort.h"
+#include "fanng/search_width.h"
 #include "fanng/threads.h"
 
 namespace hardmine::fanng {
@@ -20,18 +19,35 @@ constexpr int64_t kCandidatesPerEdge = 2;   // exact neighbors per edge of the f
 constexpr int64_t kEffortPerCandidate = 5;  // distances computed per candidate
 constexpr int64_t kDraftEdgesPerEdge = 2;   // edges of the draft per edge of the final graph
 
+// Whether all pairs take less time than leaves: up to 125,000 vertices of 50 dimensions, and 88,000 of 128, as
+// measured.
+bool exact_is_quicker(const PointSet& points) {
+  const auto count = static_cast<double>(points.vertices());
+  return count * count * static_cast<double>(points.stride()) <= 1e12;
+}
+
 Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding, const Index* warm,
-            const cpu::ThreadPool& pool, const BuildProgress& progress, BuildStats& stats) {
+            const cpu::ThreadPool& pool, const BuildProgress& progress, BuildStats& stats, std::vector<Vertex>& kept) {
   const int64_t count = points.vertices();
+  if (seeding == Seeding::kAuto) seeding = exact_is_quicker(points) ? Seeding::kNearest : Seeding::kLeaves;
   const int64_t capacity =
       seeding == Seeding::kAllEdges ? count : std::min(kDraftEdgesPerEdge * options.max_degree, count);
   const int64_t candidates = kCandidatesPerEdge * options.max_degree;
   DraftGraph draft(count, std::max<int64_t>(capacity, 1));
+  const std::vector<Sample> samples = drawn_samples(points, options.seed, pool, stats);
   if (warm) {
     add_edges_of(warm->graph(), warm->points(), points, pool, draft, stats);
     if (options.success_rate > 0) add_reverse_edges(points, pool, draft, stats);
-  } else if (seeding == Seeding::kNearest) {
-    add_edges_to_nearest(points, std::min(candidates, kMaxNeighbors), pool, draft, stats);
+  } else if (seeding == Seeding::kNearest || seeding == Seeding::kLeaves) {
+    const int64_t length = std::min(candidates, kMaxNeighbors);
+    const auto recall = [&](const NearLists& lists) { return list_recall(samples, lists); };
+    const NearLists lists = seeding == Seeding::kNearest
+                                ? exact_lists(points, length, pool, stats)
+                                : leaf_lists(points, length, options.seed, recall, pool, stats);
+    add_edges_of(lists, points, pool, draft, stats);
+    stats.list_recall = recall(lists);
+    kept.resize(lists.neighbor.size());
+    std::transform(lists.neighbor.begin(), lists.neighbor.end(), kept.begin(), vertex_of);
   } else if (seeding == Seeding::kAllEdges) {
     add_all_edges(points, pool, draft, stats);
   }
@@ -53,7 +69,7 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   Graph graph = draft.truncated(options.max_degree);
   connect(points, options, pool, graph, stats);
   graph.starts = spread_starts(graph);
-  stats.efforts = calibrated_efforts(graph, points, options.seed, pool, stats);
+  stats.widths = calibrated_widths(graph, points, samples, pool, stats);
   stats.success_rate = measured_success_rate(graph, points, options.seed, pool);
   return graph;
 }
@@ -92,6 +108,18 @@ void check_graph(const Graph& graph, int64_t vertices) {
   if (graph.starts.empty() && vertices > 0) throw std::invalid_argument("graph: no vertex where searches start");
 }
 
+void check_lists(const std::vector<Vertex>& lists, int64_t vertices) {
+  const auto entries = std::ssize(lists);
+  if (vertices == 0 ? entries > 0 : entries % vertices != 0)
+    throw std::invalid_argument("lists: " + std::to_string(entries) + " entries do not match " +
+                                std::to_string(vertices) + " distinct rows");
+  const int64_t length = vertices == 0 ? 0 : entries / vertices;
+  for (int64_t i = 0; i < entries; ++i)
+    if (lists[i] >= static_cast<uint64_t>(vertices) || lists[i] == static_cast<Vertex>(i / length))
+      throw std::invalid_argument("lists: vertex " + std::to_string(i / length) + " of " + std::to_string(vertices) +
+                                  " lists " + std::to_string(lists[i]));
+}
+
 }  // namespace
 
 Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, const BuildOptions& options,
@@ -100,13 +128,15 @@ Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, 
   if (warm && warm->points().rows() != count)
     throw std::invalid_argument("init must be an index of " + std::to_string(count) + " rows, got one of " +
                                 std::to_string(warm->points().rows()));
-  graph_ = build(points_, options, seeding, warm, pool, progress, stats_);
+  graph_ = build(points_, options, seeding, warm, pool, progress, stats_, lists_);
 }
 
-Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, const BuildStats& stats)
-    : points_(vectors, count, depth, metric), graph_(std::move(graph)), stats_(stats) {
+Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, std::vector<Vertex> lists,
+             const BuildStats& stats)
+    : points_(vectors, count, depth, metric), graph_(std::move(graph)), lists_(std::move(lists)), stats_(stats) {
   if (stats_.traversals >= kDefaultTraversals * points_.vertices()) stats_.reachable = stats_.build_success_rate;
   check_graph(graph_, points_.vertices());
+  check_lists(lists_, points_.vertices());
 }
 
 template <class Body>
@@ -127,40 +157,55 @@ void Index::with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& 
   });
 }
 
-void Index::report(std::vector<PackedNeighbor>& measured, int64_t excluded_row, float offset, int64_t query,
+std::vector<PackedNeighbor>& Index::found_by(SearchSpace& space, const float* query, std::span<const Vertex> starts,
+                                             const Limit& limit, int64_t wanted, Displaced displaced) const {
+  if (limit.max_computations == 0)
+    return space.nearest(graph_, points_, query, starts, std::max(limit.width, wanted), displaced);
+  std::vector<PackedNeighbor>& measured =
+      space.search(graph_, points_, query, starts, limit.max_computations, displaced);
+  select_nearest(measured, wanted);
+  return measured;
+}
+
+std::vector<Vertex> Index::starts_of(const Limit& limit) const {
+  return limit.max_computations == 0 ? graph_.starts : scanned_starts(graph_, limit.max_computations);
+}
+
+void Index::report(std::vector<PackedNeighbor>& nearest, int64_t excluded_row, float offset, int64_t query,
                    const Results& results) const {
   const int64_t k = results.k;
   // Each vertex stands for at least one row, and `excluded_row` takes one more place. Vertices are numbered by their
   // first rows, so vertices that tie with the last of these have no lower row.
-  const auto wanted = std::min(static_cast<int64_t>(measured.size()), k + (excluded_row >= 0));
-  select_nearest(measured, wanted);
+  const auto wanted = std::min(static_cast<int64_t>(nearest.size()), k + (excluded_row >= 0));
   if (points_.vertices() < points_.rows()) {
     std::vector<PackedNeighbor> rows;
     for (int64_t i = 0; i < wanted; ++i) {
-      const bool tie = i > 0 && sq_dist_of(measured[i]) == sq_dist_of(measured[i - 1]);
+      const bool tie = i > 0 && sq_dist_of(nearest[i]) == sq_dist_of(nearest[i - 1]);
       if (static_cast<int64_t>(rows.size()) > k && !tie) break;
-      const int64_t* const first = points_.copies_begin(vertex_of(measured[i]));
-      const int64_t* const last = std::min(points_.copies_end(vertex_of(measured[i])), first + k + 1);
+      const int64_t* const first = points_.copies_begin(vertex_of(nearest[i]));
+      const int64_t* const last = std::min(points_.copies_end(vertex_of(nearest[i])), first + k + 1);
       for (const int64_t* row = first; row != last; ++row)
-        rows.push_back(pack_neighbor(sq_dist_of(measured[i]), static_cast<uint32_t>(*row)));
+        rows.push_back(pack_neighbor(sq_dist_of(nearest[i]), static_cast<uint32_t>(*row)));
     }
     std::sort(rows.begin(), rows.end());
-    measured.swap(rows);
+    nearest.swap(rows);
+  } else {
+    nearest.resize(wanted);
   }
   float* const distance = results.distance + query * k;
   int64_t* const index = results.index + query * k;
   int64_t n = 0;
-  for (size_t i = 0; i < measured.size() && n < k; ++i) {
-    const int64_t row = vertex_of(measured[i]);  // without duplicates, a vertex is its row
+  for (size_t i = 0; i < nearest.size() && n < k; ++i) {
+    const int64_t row = vertex_of(nearest[i]);  // without duplicates, a vertex is its row
     if (row == excluded_row) continue;
-    distance[n] = points_.reported(sq_dist_of(measured[i]) + offset);
+    distance[n] = points_.reported(sq_dist_of(nearest[i]) + offset);
     index[n++] = row;
   }
   std::fill(distance + n, distance + k, std::numeric_limits<float>::quiet_NaN());
   std::fill(index + n, index + k, int64_t{-1});
 }
 
-void Index::search(const float* queries, int64_t count, const int64_t* start, int64_t max_computations,
+void Index::search(const float* queries, int64_t count, const int64_t* start, const Limit& limit,
                    const cpu::ThreadPool& pool, const Results& results) const {
   const int64_t depth = points_.depth(), stride = points_.stride();
   cpu::Buffer<float> prepared(count * stride);
@@ -172,31 +217,48 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
       throw std::invalid_argument("start must be rows of the index, 0 to " + std::to_string(points_.rows() - 1) +
                                   ", got " + std::to_string(start[i]));
   }
-  const std::vector<Vertex> scanned = scanned_starts(graph_, max_computations);
+  const std::vector<Vertex> all_starts = starts_of(limit);
   with_spaces(pool, count, [&](SearchSpace& space, int64_t i) {
     const float* query = prepared.get() + i * stride;
     const Vertex given = start ? points_.vertex_of(start[i]) : kNoVertex;
-    const std::span<const Vertex> starts = start ? std::span(&given, 1) : std::span(scanned);
-    std::vector<PackedNeighbor>& measured = space.search(graph_, points_, query, starts, max_computations);
+    const std::span<const Vertex> starts = start ? std::span(&given, 1) : std::span(all_starts);
+    std::vector<PackedNeighbor>& nearest = found_by(space, query, starts, limit, results.k);
     // A zero query has squared distance 1 from every unit row. It should be 2, as for a stored zero row.
     const bool directionless =
         points_.metric() == Metric::kCosine && std::all_of(query, query + stride, [](float x) { return x == 0; });
-    report(measured, -1, directionless ? 1.0F : 0.0F, i, results);
+    report(nearest, -1, directionless ? 1.0F : 0.0F, i, results);
   });
 }
 
-void Index::search_held_out(const int64_t* row, const float* distance, int64_t count, int64_t max_computations,
+void Index::search_held_out(const int64_t* row, const float* distance, int64_t count, const Limit& limit,
                             const cpu::ThreadPool& pool, const Results& results) const {
-  const std::vector<Vertex> scanned = scanned_starts(graph_, max_computations);
+  const std::vector<Vertex> starts = starts_of(limit);
   with_spaces(pool, count, [&](SearchSpace& space, int64_t i) {
     const Vertex v = points_.vertex_of(row[i]);
     const Displaced held_out = displaced_if_alone(points_, v, points_.squared(distance[i]));
-    report(space.search(graph_, points_, points_.vector(v), scanned, max_computations, held_out), row[i], 0.0F, i,
-           results);
+    report(found_by(space, points_.vector(v), starts, limit, results.k + 1, held_out), row[i], 0.0F, i, results);
   });
 }
 
-void Index::neighbors(int64_t first, int64_t last, int64_t max_computations, const cpu::ThreadPool& pool,
+void Index::listed(int64_t first, int64_t last, const cpu::ThreadPool& pool, const Results& results) const {
+  const int64_t length = list_length(), wanted = std::min(results.k, length);
+  const Distances distances(points_);
+  parallel_chunks(pool, last - first, kQueriesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
+    std::vector<float> sq_dist(wanted);
+    std::vector<PackedNeighbor> nearest;
+    for (int64_t row = first + begin; row < first + end; ++row) {
+      const Vertex v = points_.vertex_of(row);
+      const Vertex* const list = lists_.data() + v * length;
+      distances.to(points_.vector(v), list, wanted, sq_dist.data());
+      nearest.assign(1, pack_neighbor(0, v));
+      for (int64_t n = 0; n < wanted; ++n) nearest.push_back(pack_neighbor(sq_dist[n], list[n]));
+      std::sort(nearest.begin(), nearest.end());
+      report(nearest, row, 0.0F, row - first, results);
+    }
+  });
+}
+
+void Index::neighbors(int64_t first, int64_t last, const Limit& limit, const cpu::ThreadPool& pool,
                       const Results& results) const {
   std::vector<int64_t> rows;
   rows.reserve(last - first);
@@ -206,8 +268,7 @@ void Index::neighbors(int64_t first, int64_t last, int64_t max_computations, con
   with_spaces(pool, last - first, [&](SearchSpace& space, int64_t i) {
     const int64_t row = rows[i];
     const Vertex v = points_.vertex_of(row);
-    report(space.search(graph_, points_, points_.vector(v), {&v, 1}, max_computations), row, 0.0F, row - first,
-           results);
+    report(found_by(space, points_.vector(v), {&v, 1}, limit, results.k + 1), row, 0.0F, row - first, results);
   });
 }
 

@@ -20,7 +20,14 @@
 
 namespace hardmine::fanng {
 
-enum class Seeding : uint8_t { kNothing, kAllEdges, kNearest };
+// The initial edges: none, all pairs, those to exact or to approximate nearest neighbors, or the quicker of the two.
+enum class Seeding : uint8_t { kNothing, kAllEdges, kNearest, kLeaves, kAuto };
+
+// Where a search ends: after a number of distance computations, or by its width; see search.h.
+struct Limit {
+  int64_t max_computations = 0;  // 0: by the width
+  int64_t width = 0;
+};
 
 // Outputs [queries, k], nearest first, padded with index -1 and distance NaN.
 struct Results {
@@ -37,35 +44,53 @@ class Index {
         const Index* warm, const cpu::ThreadPool& pool, const BuildProgress& progress);
 
   // Assembles an index from vectors and graph. Throws std::invalid_argument if they do not match.
-  Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, const BuildStats& stats);
+  Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, std::vector<Vertex> lists,
+        const BuildStats& stats);
 
   const PointSet& points() const { return points_; }
   const Graph& graph() const { return graph_; }
   const BuildStats& stats() const { return stats_; }
+  // The lists that the build made: per vertex, list_length() near vertices.
+  const std::vector<Vertex>& lists() const { return lists_; }
+  int64_t list_length() const { return points_.vertices() == 0 ? 0 : std::ssize(lists_) / points_.vertices(); }
+  // Whether the lists hold k other rows of every row, or all.
+  bool lists_hold(int64_t k) const {
+    return list_length() >= std::min(k, std::max<int64_t>(points_.vertices() - 1, 1));
+  }
 
-  // Finds the rows nearest to queries [count, depth]. Each search makes at most `max_computations` distance
-  // computations, and starts at row start[i], or at the starts of the graph if `start` is null.
-  void search(const float* queries, int64_t count, const int64_t* start, int64_t max_computations,
+  // Finds the rows nearest to queries [count, depth]. Each search starts at row start[i], or at the starts of the graph
+  // if `start` is null. Widths below k are raised to k.
+  void search(const float* queries, int64_t count, const int64_t* start, const Limit& limit,
               const cpu::ThreadPool& pool, const Results& results) const;
 
   // Finds the nearest other rows of rows row[0 .. count), as if these were new queries: a search starts at the starts
   // of the graph. distance[i] is that of the last neighbor of interest of row[i]; see displaced_if_alone.
-  void search_held_out(const int64_t* row, const float* distance, int64_t count, int64_t max_computations,
+  void search_held_out(const int64_t* row, const float* distance, int64_t count, const Limit& limit,
                        const cpu::ThreadPool& pool, const Results& results) const;
 
+  // The nearest other rows of rows [first, last) in the lists of the build, which must hold k.
+  void listed(int64_t first, int64_t last, const cpu::ThreadPool& pool, const Results& results) const;
+
   // Finds the nearest other rows of rows [first, last). Each search starts at its row.
-  void neighbors(int64_t first, int64_t last, int64_t max_computations, const cpu::ThreadPool& pool,
+  void neighbors(int64_t first, int64_t last, const Limit& limit, const cpu::ThreadPool& pool,
                  const Results& results) const;
 
  private:
-  // Writes row `query` of the results from the measured vertices of a search. `excluded_row`: a row to exclude, or -1.
-  void report(std::vector<PackedNeighbor>& measured, int64_t excluded_row, float offset, int64_t query,
+  // Searches from `starts`. Returns at least the `wanted` nearest vertices found, ascending.
+  std::vector<PackedNeighbor>& found_by(SearchSpace& space, const float* query, std::span<const Vertex> starts,
+                                        const Limit& limit, int64_t wanted, Displaced displaced = {}) const;
+  // The starts of a search that is given none.
+  std::vector<Vertex> starts_of(const Limit& limit) const;
+  // Writes row `query` of the results from the vertices that a search found, ascending. `excluded_row`: a row to
+  // exclude, or -1.
+  void report(std::vector<PackedNeighbor>& nearest, int64_t excluded_row, float offset, int64_t query,
               const Results& results) const;
   template <class Body>
   void with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& body) const;
 
   PointSet points_;
   Graph graph_;
+  std::vector<Vertex> lists_;
   BuildStats stats_;
   // Idle search spaces, for reuse.
   mutable std::mutex spaces_mutex_;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/selection.h"
 #include "cpu/engine/rows.h"
 
 namespace hardmine::fanng {
@@ -36,6 +37,9 @@ class PointSet {
   int64_t rows() const { return static_cast<int64_t>(vertex_of_.size()); }
   int64_t depth() const { return depth_; }
   Metric metric() const { return metric_; }
+
+  // The similarity of the stored rows that orders as their distance does. Those of a cosine index are unit rows.
+  Similarity kind() const { return metric_ == Metric::kCosine ? Similarity::kDot : Similarity::kEuclidean; }
 
   // The distinct rows, each padded with zeros to `stride` floats.
   int64_t vertices() const { return static_cast<int64_t>(first_copy_.size()) - 1; }

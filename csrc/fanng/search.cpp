@@ -4,6 +4,8 @@
 
 namespace hardmine::fanng {
 
+constexpr int64_t kKeptStarts = 16;  // the nearest, from which a search of limited width goes on
+
 void Frontier::clear() {
   size_ = 0;
   limit_ = ~PackedNeighbor{0};
@@ -21,13 +23,30 @@ void Frontier::refill() {
   limit_ = far_.empty() ? ~PackedNeighbor{0} : near_[0];
 }
 
+void SearchSpace::begin() {
+  if (++search_ != 0) return;
+  std::fill(seen_.begin(), seen_.end(), 0);  // the number wraps
+  search_ = 1;
+}
+
+int64_t SearchSpace::gather_unseen(const Graph& graph, Vertex vertex) {
+  const int64_t degree = graph.end(vertex) - graph.begin(vertex);
+  if (degree > std::ssize(batch_)) batch_.resize(degree);
+  if (degree > std::ssize(sq_dist_)) sq_dist_.resize(degree);
+  // About half of the vertices were seen before, unpredictably, so the loop avoids a branch.
+  int64_t fresh = 0;
+  for (const Vertex* edge = graph.begin(vertex); edge != graph.end(vertex); ++edge) {
+    batch_[fresh] = *edge;
+    fresh += seen_[*edge] != search_;
+    seen_[*edge] = search_;
+  }
+  return fresh;
+}
+
 std::vector<PackedNeighbor>& SearchSpace::search(const Graph& graph, const PointSet& points, const float* query,
                                                  std::span<const Vertex> starts, int64_t max_computations,
                                                  Displaced displaced) {
-  if (++search_ == 0) {  // search_ wraps after 2^32 searches
-    std::fill(seen_.begin(), seen_.end(), 0);
-    search_ = 1;
-  }
+  begin();
   const Distances distances(points);
   frontier_.clear();
   max_computations = std::min(max_computations, graph.vertices());
@@ -43,27 +62,51 @@ std::vector<PackedNeighbor>& SearchSpace::search(const Graph& graph, const Point
     }
   };
   batch_.resize(std::max(batch_.size(), starts.size()));
-  sq_dist_.resize(batch_.size());
+  sq_dist_.resize(std::max(sq_dist_.size(), starts.size()));
   std::copy(starts.begin(), starts.end(), batch_.begin());
   for (const Vertex start : starts) seen_[start] = search_;
   measure(std::min(static_cast<int64_t>(starts.size()), max_computations));
   while (found < max_computations && !frontier_.empty()) {
-    const Vertex nearest = frontier_.pop();
-    const int64_t degree = graph.end(nearest) - graph.begin(nearest);
-    if (degree > static_cast<int64_t>(batch_.size())) {
-      batch_.resize(degree);
-      sq_dist_.resize(degree);
-    }
-    // About half of the vertices were seen before, unpredictably, so the loop avoids a branch.
-    int64_t fresh = 0;
-    for (const Vertex* edge = graph.begin(nearest); edge != graph.end(nearest); ++edge) {
-      batch_[fresh] = *edge;
-      fresh += seen_[*edge] != search_;
-      seen_[*edge] = search_;
-    }
+    const int64_t fresh = gather_unseen(graph, frontier_.pop());
     measure(std::min(fresh, max_computations - found));
   }
   measured_.resize(found);
+  return measured_;
+}
+
+std::vector<PackedNeighbor>& SearchSpace::nearest(const Graph& graph, const PointSet& points, const float* query,
+                                                  std::span<const Vertex> starts, int64_t width, Displaced displaced,
+                                                  std::vector<Traced>* trace) {
+  begin();
+  const Distances distances(points);
+  width = std::max<int64_t>(std::min(width, graph.vertices()), 1);
+  int64_t needed = 1;  // the least width of a search that comes as far
+  const auto push = [&](float sq_dist, Vertex vertex) {
+    const PackedNeighbor measured = pack_neighbor(vertex == displaced.vertex ? displaced.sq_dist : sq_dist, vertex);
+    list_.push(measured);
+    return measured;
+  };
+  // The other starts count as unseen.
+  list_.clear(std::min(width, kKeptStarts));
+  sq_dist_.resize(std::max(sq_dist_.size(), starts.size()));
+  distances.to(query, starts.data(), std::ssize(starts), sq_dist_.data());
+  for (size_t i = 0; i < starts.size(); ++i) push(sq_dist_[i], starts[i]);
+  list_.widen(width);
+  for (int64_t i = 0; i < list_.size(); ++i) {
+    seen_[vertex_of(list_[i])] = search_;
+    if (trace) trace->push_back({list_[i], needed});
+  }
+  while (list_.any_left()) {
+    needed = std::max(needed, list_.position() + 1);
+    const int64_t fresh = gather_unseen(graph, list_.follow());
+    distances.to(query, batch_.data(), fresh, sq_dist_.data());
+    for (int64_t i = 0; i < fresh; ++i) {
+      const PackedNeighbor measured = push(sq_dist_[i], batch_[i]);
+      if (trace) trace->push_back({measured, needed});
+    }
+  }
+  measured_.resize(list_.size());
+  for (int64_t i = 0; i < list_.size(); ++i) measured_[i] = list_[i];
   return measured_;
 }
 

@@ -1,8 +1,9 @@
-// FANNG's backtrack search (Harwood and Drummond, CVPR 2016, Alg. 3).
+// Best-first searches of the graph. Each measures its starts, then follows the edges of the nearest vertex whose edges
+// it has not followed: it measures those of their targets that it has not seen. Two searches differ in where they end.
 //
-// A priority queue holds measured vertices by their distance to the query. The search pops the nearest vertex, and
-// measures and pushes the unseen targets of its edges. It ends after a number of distance computations. The result is
-// the nearest of all measured vertices.
+// FANNG's backtrack search (Harwood and Drummond, CVPR 2016, Alg. 3) ends after a number of distance computations. A
+// search of limited width ends when it has followed the edges of the `width` nearest vertices that it has found. It
+// spends less where the nearest are found soon.
 #pragma once
 
 #include <algorithm>
@@ -65,6 +66,65 @@ struct Displaced {
   float sq_dist = 0;
 };
 
+// The queue of a search of limited width: the nearest vertices found, at most `width`, ascending.
+//
+// The edges that a search of one width follows before it ends are the first that any wider search follows, because a
+// vertex that drops out of a list never comes back. A search follows the edges of a vertex if its width is more than
+// the vertex's position at that time.
+class NearestList {
+ public:
+  void clear(int64_t width) {
+    size_ = next_ = 0;
+    widen(width);
+  }
+  void widen(int64_t width) {
+    width_ = width;
+    if (static_cast<int64_t>(entries_.size()) < width) entries_.resize(width);
+    limit_ = size_ == width_ ? entries_[size_ - 1] : kUnlimited;
+  }
+  int64_t size() const { return size_; }
+  PackedNeighbor operator[](int64_t i) const {
+    return (entries_[i] & kDistanceBits) | static_cast<Vertex>(entries_[i]) >> 1;
+  }
+  // Adds a vertex that is not in the list, unless the list is full of nearer ones.
+  void push(PackedNeighbor vertex) {
+    const uint64_t entry = (vertex & kDistanceBits) | uint64_t{vertex_of(vertex)} << 1;
+    if (entry >= limit_) return;
+    size_ += size_ < width_;
+    int64_t place = size_ - 1;
+    for (; place > 0 && entries_[place - 1] > entry; --place) entries_[place] = entries_[place - 1];
+    entries_[place] = entry;
+    next_ = std::min(next_, place);
+    if (size_ == width_) limit_ = entries_[size_ - 1];
+  }
+  // Whether there is a vertex whose edges have not been followed. Finds the nearest of these.
+  bool any_left() {
+    while (next_ < size_ && (entries_[next_] & 1) != 0) ++next_;
+    return next_ < size_;
+  }
+  int64_t position() const { return next_; }  // of the vertex that any_left found
+  Vertex follow() {
+    const uint64_t entry = entries_[next_];
+    entries_[next_++] = entry | 1;
+    return static_cast<Vertex>(entry) >> 1;
+  }
+
+ private:
+  static constexpr uint64_t kUnlimited = ~uint64_t{0}, kDistanceBits = kUnlimited << 32;
+
+  int64_t width_ = 0, size_ = 0;
+  int64_t next_ = 0;             // the edges of all entries before were followed
+  uint64_t limit_ = kUnlimited;  // entries must be less
+  // Squared distance, vertex (31 bits) and whether its edges were followed, from the highest bit to the lowest.
+  std::vector<uint64_t> entries_;
+};
+
+// A vertex that a search measured, and the least width of a search that does.
+struct Traced {
+  PackedNeighbor vertex;
+  int64_t width;
+};
+
 // The buffers of a search, reused by consecutive searches.
 class SearchSpace {
  public:
@@ -76,10 +136,21 @@ class SearchSpace {
                                       std::span<const Vertex> starts, int64_t max_computations,
                                       Displaced displaced = {});
 
+  // Returns the `width` nearest vertices that a search of this width finds, ascending, valid until the next search.
+  // Unless null, `trace` gets all that it measures, in their order.
+  std::vector<PackedNeighbor>& nearest(const Graph& graph, const PointSet& points, const float* query,
+                                       std::span<const Vertex> starts, int64_t width, Displaced displaced = {},
+                                       std::vector<Traced>* trace = nullptr);
+
  private:
-  std::vector<uint32_t> seen_;  // the number of the last search that saw the vertex
-  uint32_t search_ = 0;
+  void begin();
+  // Fills batch_ with the unseen targets of a vertex. Returns their number.
+  int64_t gather_unseen(const Graph& graph, Vertex vertex);
+
+  std::vector<uint8_t> seen_;  // the number of the last search that saw the vertex; few bits, for the cache
+  uint8_t search_ = 0;
   Frontier frontier_;
+  NearestList list_;
   std::vector<Vertex> batch_;
   std::vector<float> sq_dist_;
   std::vector<PackedNeighbor> measured_;

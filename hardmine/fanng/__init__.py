@@ -8,8 +8,7 @@ except ImportError as error:
         "environment that has torch, from the project's folder: `pip install --no-build-isolation .`"
     ) from error
 
-from hardmine.fanng._arguments import default_effort
 from hardmine.fanng.index import Index
 from hardmine.types import Nearest
 
-__all__ = ["Index", "Nearest", "default_effort"]
+__all__ = ["Index", "Nearest"]

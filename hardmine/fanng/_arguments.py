@@ -19,19 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def default_effort(k: int) -> int:
-    """The default of ``max_distance_computations`` of :meth:`hardmine.fanng.Index.neighbors`.
-
-    Searches from outside use :meth:`hardmine.fanng.Index.search_effort`, which is never less.
-
-    Example:
-        >>> from hardmine.fanng import default_effort
-        >>> default_effort(10), default_effort(50)
-        (400, 1000)
-    """
-    return max(400, 20 * k)
-
-
 def as_rows(name: str, rows: Any) -> Tensor:
     """A checked matrix, a tensor or a NumPy array, as contiguous float32 on the CPU."""
     if is_array(rows):
@@ -60,13 +47,6 @@ def _as_tensor(name: str, rows: np.ndarray) -> Tensor:
 def check_k(k: Any) -> int:
     """``k`` is a number of neighbors."""
     return check_integer("k", k, 1, 2**31 - 1)
-
-
-def check_effort(max_distance_computations: Any, k: int) -> int:
-    """The effort of a search for `k` neighbors; None is the default."""
-    if max_distance_computations is None:
-        return default_effort(k)
-    return check_integer("max_distance_computations", max_distance_computations, 1, 2**31 - 1)
 
 
 def check_threads(threads: Any) -> int:

@@ -18,18 +18,19 @@ from hardmine._version import __version__
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT, FORMAT_VERSION = "hardmine.fanng", 2
+FORMAT, FORMAT_VERSION = "hardmine.fanng", 3
 METRICS = ("cosine", "euclidean")
 _TENSORS = {
     "vectors": ("F32", 2),
     "first_edge": ("I64", 1),
     "target": ("U32", 1),
     "starts": ("U32", 1),
+    "lists": ("U32", 2),
 }  # safetensors' dtype, dimensions
-_RATES = ("success_rate", "build_success_rate")
+_RATES = ("success_rate", "build_success_rate", "list_recall")
 _COUNTS = ("traversals", "distance_computations", "components", "connecting_edges")
-_STATS = (*_RATES, *_COUNTS, "efforts")  # as _fanng.Index.assemble takes them
-EFFORT_LISTS = (1, 10, 100)  # lengths of the lists whose efforts a build measures
+_STATS = (*_RATES[:2], *_COUNTS, "widths", "list_recall")  # as _fanng.Index.assemble takes them
+WIDTH_LISTS = (1, 10, 50)  # lengths of the lists whose widths a build measures
 _MAX_SIZE = 2**31 - 1  # of rows and of columns
 
 
@@ -40,6 +41,7 @@ class Contents(NamedTuple):
     first_edge: np.ndarray  # [V + 1] int64: first edge of each of V distinct rows
     target: np.ndarray  # [E] uint32: distinct row at the end of each edge
     starts: np.ndarray  # [S] uint32: distinct rows where searches start
+    lists: np.ndarray  # [V, L] uint32: near distinct rows of each, that the build made; L = 0 if it made none
     metric: str
     build: dict[str, Any]  # settings
     stats: dict[str, Any]  # of the build, with the keys _STATS
@@ -49,14 +51,14 @@ def disassemble(core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -
     """The contents of an index of these parts."""
     graph = core.graph
     stats = {name: getattr(core, name) for name in _STATS}
-    return Contents(vectors.numpy(), *graph, core.metric.name, settings, stats)
+    return Contents(vectors.numpy(), *graph, core.lists, core.metric.name, settings, stats)
 
 
 def assemble(contents: Contents) -> tuple[_fanng.Index, Tensor, dict[str, Any]]:
     """The core, vectors and settings of an index with these contents. Raises ValueError if they are inconsistent."""
-    vectors, first_edge, target, starts, metric, build, stats = contents
+    vectors, first_edge, target, starts, lists, metric, build, stats = contents
     values = (stats[name] for name in _STATS)
-    core = _fanng.Index.assemble(vectors, getattr(_fanng.Metric, metric), first_edge, target, starts, *values)
+    core = _fanng.Index.assemble(vectors, getattr(_fanng.Metric, metric), first_edge, target, starts, lists, *values)
     return core, torch.from_numpy(vectors), build
 
 
@@ -184,8 +186,8 @@ def _check_stats(stats: dict[str, Any]) -> None:
     for name in _COUNTS:
         if type(stats.get(name)) is not int or not 0 <= stats[name] < 2**63:
             raise ValueError(f"stats must have {name} from 0 to 2**63 - 1, got {stats.get(name)!r}")
-    efforts = stats.get("efforts")
-    if not isinstance(efforts, list) or len(efforts) != len(EFFORT_LISTS):
-        raise ValueError(f"stats must have efforts for lists of {EFFORT_LISTS} rows, got {efforts!r}")
-    if any(type(effort) is not int or not 0 < effort < 2**31 for effort in efforts) or efforts != sorted(efforts):
-        raise ValueError(f"stats must have efforts from 1 to 2**31 - 1, ascending, got {efforts!r}")
+    widths = stats.get("widths")
+    if not isinstance(widths, list) or len(widths) != len(WIDTH_LISTS):
+        raise ValueError(f"stats must have widths for lists of {WIDTH_LISTS} rows, got {widths!r}")
+    if any(type(width) is not int or not 0 < width < 2**31 for width in widths) or widths != sorted(widths):
+        raise ValueError(f"stats must have widths from 1 to 2**31 - 1, ascending, got {widths!r}")

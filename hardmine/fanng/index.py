@@ -15,7 +15,6 @@ from hardmine.fanng import _file
 from hardmine.fanng._arguments import (
     as_rows,
     build_progress,
-    check_effort,
     check_k,
     check_start,
     check_threads,
@@ -76,22 +75,27 @@ class Index:
         vectors: Tensor | np.ndarray,
         *,
         metric: DistanceSimilarity = "cosine",
-        success_rate: float = 0.98,
+        success_rate: float | None = None,
         max_degree: int = 30,
         seed: int = 0,
         threads: int | None = None,
         progress: bool | Callable[[float, int], object] | None = None,
-        init: Literal["exact", "naive"] | Index | None = None,
+        init: Literal["auto", "exact", "leaves", "naive"] | Index | None = "auto",
         max_traversals: int | None = None,
         refinements: int = 0,
     ) -> Index:
         """Build the graph.
 
-        Traversals between random vertices walk downhill, always to the neighbor nearest to the target. If a traversal
-        ends before the target, an edge to the target is added, and longer edges that the new edge occludes are removed.
-        This repeats until a share of `success_rate` of the recent traversals arrives.
+        By default every row gets edges to its nearest rows, those whose reverses it is, and none that a shorter edge
+        occludes. The lists of nearest rows are exact up to some 100,000 rows, and nearly exact beyond. The index keeps
+        them for :meth:`neighbors`.
 
-        Finally edges are added until there is a path from every row to every other, and the default effort of
+        ``init=None`` is FANNG as published. Traversals between random vertices walk downhill, always to the neighbor
+        nearest to the target. If a traversal ends before the target, an edge to the target is added, and longer edges
+        that the new edge occludes are removed. This repeats until a share of `success_rate` of the recent traversals
+        arrives.
+
+        Finally edges are added until there is a path from every row to every other, and the default width of
         :meth:`search` is measured.
 
         Args:
@@ -99,8 +103,8 @@ class Index:
                 which may be memory-mapped. A copy is kept in memory as float32.
             metric: ``"cosine"``: distance 1 - cos(a, b), of rows that need not have unit length; or ``"euclidean"``:
                 |a - b|.
-            success_rate: Share of the last traversals that must arrive, 0 to 1. 0 adds no edges to those of
-                `init` but those that connect the graph.
+            success_rate: Share of the last traversals that must arrive, 0 to 1. 0 makes no traversals. By default 0.98
+                if `init` is None or ``"naive"``, 0 if it names lists, and that of the index if it is one.
             max_degree: Maximal number of edges per vertex, 1 to 65535. The shortest are kept at the end of the build.
                 Up to three more per vertex connect the graph.
             seed: Seed of the traversals.
@@ -108,12 +112,15 @@ class Index:
                 result.
             progress: True shows a bar on stderr, which needs tqdm; a function is called after every N / 8 traversals.
                 Its arguments are the share of recent traversals that arrived, and the number of traversals so far.
-            init: The initial edges. None: no edges. ``"exact"``: edges to each row's exact 2 `max_degree` nearest, at
-                most 1,024 (by the engine of :func:`hardmine.ops.knn`), and their reverses, without occluded ones.
-                ``"naive"``: all N^2 pairs, without occluded ones (the paper's Algorithm 1; for tests and small sets).
-                Or an index over as many rows, such as the last epoch's: its edges, remeasured and pruned again, and
-                their reverses. If that index used all 50 N traversals without reaching `success_rate`, this build
-                targets the rate that it did reach.
+            init: The initial edges. ``"exact"``: edges to each row's exact 2 `max_degree` nearest, at most 1,024 (by
+                the engine of :func:`hardmine.ops.knn`), and their reverses, without occluded ones. ``"leaves"``: the
+                same for approximate lists, whose time grows about linearly with N: all pairs of rows within the leaves
+                of random splits, and neighbors of neighbors. ``"auto"``: ``"exact"`` while N^2 D is at most 1e12, where
+                D is rounded up to a multiple of 16; then ``"leaves"``. None: no edges. ``"naive"``: all N^2 pairs,
+                without occluded ones (the paper's Algorithm 1; for tests and small sets). Or an index over as many
+                rows, such as the last epoch's: its edges, remeasured and pruned again, and their reverses. If that
+                index used all 50 N traversals without reaching `success_rate`, this build targets the rate that it did
+                reach.
             max_traversals: Maximal number of traversals; by default 50 N, as in the paper, and at least 4,000.
             refinements: Number of final passes that search the neighbors of every row and add edges to them. FANNG has
                 such passes; Smart Mining omits them. They give better lists for the same effort, most of all if few
@@ -141,6 +148,8 @@ class Index:
         if isinstance(vectors, Tensor) and rows.data_ptr() == vectors.data_ptr():
             rows = rows.clone()  # a caller that reuses its buffer must not change the index
         check_choice("metric", metric, _file.METRICS)
+        if success_rate is None:
+            success_rate = default_success_rate(init)
         settings: dict[str, Any] = {
             "success_rate": check_number("success_rate", success_rate, at_least=0.0),
             "max_degree": check_integer("max_degree", max_degree, 1, 65535),
@@ -156,7 +165,7 @@ class Index:
             if len(init) != len(rows):
                 raise ValueError(f"init must be an index over N = {len(rows)} rows, as vectors, got {len(init)} rows")
         elif init is not None:
-            check_choice("init", init, ("exact", "naive"))
+            check_choice("init", init, ("auto", "exact", "leaves", "naive"))
             seeding = getattr(_fanng.Seeding, init)
         with build_progress(progress, settings["success_rate"]) as report:
             core = _fanng.Index.build(
@@ -200,23 +209,27 @@ class Index:
         queries: Tensor | np.ndarray,
         k: int,
         *,
+        width: int | None = None,
         max_distance_computations: int | None = None,
         start: int | Tensor | None = None,
         threads: int | None = None,
     ) -> Nearest:
-        """The `k` nearest rows per query, by backtrack search.
+        """The `k` nearest rows per query, by best-first search.
+
+        A search measures its starts, then follows the edges of the nearest found row whose edges it has not followed.
 
         Approximately replaces ``torch.cdist(queries, vectors).topk(k, largest=False)``.
 
         Args:
             queries: [Q, D], floating, a tensor on the CPU or a NumPy array; converted to float32.
             k: Neighbors per query, at least 1. If k > N, the remaining entries have index -1 and distance NaN.
-            max_distance_computations: Effort per query: the search ends after so many distances. A larger number finds
-                more of the true neighbors. By default :meth:`search_effort`, with which searches find at least 0.95 of
-                the true neighbors of queries like the rows.
+            width: A search ends when it has followed the edges of the `width` nearest rows that it has found. A larger
+                number finds more of the true neighbors; at least k. By default :meth:`search_width`, with which
+                searches find at least 0.95 of the true neighbors of queries like the rows.
+            max_distance_computations: Instead of `width`: the search ends after so many distances, as in FANNG.
             start: The row where searches start: one for all queries, or an integer tensor [Q]. By default a search
-                measures about sqrt(N) rows that are spread over the graph, at most half of the effort, and goes on
-                from the nearest. A row near the query saves effort.
+                measures about sqrt(N) rows that are spread over the graph, at most half of
+                `max_distance_computations`, and goes on from the nearest. A row near the query saves time.
             threads: Number of threads; by default torch's.
 
         Returns:
@@ -236,31 +249,34 @@ class Index:
             (tensor([[2, 3]]), tensor([[0.2000, 0.8000]]))
         """
         rows, k = self._as_queries(queries), check_k(k)
-        if max_distance_computations is None:
-            effort = self._core.search_effort(k)
-        else:
-            effort = check_effort(max_distance_computations, k)
+        limit = self._limit(width, max_distance_computations, k)
         threads = check_threads(threads)
         starts = None if start is None else check_start(start, len(rows), len(self))
-        found = self._core.search(rows.numpy(), k, effort, starts, threads)
+        found = self._core.search(rows.numpy(), k, *limit, starts, threads)
         return Nearest(*map(torch.from_numpy, found))
 
     def neighbors(
         self,
         k: int,
         *,
+        width: int | None = None,
         max_distance_computations: int | None = None,
         threads: int | None = None,
         progress: bool | None = None,
     ) -> Nearest:
-        """The `k` nearest other rows per row; each search starts at the row itself.
+        """The `k` nearest other rows per row.
+
+        If the build made lists of at least `k` rows, as by default for k up to 2 `max_degree` = 60, these are returned.
+        They are exact, or their recall is ``list_recall`` in :meth:`stats`. Else, or if `width` or
+        `max_distance_computations` is given, each row is searched, starting at itself.
 
         Approximately replaces :func:`hardmine.ops.knn` of the rows among themselves, whose lists are exact.
         docs/graph-index.md shows when which is faster.
 
         Args:
             k: Neighbors per row, at least 1. If k > N - 1, the remaining entries have index -1 and distance NaN.
-            max_distance_computations: As in :meth:`search`. By default 20 k, and at least 400.
+            width: As in :meth:`search`.
+            max_distance_computations: As in :meth:`search`.
             threads: Number of threads; by default torch's.
             progress: True shows a bar on stderr, which needs tqdm.
 
@@ -280,8 +296,10 @@ class Index:
             >>> index.neighbors(2).index[0]
             tensor([1, 2])
         """
-        k, effort = check_k(k), check_effort(max_distance_computations, k)
+        k = check_k(k)
+        limit = self._limit(width, max_distance_computations, k)
         threads = check_threads(threads)
+        by_search = width is not None or max_distance_computations is not None or not self._core.lists_hold(k)
         progress = progress is not None and check_flag("progress", progress)
         distance = torch.empty(len(self), k, dtype=torch.float32, device="cpu")
         index = torch.empty(len(self), k, dtype=torch.int64, device="cpu")
@@ -291,23 +309,25 @@ class Index:
             starts = require("tqdm").tqdm(starts, desc="neighbors", unit="chunk")
         for first in starts:
             rows = slice(first, min(first + step, len(self)))
-            found = self._core.neighbors(rows.start, rows.stop, k, effort, threads)
+            if by_search:
+                found = self._core.neighbors(rows.start, rows.stop, k, *limit, threads)
+            else:
+                found = self._core.listed(rows.start, rows.stop, k, threads)
             distance[rows], index[rows] = map(torch.from_numpy, found)
         return Nearest(distance, index)
 
-    def search_effort(self, k: int) -> int:
-        """The default of ``max_distance_computations`` in a search for `k` neighbors.
+    def search_width(self, k: int) -> int:
+        """The default of `width` in a search for `k` neighbors.
 
-        The build measures it: searches for 256 of the rows, started as those for new queries, show how many distances a
-        search must compute to find 0.97 of the k nearest other rows and of the rows themselves, for k of 1, 10 and 100.
-        Other k are interpolated. The effort is at least 20 k, 400, and twice the number of starts. Rows without
-        structure, such as one-hot rows, can make it N.
+        The build measures it: searches for 256 of the rows, started as those for new queries, show how wide a search
+        must be to find 0.97 of the k nearest other rows and of the rows themselves, for k of 1, 10 and 50. Other k are
+        interpolated. The width is at least k and 16. Rows without structure, such as one-hot rows, can make it N.
 
         Args:
             k: Neighbors per query, at least 1.
 
         Returns:
-            The number of distances per query.
+            The width.
 
         Raises:
             TypeError: ``k`` is not an integer.
@@ -318,10 +338,10 @@ class Index:
             >>> from hardmine.fanng import Index
             >>> rows = torch.arange(1000.0)[:, None]  # on a line
             >>> index = Index.build(rows, metric="euclidean", init="exact", success_rate=0.0)
-            >>> index.search_effort(10)
-            400
+            >>> index.search_width(10), index.search_width(100)
+            (16, 100)
         """
-        return self._core.search_effort(check_k(k))
+        return self._core.search_width(check_k(k))
 
     def recall(
         self,
@@ -329,6 +349,7 @@ class Index:
         sample: int | None = 1000,
         *,
         queries: Tensor | np.ndarray | None = None,
+        width: int | None = None,
         max_distance_computations: int | None = None,
         seed: int = 0,
         threads: int | None = None,
@@ -345,6 +366,7 @@ class Index:
                 By default rows of the index, each held out: it is none of its neighbors, and its edges, which lead
                 straight to them, are followed after those of nearer rows. That is close to the recall of new rows of
                 the same distribution.
+            width: As in :meth:`search`.
             max_distance_computations: As in :meth:`search`.
             seed: Seed of the draw.
             threads: Number of threads of the searches; exact neighbors use torch's number.
@@ -369,22 +391,29 @@ class Index:
         threads = check_threads(threads)
         generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, 0, 2**64 - 1))
         outside = self._vectors if queries is None else self._as_queries(queries)
-        if max_distance_computations is not None:
-            check_effort(max_distance_computations, k)
+        limit = self._limit(width, max_distance_computations, k)
         others = len(self) - (queries is None)
         if len(outside) == 0 or others < 1:
             return float("nan")
         chosen = torch.arange(len(outside), device="cpu")
         if sample is not None:
             chosen = torch.randperm(len(outside), generator=generator, device="cpu")[:sample].sort().values
-        effort = self._core.search_effort(k) if max_distance_computations is None else max_distance_computations
         if queries is not None:  # the search checks them
-            found = self.search(outside[chosen], k, max_distance_computations=effort, threads=threads).index
+            options = {"width": width, "max_distance_computations": max_distance_computations}
+            found = self.search(outside[chosen], k, **options, threads=threads).index
             return ExactNeighbors(self._vectors, self.metric, outside[chosen], k).recall(found)
         exact = ExactNeighbors(self._vectors, self.metric, outside[chosen], k, own=chosen)
         distances = exact.farthest.float().numpy()
-        _, held_out = self._core.search_held_out(chosen.numpy(), distances, k, effort, threads)
+        _, held_out = self._core.search_held_out(chosen.numpy(), distances, k, *limit, threads)
         return exact.recall(torch.from_numpy(held_out))
+
+    def _limit(self, width: Any, max_distance_computations: Any, k: int) -> tuple[int, int]:
+        """Where searches end: the number of distance computations, 0 if there is none, and the width."""
+        if max_distance_computations is None:
+            return 0, self._core.search_width(k) if width is None else check_integer("width", width, 1, 2**31 - 1)
+        if width is not None:
+            raise ValueError(f"width must be None if max_distance_computations is given, got {width}")
+        return check_integer("max_distance_computations", max_distance_computations, 1, 2**31 - 1), 0
 
     def _as_queries(self, queries: Any) -> Tensor:
         rows = as_rows("queries", queries)
@@ -452,9 +481,10 @@ class Index:
             ``rows``, ``vertices`` (distinct rows), ``edges``, ``degree_mean``, ``degree_max``, ``success_rate`` (share
             of random traversals of this graph that arrive, measured on N / 4 of them, 1,000 to 4,000). For the build:
             ``build_success_rate`` (share of its last traversals that arrived; reverse edges, refinements and
-            `max_degree` changed the graph after them), ``traversals``, ``components`` (strongly connected ones, before
-            edges connected them), ``connecting_edges`` (how many did) and ``distance_computations`` (all of these, and
-            the measurement of :meth:`search_effort`).
+            `max_degree` changed the graph after them; 0 without traversals), ``list_recall`` (recall of the lists that
+            the build made, for 256 rows and up to 50 neighbors; 0 without lists), ``traversals``, ``components``
+            (strongly connected ones, before edges connected them), ``connecting_edges`` (how many did) and
+            ``distance_computations`` (all of these, and the measurement of :meth:`search_width`).
 
         Example:
             >>> import torch
@@ -475,11 +505,19 @@ class Index:
             "degree_max": int(degree.max()) if vertices else 0,
             "success_rate": self._core.success_rate,
             "build_success_rate": self._core.build_success_rate,
+            "list_recall": self._core.list_recall,
             "traversals": self._core.traversals,
             "components": self._core.components,
             "connecting_edges": self._core.connecting_edges,
             "distance_computations": self._core.distance_computations,
         }
+
+
+def default_success_rate(init: Any) -> float:
+    """The default of ``success_rate`` in a build from `init`."""
+    if isinstance(init, Index):
+        return init._settings.get("success_rate", 0.98)
+    return 0.98 if init in (None, "naive") else 0.0
 
 
 def _unpickle(*contents: Any) -> Index:

@@ -112,6 +112,7 @@ def all_contestants():
     efforts = (12, 150, 280)
     return [
         contestants.Exact(),
+        contestants.Fanng((0,), init="auto", success_rate=0.0),
         contestants.Fanng(efforts),
         contestants.Fanng(efforts, init="exact", success_rate=0.9, traversals_per_row=5),
         contestants.Hnswlib(12, 60, efforts),

@@ -15,7 +15,7 @@ using fanng::Seeding;
 
 namespace {
 
-constexpr Seeding kSeedings[] = {Seeding::kNothing, Seeding::kAllEdges, Seeding::kNearest};
+constexpr Seeding kSeedings[] = {Seeding::kNothing, Seeding::kAllEdges, Seeding::kNearest, Seeding::kLeaves};
 constexpr int64_t kAll = 65535;  // edges per vertex: none is removed
 
 struct Stop : std::runtime_error {
@@ -25,8 +25,8 @@ struct Stop : std::runtime_error {
 void never() {}
 
 bool same(const Index& a, const Index& b) {
-  return same_graph(a.graph(), b.graph()) && a.stats().traversals == b.stats().traversals &&
-         a.stats().success_rate == b.stats().success_rate &&
+  return same_graph(a.graph(), b.graph()) && a.lists() == b.lists() && a.stats().widths == b.stats().widths &&
+         a.stats().traversals == b.stats().traversals && a.stats().success_rate == b.stats().success_rate &&
          a.stats().distance_computations == b.stats().distance_computations;
 }
 

@@ -4,7 +4,7 @@
 #include <set>
 
 #include "fanng/connectivity.h"
-#include "fanng/effort.h"
+#include "fanng/search_width.h"
 #include "support/graphs.h"
 
 namespace fanng = hardmine::fanng;  // not all of hardmine, whose Index is a number
@@ -198,19 +198,21 @@ TEST(build_hard_points_is_connected) {
   CHECK(torn > 40);
 }
 
-TEST(efforts_measured_on_hard_points_find_neighbors) {
+TEST(widths_measured_on_hard_points_find_neighbors) {
   for (const Metric metric : kMetrics) {
     for (const auto& [name, cloud] : hard_clouds(metric)) {
       const Index index = built(cloud, {.max_traversals = 20'000}, Seeding::kNearest);
       const int64_t vertices = index.points().vertices();
       fanng::BuildStats stats;
-      const fanng::Efforts efforts = fanng::calibrated_efforts(index.graph(), index.points(), 0, SerialPool(), stats);
+      const PointSet& points = index.points();
+      const std::vector<fanng::Sample> samples = fanng::drawn_samples(points, 0, SerialPool(), stats);
+      const fanng::Widths widths = fanng::calibrated_widths(index.graph(), points, samples, SerialPool(), stats);
       context = name_of(metric) + ", " + name;
-      CHECK(efforts == index.stats().efforts);
+      CHECK(widths == index.stats().widths);
       for (const auto& pool : parallel_pools())
-        CHECK(efforts == fanng::calibrated_efforts(index.graph(), index.points(), 0, *pool, stats));
-      CHECK(std::is_sorted(efforts.begin(), efforts.end()));
-      // All vertices as queries, the own one left out, with the effort for 10.
+        CHECK(widths == fanng::calibrated_widths(index.graph(), points, samples, *pool, stats));
+      CHECK(std::is_sorted(widths.begin(), widths.end()));
+      // All vertices as queries, the own one left out, with the default width for 10.
       const fanng::Distances distances(index.points());
       fanng::SearchSpace space(vertices);
       int64_t right = 0, wanted = 0;
@@ -221,9 +223,9 @@ TEST(efforts_measured_on_hard_points_find_neighbors) {
         std::sort(sq_dist.begin(), sq_dist.end());
         const auto k = std::min<int64_t>(10, vertices - 1);
         int64_t found = 0;
-        for (const PackedNeighbor r : space.search(index.graph(), index.points(), index.points().vector(v),
-                                                   fanng::scanned_starts(index.graph(), efforts[1]), efforts[1],
-                                                   fanng::displaced_if_alone(index.points(), v, sq_dist[k - 1])))
+        for (const PackedNeighbor r :
+             space.nearest(index.graph(), points, points.vector(v), index.graph().starts,
+                           fanng::default_width(widths, 10), fanng::displaced_if_alone(points, v, sq_dist[k - 1])))
           found += vertex_of(r) != v && sq_dist_of(r) <= sq_dist[k - 1];
         right += std::min(found, k);
         wanted += k;
@@ -233,17 +235,17 @@ TEST(efforts_measured_on_hard_points_find_neighbors) {
   }
 }
 
-TEST(default_effort_between_measured_ones_is_interpolated) {
-  const fanng::Efforts efforts = {1000, 1900, 10'900};
-  CHECK_EQ(fanng::default_effort(efforts, 1), int64_t{1000});
-  CHECK_EQ(fanng::default_effort(efforts, 4), int64_t{1300});
-  CHECK_EQ(fanng::default_effort(efforts, 10), int64_t{1900});
-  CHECK_EQ(fanng::default_effort(efforts, 55), int64_t{6400});
-  CHECK_EQ(fanng::default_effort(efforts, 100), int64_t{10'900});
-  CHECK_EQ(fanng::default_effort(efforts, 200), int64_t{21'800});
-  CHECK_EQ(fanng::default_effort(efforts, int64_t{1} << 31), (int64_t{1} << 31) * 20);
-  CHECK_EQ(fanng::default_effort({1, 1, 1}, 1), int64_t{400});
-  CHECK_EQ(fanng::default_effort({1, 1, 1}, 30), int64_t{600});
+TEST(default_width_between_measured_ones_is_interpolated) {
+  const fanng::Widths widths = {100, 190, 1190};
+  CHECK_EQ(fanng::default_width(widths, 1), int64_t{100});
+  CHECK_EQ(fanng::default_width(widths, 4), int64_t{130});
+  CHECK_EQ(fanng::default_width(widths, 10), int64_t{190});
+  CHECK_EQ(fanng::default_width(widths, 30), int64_t{690});
+  CHECK_EQ(fanng::default_width(widths, 50), int64_t{1190});
+  CHECK_EQ(fanng::default_width(widths, 100), int64_t{2380});
+  CHECK_EQ(fanng::default_width(widths, int64_t{1} << 31), int64_t{1} << 31);
+  CHECK_EQ(fanng::default_width({1, 1, 1}, 1), int64_t{16});
+  CHECK_EQ(fanng::default_width({1, 1, 1}, 30), int64_t{30});
 }
 
 TEST(starts_are_spread_and_distinct) {

@@ -121,7 +121,7 @@ TEST(index_random_integers_are_a_graph_or_an_error) {
     context = "graph " + std::to_string(n);
     const bool good = is_graph(graph, vertices);
     try {
-      const Index index(cloud.x.data(), cloud.count, cloud.depth, metric, graph, {});
+      const Index index(cloud.x.data(), cloud.count, cloud.depth, metric, graph, {}, {});
       CHECK(good);
       ++graphs;
       check_searches(index, random);
@@ -147,7 +147,7 @@ TEST(index_nonfinite_rows_are_reported_before_graph) {
     const Cloud cloud = {count, 2, kMetrics[random.below(2)], rough_rows<float>(count, 2, true, random)};
     Graph graph = random_graph(count, random);
     const std::string rows = error_of([&] { cloud.points(); });
-    const std::string index = error_of([&] { Index(cloud.x.data(), count, 2, cloud.metric, graph, {}); });
+    const std::string index = error_of([&] { Index(cloud.x.data(), count, 2, cloud.metric, graph, {}, {}); });
     // The rows are checked first, whether or not the graph is valid.
     if (!rows.empty()) CHECK_EQ(index, rows);
   }

@@ -221,7 +221,7 @@ TEST(traverse_add_on_complete_graph_adds_nothing) {
   });
 }
 
-TEST(add_edges_to_nearest_adds_both_directions) {
+TEST(add_edges_of_exact_lists_adds_both_directions) {
   for_exact_clouds([](const Cloud& cloud, Random&) {
     const PointSet points = cloud.points();
     const int64_t count = points.vertices();
@@ -241,7 +241,8 @@ TEST(add_edges_to_nearest_adds_both_directions) {
         for (Vertex p = 0; p < count; ++p) both[p] = pruned(points, p, both[p], room);
         DraftGraph graph(count, room);
         BuildStats stats;
-        add_edges_to_nearest(points, k, SerialPool(), graph, stats);
+        const fanng::NearLists lists = fanng::exact_lists(points, k, SerialPool(), stats);
+        add_edges_of(lists, points, SerialPool(), graph, stats);
         CHECK(all_edges(graph) == both);
         CHECK(count < 2 || stats.distance_computations > 0);
       }

@@ -6,7 +6,7 @@
 #include <set>
 #include <thread>
 
-#include "fanng/effort.h"
+#include "fanng/search_width.h"
 #include "support/graphs.h"
 
 namespace fanng = hardmine::fanng;  // not all of hardmine, whose Index is a number
@@ -109,6 +109,89 @@ TEST(frontier_any_pushes_pops_nearest) {
         }
         while (!frontier.empty()) pop();
         CHECK(plain.empty());
+      }
+    }
+  }
+}
+
+// The vertices that a search of limited width finds, ascending, and per vertex the edges that it follows, in order.
+Edges found_plainly(const Index& index, const float* query, const std::vector<Vertex>& starts, int64_t width,
+                    std::vector<Vertex>& followed) {
+  const fanng::Distances distances(index.points());
+  std::set<PackedNeighbor> list;
+  std::set<Vertex> seen, done;
+  const auto offer = [&](Vertex v, int64_t room) {
+    list.insert(pack_neighbor(distances.to(query, v), v));
+    if (static_cast<int64_t>(list.size()) > room) list.erase(std::prev(list.end()));
+  };
+  for (const Vertex start : starts) offer(start, std::min<int64_t>(width, 16));
+  for (const PackedNeighbor kept : list) seen.insert(vertex_of(kept));
+  for (;;) {
+    const auto next =
+        std::find_if(list.begin(), list.end(), [&](PackedNeighbor r) { return !done.contains(vertex_of(r)); });
+    if (next == list.end()) return {list.begin(), list.end()};
+    const Vertex nearest = vertex_of(*next);
+    done.insert(nearest);
+    followed.push_back(nearest);
+    for (const Vertex target : targets_of(index.graph(), nearest))
+      if (seen.insert(target).second) offer(target, width);
+  }
+}
+
+TEST(search_any_width_follows_the_nearest_found) {
+  int64_t partial = 0;
+  for (const Metric metric : kMetrics) {
+    for (const bool exact : {true, false}) {
+      Random random(6);
+      const Cloud cloud = exact ? exact_cloud(metric, 600, 3, random) : real_cloud(metric, 600, 9, random);
+      const Index index = built(cloud, {.success_rate = 0, .max_degree = 5}, fanng::Seeding::kNearest);
+      const PointSet& points = index.points();
+      const Cloud queries = exact ? exact_cloud(metric, 12, 3, random) : real_cloud(metric, 12, 9, random);
+      fanng::SearchSpace space(points.vertices());
+      for (int64_t i = 0; i < 12; ++i) {
+        const std::vector<float> form = stored_form(points, queries.row(i));
+        std::vector<Vertex> before;
+        std::vector<fanng::Traced> trace;
+        space.nearest(index.graph(), points, form.data(), index.graph().starts, 1000, {}, &trace);
+        for (const int64_t width : {1, 2, 7, 15, 16, 17, 40, 1000}) {
+          context = name_of(metric) + ", width " + std::to_string(width) + ", query " + std::to_string(i);
+          std::vector<Vertex> followed;
+          const Edges want = found_plainly(index, form.data(), index.graph().starts, width, followed);
+          CHECK(space.nearest(index.graph(), points, form.data(), index.graph().starts, width) == want);
+          // A wider search follows the same edges first.
+          CHECK(before.size() <= followed.size() && std::equal(before.begin(), before.end(), followed.begin()));
+          before = followed;
+          // The trace of the widest search tells what this one finds.
+          Edges traced;
+          for (const fanng::Traced& found : trace)
+            if (found.width <= width) traced.push_back(found.vertex);
+          std::sort(traced.begin(), traced.end());
+          CHECK(std::equal(want.begin(), want.end(), traced.begin()));
+          partial += static_cast<int64_t>(want.size()) < points.vertices();
+        }
+      }
+    }
+  }
+  CHECK(partial > 100);
+}
+
+TEST(search_wide_enough_is_exact) {
+  for (const Metric metric : kMetrics) {
+    for (const int64_t count : {1, 2, 3, 40, 150}) {
+      Random random(static_cast<uint64_t>(count));
+      const Cloud cloud = exact_cloud(metric, count, 3, random);
+      for (const fanng::Seeding seeding : {fanng::Seeding::kNearest, fanng::Seeding::kLeaves}) {
+        const Index index = built(cloud, {.success_rate = 0}, seeding);
+        for (const int64_t k : {1, 5, 200}) {
+          context = name_of(metric) + ", " + std::to_string(count) + ", k " + std::to_string(k);
+          const Found lists = listed(index, k, fanng::Limit{.width = count});
+          for (int64_t i = 0; i < count; ++i)
+            check_exact(index, lists, i, index.points().vector(index.points().vertex_of(i)), i);
+          if (!index.lists_hold(k)) continue;
+          Found kept(count, k);
+          index.listed(0, count, SerialPool(), kept.view());
+          CHECK(kept.same(lists));
+        }
       }
     }
   }
@@ -244,7 +327,7 @@ TEST(search_held_out_row_follows_its_edges_late) {
     const std::vector<float> distance = {0.5F, 0.25F, 1, 0};
     for (const int64_t limit : {1, 20, 60, 1000}) {
       Found found(4, 199);
-      index.search_held_out(rows.data(), distance.data(), 4, limit, SerialPool(), found.view());
+      index.search_held_out(rows.data(), distance.data(), 4, {.max_computations = limit}, SerialPool(), found.view());
       for (int64_t i = 0; i < 4; ++i) {
         context = name_of(metric) + ", effort " + std::to_string(limit) + ", row " + std::to_string(rows[i]);
         const Vertex v = points.vertex_of(rows[i]);
@@ -374,10 +457,12 @@ TEST(search_any_threads_give_same_result) {
     Random random(2);
     const Cloud cloud = real_cloud(metric, 700, 5, random);
     const Index index = built(cloud);
-    const Found lists = listed(index, 9, 60), found = searched(index, cloud.x, 9, 60);
+    constexpr fanng::Limit kWide{.width = 20};
+    const Found lists = listed(index, 9, 60), found = searched(index, cloud.x, 9, 60), wide = listed(index, 9, kWide);
     for (const auto& pool : parallel_pools()) {
       CHECK(listed(index, 9, 60, *pool).same(lists));
       CHECK(searched(index, cloud.x, 9, 60, nullptr, *pool).same(found));
+      CHECK(listed(index, 9, kWide, *pool).same(wide));
     }
   }
 }
@@ -404,7 +489,7 @@ TEST(neighbors_row_range_equals_part_of_all) {
   const Index index = built(real_cloud(Metric::kCosine, 100, 5, random));
   const Found all = listed(index, 4, 60);
   Found part(30, 4);
-  index.neighbors(50, 80, 60, SerialPool(), part.view());
+  index.neighbors(50, 80, {.max_computations = 60}, SerialPool(), part.view());
   CHECK(std::equal(part.index.begin(), part.index.end(), all.index.begin() + 50 * 4));
   CHECK(std::equal(part.distance.begin(), part.distance.end(), all.distance.begin() + 50 * 4));
 }

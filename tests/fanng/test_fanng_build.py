@@ -21,7 +21,7 @@ from support.ops import FLOAT_DTYPES
 
 
 def test_index_properties_and_stats_match_build():
-    index = Index.build(sample_rows(), metric="euclidean", max_traversals=10**6)
+    index = Index.build(sample_rows(), metric="euclidean", init=None, max_traversals=10**6)
     assert (len(index), index.depth, index.metric) == (300, 12, "euclidean")
     assert repr(index) == "Index(300 rows of depth 12, metric='euclidean')"
     assert_bitwise_equal(index.vectors, sample_rows())
@@ -99,7 +99,7 @@ def test_build_naive_graph_matches_plain_rule(metric, depth):
 @each_metric
 def test_build_same_seed_repeats_other_seed_differs(metric):
     x = sample_rows()
-    first, again, other = (Index.build(x, metric=metric, seed=seed) for seed in (1, 1, 2**64 - 1))
+    first, again, other = (Index.build(x, metric=metric, init=None, seed=seed) for seed in (1, 1, 2**64 - 1))
     assert_same_index(first, again)
     assert first._core.graph[1].tolist() != other._core.graph[1].tolist()
 
@@ -108,9 +108,9 @@ def test_build_same_seed_repeats_other_seed_differs(metric):
 @each_metric
 def test_build_warm_start_after_small_move_needs_fewer_traversals(metric):
     x = torch.randn(1500, 5, generator=seeded(1))
-    before = Index.build(x, metric=metric)
+    before = Index.build(x, metric=metric, init=None)
     moved = x + 0.02 * torch.randn(x.shape, generator=seeded(2))
-    fresh, warm = Index.build(moved, metric=metric), Index.build(moved, metric=metric, init=before)
+    fresh, warm = (Index.build(moved, metric=metric, init=init) for init in (None, before))
     assert warm.stats()["traversals"] < 0.5 * fresh.stats()["traversals"]
     assert warm.recall(10, None) > fresh.recall(10, None) - 0.01
     assert before.recall(10, None) > 0.9, "the one it began with is as it was"
@@ -123,10 +123,10 @@ def test_build_warm_start_after_small_move_needs_fewer_traversals(metric):
 @each_metric
 def test_build_success_rate_zero_adds_only_connecting_edges(metric):
     x = sample_rows()
-    stats = Index.build(x, metric=metric, success_rate=0).stats()
+    stats = Index.build(x, metric=metric, init=None, success_rate=0).stats()
     assert stats["components"] == stats["vertices"]
     assert stats["edges"] == stats["connecting_edges"] == 2 * (stats["vertices"] - 1)
-    before = Index.build(x, metric=metric)
+    before = Index.build(x, metric=metric, init=None)
     stats = Index.build(x, metric=metric, init=before, success_rate=0).stats()
     assert stats["edges"] - stats["connecting_edges"] <= before.stats()["edges"]
     assert stats["traversals"] == 0
@@ -137,7 +137,7 @@ def test_build_success_rate_zero_adds_only_connecting_edges(metric):
 def test_build_refinements_raise_recall(metric):
     x = torch.randn(1500, 16, generator=seeded(1))
     effort = {"max_distance_computations": 150}
-    plain, refined = (Index.build(x, metric=metric, max_traversals=10_000, refinements=n) for n in (0, 1))
+    plain, refined = (Index.build(x, metric=metric, init=None, max_traversals=10_000, refinements=n) for n in (0, 1))
     assert refined.recall(10, None, **effort) > plain.recall(10, None, **effort) + 0.05
     assert refined.stats()["traversals"] == plain.stats()["traversals"]
     assert refined.stats()["distance_computations"] > plain.stats()["distance_computations"]
@@ -147,10 +147,15 @@ def test_build_refinements_raise_recall(metric):
 @each_metric
 def test_build_degree_and_traversal_limits_hold(metric):
     x = torch.randn(500, 20, generator=seeded(1))
+
+    def stats_of(**options):
+        return Index.build(x, metric=metric, init=None, **options).stats()
+
+    assert stats_of(max_degree=4)["degree_max"] <= 4 + MAX_EXTRA
     assert Index.build(x, metric=metric, max_degree=4).stats()["degree_max"] <= 4 + MAX_EXTRA
-    assert Index.build(x, metric=metric, success_rate=1, max_traversals=123).stats()["traversals"] == 123
-    few, many = (Index.build(x, metric=metric, success_rate=r, max_traversals=10**6).stats() for r in (0.5, 0.99))
-    by_default = Index.build(x, metric=metric, success_rate=1).stats()
+    assert stats_of(success_rate=1, max_traversals=123)["traversals"] == 123
+    few, many = (stats_of(success_rate=r, max_traversals=10**6) for r in (0.5, 0.99))
+    by_default = stats_of(success_rate=1)
     assert by_default["traversals"] == 50 * 500
     assert by_default["build_success_rate"] < 1
     assert few["build_success_rate"] >= 0.5
@@ -160,9 +165,10 @@ def test_build_degree_and_traversal_limits_hold(metric):
 
 def test_build_warm_start_from_unfinished_index_reaches_target():
     x = sample_rows()
-    wanted = Index.build(x).stats()["build_success_rate"]
-    for idle in (Index.build(x, init="exact", success_rate=0), Index.build(x, max_traversals=100)):
-        assert Index.build(x, init=idle).stats()["build_success_rate"] >= min(wanted, 0.98) - 0.02
+    wanted = Index.build(x, init=None).stats()["build_success_rate"]
+    for idle in (Index.build(x, init="exact"), Index.build(x, init=None, max_traversals=100)):
+        warm = Index.build(x, init=idle, success_rate=0.98)
+        assert warm.stats()["build_success_rate"] >= min(wanted, 0.98) - 0.02
 
 
 def measured_success_rate(index: Index, traversals: int) -> float:
@@ -188,7 +194,7 @@ def measured_success_rate(index: Index, traversals: int) -> float:
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize(
     "options",
-    [{"max_degree": 5}, {"max_traversals": 3000}, {"init": "exact", "success_rate": 0}, {"refinements": 1}],
+    [{"max_degree": 5}, {"init": None, "max_traversals": 3000}, {"init": "leaves"}, {"init": None, "refinements": 1}],
     ids=str,
 )
 def test_stats_success_rate_matches_returned_graph(options):
@@ -200,9 +206,8 @@ def test_stats_success_rate_matches_returned_graph(options):
 
 def test_build_warm_start_from_duplicates_reaches_recall():
     x = sample_rows()
-    collapsed = Index.build(torch.ones(len(x), 2), metric="euclidean")
+    collapsed = Index.build(torch.ones(len(x), 2), metric="euclidean", init=None)
     index = Index.build(x, metric="euclidean", init=collapsed)
     assert index.recall(5, None) > 0.95
-    assert (
-        index.stats()["distance_computations"] < 2 * Index.build(x, metric="euclidean").stats()["distance_computations"]
-    )
+    fresh = Index.build(x, metric="euclidean", init=None)
+    assert index.stats()["distance_computations"] < 2 * fresh.stats()["distance_computations"]

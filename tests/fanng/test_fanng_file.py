@@ -74,20 +74,26 @@ def test_save_file_matches_documented_format(saved):
     """docs/graph-index.md, section "File format", checksum included."""
     tensors, metadata = parts_of(saved)
     dtypes = {name: (tensor.dtype.str, tensor.ndim) for name, tensor in tensors.items()}
-    assert dtypes == {"vectors": ("<f4", 2), "first_edge": ("<i8", 1), "target": ("<u4", 1), "starts": ("<u4", 1)}
+    assert dtypes == {
+        "vectors": ("<f4", 2),
+        "first_edge": ("<i8", 1),
+        "target": ("<u4", 1),
+        "starts": ("<u4", 1),
+        "lists": ("<u4", 2),
+    }
     checksum = metadata.pop("sha256")
     assert metadata["format"] == "hardmine.fanng"
-    assert metadata["format_version"] == "2"
+    assert metadata["format_version"] == "3"
     assert metadata["library_version"] == hardmine.__version__
     assert metadata["metric"] == "euclidean"
     assert json.loads(metadata["build"])["seed"] == 5
     stats = json.loads(metadata["stats"])
     counts = {"traversals", "distance_computations", "components", "connecting_edges"}
-    assert set(stats) == {"success_rate", "build_success_rate", "efforts"} | counts
-    assert len(stats["efforts"]) == 3
+    assert set(stats) == {"success_rate", "build_success_rate", "list_recall", "widths"} | counts
+    assert len(stats["widths"]) == 3
     shapes = {name: [tensor.dtype.str, list(tensor.shape)] for name, tensor in tensors.items()}
     text = json.dumps([metadata, shapes], sort_keys=True, separators=(",", ":"))
-    data = b"".join(tensors[name].tobytes() for name in ("first_edge", "starts", "target", "vectors"))
+    data = b"".join(tensors[name].tobytes() for name in ("first_edge", "lists", "starts", "target", "vectors"))
     assert hashlib.sha256(text.encode() + data).hexdigest() == checksum
 
 
@@ -228,11 +234,12 @@ def test_load_header_with_huge_sizes_allocates_nothing(tmp_path):
         assert_unloadable(path, "not a safetensors file")
     for shape in ([2**31, 2**31], [2**62, 4], [2**64 - 1, 1], [10**30, 1], [-1, 3]):
         header = {
-            "__metadata__": {"format": "hardmine.fanng", "format_version": "2"},
+            "__metadata__": {"format": "hardmine.fanng", "format_version": "3"},
             "vectors": {"dtype": "F32", "shape": shape, "data_offsets": [0, 12]},
             "first_edge": {"dtype": "I64", "shape": [1], "data_offsets": [12, 20]},
             "target": {"dtype": "U32", "shape": [0], "data_offsets": [20, 20]},
             "starts": {"dtype": "U32", "shape": [0], "data_offsets": [20, 20]},
+            "lists": {"dtype": "U32", "shape": [0, 0], "data_offsets": [20, 20]},
         }
         text = json.dumps(header).encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 20)
@@ -240,7 +247,8 @@ def test_load_header_with_huge_sizes_allocates_nothing(tmp_path):
     for shape in ([0, 2**40], [2**40, 0], [2**31, 0], [0, 0], [5, 0], [0, 2**31]):
         header["vectors"] = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
         header["first_edge"]["data_offsets"] = [0, 8]
-        header["target"]["data_offsets"] = header["starts"]["data_offsets"] = [8, 8]
+        for name in ("target", "starts", "lists"):
+            header[name]["data_offsets"] = [8, 8]
         text = json.dumps(header).encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
         assert_unloadable(path, r"vectors must be \[N, D\] with N < 2\*\*31 and 1 <= D < 2\*\*31")

@@ -13,28 +13,35 @@ from hardmine.fanng import index as module
 EFFORT = integer(1, 2**31 - 1, optional=True)
 OPTIONS = {
     "build": {
-        "success_rate": number(0, 1),
+        "success_rate": number(0, 1, optional=True),
         "max_degree": integer(1, 65535),
         "seed": integer(0, 2**64 - 1),
         "threads": THREADS,
         "max_traversals": integer(1, 2**62, optional=True),
         "refinements": integer(0, 1000),
     },
-    "search": {"k": integer(1, 2**31 - 1), "max_distance_computations": EFFORT, "threads": THREADS},
+    "search": {
+        "k": integer(1, 2**31 - 1),
+        "width": EFFORT,
+        "max_distance_computations": EFFORT,
+        "threads": THREADS,
+    },
     "neighbors": {
         "k": integer(1, 2**31 - 1),
+        "width": EFFORT,
         "max_distance_computations": EFFORT,
         "threads": THREADS,
         "progress": OPTIONAL_FLAG,
     },
     "recall": {
         "k": integer(1, 1023),
+        "width": EFFORT,
         "sample": integer(1, 2**31 - 1, optional=True),
         "max_distance_computations": EFFORT,
         "seed": integer(0, 2**64 - 1),
         "threads": THREADS,
     },
-    "search_effort": {"k": integer(1, 2**31 - 1)},
+    "search_width": {"k": integer(1, 2**31 - 1)},
 }
 
 
@@ -44,8 +51,12 @@ class NoWork:
     rows, depth = 300, 12
 
     @staticmethod
-    def search_effort(_k: int) -> int:
-        return 400
+    def lists_hold(_k: int) -> bool:
+        return True
+
+    @staticmethod
+    def search_width(_k: int) -> int:
+        return 40
 
 
 @pytest.fixture
@@ -57,7 +68,7 @@ def calls(monkeypatch):
         "search": lambda k=3, **options: index.search(rows, k, **options),
         "neighbors": lambda k=3, **options: index.neighbors(k, **options),
         "recall": index.recall,
-        "search_effort": index.search_effort,
+        "search_width": index.search_width,
     }
 
 

@@ -57,7 +57,7 @@ SHAPES = {
     "isolated rows": lambda: isolated(1600),
     "no structure": lambda: torch.randn(2100, 24, generator=seeded(9)),
 }
-BUILDS = {"exact seeds": {"init": "exact", "success_rate": 0.0}, "traversals": {}}
+BUILDS = {"exact": {}, "leaves": {"init": "leaves"}, "traversals": {"init": None}}
 
 
 def split(shape: str) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ each_build = pytest.mark.parametrize("build", BUILDS)
 
 @each_shape
 @each_build
-def test_search_new_queries_default_effort_reaches_documented_recall(shape, build, built):
+def test_search_new_queries_default_width_reaches_documented_recall(shape, build, built):
     index, queries = built(shape, build), split(shape)[1]
     for k in (1, 10, 50):
         assert share_found(index, queries, k) >= 0.95
@@ -105,7 +105,7 @@ def test_search_new_queries_default_effort_reaches_documented_recall(shape, buil
 @each_build
 def test_recall_equals_that_of_new_queries(shape, build, built):
     index, queries = built(shape, build), split(shape)[1]
-    for options, tolerance in ({}, 0.06), ({"max_distance_computations": 150}, 0.1):
+    for options, tolerance in ({}, 0.06), ({"width": 11}, 0.1), ({"max_distance_computations": 150}, 0.1):
         true = share_found(index, queries, 10, **options)
         assert index.recall(10, 300, **options) == pytest.approx(true, abs=tolerance)
         assert index.recall(10, queries=queries, **options) == pytest.approx(true, abs=1e-9)
@@ -116,27 +116,27 @@ def test_recall_equals_that_of_new_queries(shape, build, built):
 def test_search_any_start_reaches_every_row(shape, build, built):
     index = built(shape, build)
     start = torch.randint(0, len(index), (3,), generator=seeded(11))
-    for options in ({}, {"start": start}):
-        found = index.search(index.vectors[:3], len(index), **FULL_EFFORT, **options).index
+    for options in ({}, {"start": start}, FULL_EFFORT, {"start": start, **FULL_EFFORT}):
+        found = index.search(index.vectors[:3], len(index), **options).index
         assert (found.sort(dim=1).values == torch.arange(len(index))).all()
 
 
 def test_search_rows_find_themselves(built):
     for shape in SHAPES:
-        index = built(shape, "exact seeds")
+        index = built(shape, "exact")
         assert share_found(index, index.vectors[:200], 1) >= 0.95, shape
 
 
 def test_stats_components_count_torn_clusters(built):
-    stats = built("tight clusters", "exact seeds").stats()
+    stats = built("tight clusters", "exact").stats()
     assert 16 <= stats["components"] < 200
     assert stats["connecting_edges"] >= 2 * 15
     assert Index.build(torch.randn(300, 4), init="naive", max_degree=300, success_rate=0).stats()["components"] == 1
 
 
-def test_search_effort_grows_where_search_is_hard(built):
+def test_search_width_grows_where_search_is_hard(built):
     """One-hot rows tell a search nothing of where to go."""
-    assert built("clusters", "exact seeds").search_effort(10) == 400
-    assert built("one-hot rows", "exact seeds").search_effort(1) >= 400
-    index = built("no structure", "exact seeds")
-    assert index.search_effort(1) <= index.search_effort(10) <= index.search_effort(50) <= index.search_effort(200)
+    assert built("clusters", "exact").search_width(10) <= 30
+    assert built("one-hot rows", "exact").search_width(1) >= 200
+    index = built("no structure", "exact")
+    assert 20 < index.search_width(1) <= index.search_width(10) < index.search_width(50) < index.search_width(200)

@@ -27,9 +27,17 @@ def all_results(metric: str) -> str:
         x[5:9] = x[3]
         x[20] = 0
         before = Index.build(x + 0.3 * torch.randn(x.shape, generator=seeded(1)), metric=metric, max_traversals=3000)
-        for init in (None, "exact", "naive", before):
-            index = Index.build(x, metric=metric, init=init, max_traversals=3000, max_degree=12, refinements=depth % 2)
-            found = index.neighbors(9, max_distance_computations=80)
+        for init in (None, "exact", "leaves", "naive", before):
+            index = Index.build(
+                x,
+                metric=metric,
+                init=init,
+                success_rate=0.98,
+                max_traversals=3000,
+                max_degree=12,
+                refinements=depth % 2,
+            )
+            found = (*index.neighbors(9, max_distance_computations=80), *index.neighbors(9))
             queried = index.search(x[:50] * 0.5 + 0.1, 4)
             for tensor in (*map(torch.from_numpy, index._core.graph[:1]), *found, *queried):
                 digest.update(tensor.contiguous().numpy().tobytes())
@@ -41,12 +49,15 @@ def all_results(metric: str) -> str:
 @each_metric
 def test_index_any_thread_count_is_bitwise_equal(metric):
     x = sample_rows(1200)
+    many = torch.randn(6000, 12, generator=seeded(4))  # several leaves
     with threads(1):
-        index, expected = Index.build(x, metric=metric), None
+        index, expected = Index.build(x, metric=metric, init=None), None
+        leaves = Index.build(many, metric=metric, init="leaves")
     for count in (1, 2, 3, 7):
-        assert_same_index(Index.build(x, metric=metric, threads=count), index)
+        assert_same_index(Index.build(x, metric=metric, init=None, threads=count), index)
+        assert_same_index(Index.build(many, metric=metric, init="leaves", threads=count), leaves)
         with threads(count):  # torch's thread count is the default
-            assert_same_index(Index.build(x, metric=metric), index)
+            assert_same_index(Index.build(x, metric=metric, init=None), index)
             results = (*index.neighbors(5), *index.search(x[:300], 5))
         given = (*index.neighbors(5, threads=count), *index.search(x[:300], 5, threads=count))
         expected = expected or results
@@ -117,10 +128,10 @@ def test_search_from_many_python_threads_is_bitwise_equal(metric):
 
 
 @pytest.mark.thinned(5)
-@pytest.mark.parametrize("work", ["build", "exact", "naive", "search", "neighbors"])
+@pytest.mark.parametrize("work", ["build", "exact", "leaves", "naive", "search", "neighbors"])
 def test_index_long_work_lets_python_threads_run(work):
     x = torch.randn(5000, 32, generator=seeded(1))
-    index = Index.build(x[:3000], max_traversals=30_000)
+    index = Index.build(x[:3000])
     done, begun, steps = threading.Event(), threading.Event(), 0
 
     def count() -> None:
@@ -134,8 +145,8 @@ def test_index_long_work_lets_python_threads_run(work):
     begun.set()
     try:
         if work == "build":
-            Index.build(x, success_rate=1, max_traversals=100_000)
-        elif work in ("exact", "naive"):
+            Index.build(x, init=None, success_rate=1, max_traversals=100_000)
+        elif work in ("exact", "leaves", "naive"):
             Index.build(x, init=work, success_rate=0)
         elif work == "search":
             index.search(x, 5, max_distance_computations=2000)
@@ -162,13 +173,14 @@ all_rows = {"max_distance_computations": 10**6}
 # With an edge or two a vertex not all traversals arrive, ever.
 endless = {"success_rate": 1, "max_traversals": 2**60, "max_degree": 1}
 works = {
-    "build": lambda: Index.build(x, **endless),
-    "build on one thread": lambda: Index.build(x, threads=1, **endless),
-    "build in short rounds": lambda: Index.build(x[:500], **endless),
-    "build with a progress function": lambda: Index.build(x, progress=lambda rate, traversals: None, **endless),
+    "build": lambda: Index.build(x, init=None, **endless),
+    "build on one thread": lambda: Index.build(x, init=None, threads=1, **endless),
+    "build in short rounds": lambda: Index.build(x[:500], init=None, **endless),
+    "build with a progress function": lambda: Index.build(x, init=None, progress=lambda *report: None, **endless),
     "naive": lambda: Index.build(wide, init="naive", max_degree=1),
     "warm": lambda: Index.build(x[:16_000], init=index, **endless),
     "exact": lambda: Index.build(x.repeat(1, 8), init="exact", **endless),
+    "leaves": lambda: Index.build(x.repeat(3, 4), init="leaves"),
     "refinements": lambda: Index.build(x[:16_000], init=index, success_rate=0, refinements=1000),
     "search": lambda: index.search(x, 5, **all_rows),
     "search on one thread": lambda: index.search(x, 5, threads=1, **all_rows),
@@ -197,7 +209,7 @@ print(len(Index.build(x[:100]).neighbors(3).index))
 def test_index_interrupt_stops_long_work():
     process = run_python("-c", INTERRUPTED)
     assert output_of(process) == "100", process.stderr
-    assert process.stderr.count("ended") == 11
+    assert process.stderr.count("ended") == 12
 
 
 # Too few threads
@@ -208,7 +220,7 @@ import torch
 from hardmine.fanng import Index
 
 def built(threads):
-    return Index.build(x, threads=threads, init="exact", max_traversals=3000)
+    return Index.build(x, threads=threads, init="exact", success_rate=0.98, max_traversals=3000)
 
 x = torch.randn(3000, 32, generator=torch.Generator().manual_seed(0))
 expected = built(4)
@@ -243,13 +255,13 @@ def test_build_progress_function_gets_reports():
         assert threading.current_thread() is threading.main_thread()
         reports.append(report)
 
-    index = Index.build(x, progress=note)
+    index = Index.build(x, init=None, progress=note)
     assert len(reports) > 3
     assert all(type(rate) is float and 0 <= rate <= 1 and type(traversals) is int for rate, traversals in reports)
     assert [traversals for _, traversals in reports] == sorted({traversals for _, traversals in reports})
     assert reports[-1] == (index.stats()["build_success_rate"], index.stats()["traversals"])
     for progress in (None, False, numpy.False_):
-        assert_same_index(Index.build(x, progress=progress), index)
+        assert_same_index(Index.build(x, init=None, progress=progress), index)
 
 
 @pytest.mark.parametrize("error", [ValueError("enough"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
@@ -265,7 +277,7 @@ def test_build_progress_function_error_stops_build(error, count):
             raise error
 
     with pytest.raises(type(error)) as caught:
-        Index.build(x, progress=fail, threads=count)
+        Index.build(x, init=None, progress=fail, threads=count)
     assert caught.value is error
     assert calls == 2
 
@@ -274,14 +286,14 @@ def test_build_progress_function_error_stops_build(error, count):
 def test_build_progress_function_may_use_ops_and_indices():
     x = torch.randn(1500, 8, generator=seeded(1))
     found = []
-    Index.build(x, progress=lambda *_: found.append(Index.build(x[:50]).neighbors(2).index))
+    Index.build(x, init=None, progress=lambda *_: found.append(Index.build(x[:50]).neighbors(2).index))
     assert len(found) > 2
 
 
 def test_index_progress_true_shows_bars(capsys):
     pytest.importorskip("tqdm")
     x = torch.randn(300, 8, generator=seeded(1))
-    index = Index.build(x, progress=True)
+    index = Index.build(x, init=None, progress=True)
     shown = capsys.readouterr()
     assert "graph" in shown.err
     assert "traversals" in shown.err

@@ -14,6 +14,7 @@ from fanng_cases import (
     exact_rows,
     naive_index,
     plain_distances,
+    sample_rows,
 )
 from hardmine import ops
 from hardmine.fanng import Index
@@ -48,7 +49,7 @@ def test_search_hand_worked_cosine_table_matches():
 
 
 @each_metric
-@pytest.mark.parametrize("init", [None, "exact", "naive"])
+@pytest.mark.parametrize("init", [None, "exact", "leaves", "naive"])
 def test_search_full_effort_finds_exact_neighbors(metric, init):
     x = torch.randn(400, 10, generator=seeded(1))
     queries = torch.randn(50, 10, generator=seeded(2))
@@ -89,7 +90,7 @@ def test_search_close_rows_have_precise_distances(metric):
 def test_search_few_rows_is_exact(metric, rows, k):
     x = torch.randn(rows, 5, generator=seeded(3))
     queries = torch.randn(4, 5, generator=seeded(4))
-    for init in (None, "exact", "naive"):
+    for init in (None, "auto", "exact", "leaves", "naive"):
         index = Index.build(x, metric=metric, init=init)
         assert len(index) == rows
         assert_exact(index.neighbors(k), plain_distances(x, x, metric), torch.arange(rows), 1e-5)
@@ -111,14 +112,55 @@ def test_search_effort_bounds_number_found(metric):
         ).all()
 
 
-@pytest.mark.slow
-def test_search_default_effort_is_20_k_or_400():
-    # On a line, a search comes one row nearer with every distance computation.
-    index = naive_index(torch.arange(2000.0)[:, None], "euclidean")
-    for k, effort in ((1, 400), (20, 400), (21, 420), (40, 800)):
-        assert index.search(torch.tensor([[5000.0]]), k, start=0).index[0, 0] == effort - 1
-    for k, effort in ((5, 400), (30, 600)):
-        assert index.neighbors(k).index.equal(index.neighbors(k, max_distance_computations=effort).index)
+@each_metric
+def test_search_default_width_is_search_width(metric):
+    x = torch.randn(500, 16, generator=seeded(1))
+    index = Index.build(x[100:], metric=metric, init=None)
+    for k in (1, 10, 30, 60):
+        width = index.search_width(k)
+        assert index.search(x[:100], k).index.equal(index.search(x[:100], k, width=width).index)
+        assert index.neighbors(k).index.equal(index.neighbors(k, width=width).index)
+    narrow = index.search(x[:100], 10, width=10)
+    assert not narrow.index.equal(index.search(x[:100], 10).index)
+    assert index.search(x[:100], 10, width=3).index.equal(narrow.index), "k at least"
+    exact = index.search(x[:100], 10, width=400)
+    assert_exact(exact, plain_distances(x[:100], index.vectors, metric), None, 1e-5)
+
+
+def test_search_width_and_distance_limit_together_raise():
+    index = Index.build(torch.eye(3))
+    message = "width must be None if max_distance_computations is given, got 5"
+    for work in (lambda **o: index.search(torch.eye(3), 1, **o), lambda **o: index.neighbors(1, **o), index.recall):
+        with pytest.raises(ValueError, match=message):
+            work(width=5, max_distance_computations=9)
+
+
+@each_metric
+def test_neighbors_default_is_lists_of_build(metric):
+    x = sample_rows(700)
+    distance, own = plain_distances(x, x, metric), torch.arange(len(x))
+    exact = Index.build(x, metric=metric)
+    for k in (1, 10, 60):
+        assert_exact(exact.neighbors(k), distance, own, 1e-5)
+    searched = exact.neighbors(61)  # longer than the lists
+    assert searched.index.equal(exact.neighbors(61, width=exact.search_width(61)).index)
+    assert exact.stats()["list_recall"] == 1
+    assert Index.build(x, metric=metric, init=None).stats()["list_recall"] == 0
+    short = Index.build(x, metric=metric, max_degree=3)
+    assert_exact(short.neighbors(6), distance, own, 1e-5)
+    assert short.neighbors(7).index.equal(short.neighbors(7, width=short.search_width(7)).index)
+
+
+def test_neighbors_of_leaves_have_the_recall_that_stats_say():
+    x = torch.randn(20_000, 12, generator=seeded(1))
+    index = Index.build(x, metric="euclidean", init="leaves")
+    exact = ops.knn(x, k=50, similarity="euclidean").index
+    found = index.neighbors(50).index
+    assert not (found == torch.arange(len(x))[:, None]).any()
+    assert (found.sort(dim=1).values.diff(dim=1) > 0).all()
+    share = (found[::10, :, None] == exact[::10, None]).any(1).double().mean().item()
+    assert share == pytest.approx(index.stats()["list_recall"], abs=0.02)
+    assert 0.9 < share < 1
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
@@ -174,7 +216,7 @@ def test_search_zero_rows_have_distance_one():
     k=st.integers(1, 50),
     metric=st.sampled_from(METRICS),
     max_degree=st.integers(1, 40),
-    init=st.sampled_from([None, "exact", "naive"]),
+    init=st.sampled_from([None, "exact", "leaves", "naive"]),
     seed=st.integers(0, 2**64 - 1),
 )
 @settings(max_examples=150, deadline=None)

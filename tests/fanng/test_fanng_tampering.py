@@ -67,6 +67,7 @@ def test_load_overflowing_vectors_raises(tampered):
         ("first_edge", lambda x: x[None], "first_edge must be I64 with 1 dimension, got I64"),
         ("starts", lambda x: x.astype(np.int64), "starts must be U32 with 1 dimension, got I64"),
         ("target", lambda x: x.astype(np.int32), "target must be U32 with 1 dimension, got I32"),
+        ("lists", lambda x: x.reshape(-1), "lists must be U32 with 2 dimensions, got U32"),
         ("target", lambda x: x.astype(np.uint64), "target must be U32 with 1 dimension, got U64"),
     ],
 )
@@ -102,6 +103,9 @@ def test_load_wrong_dtype_or_shape_raises(tampered, name, change, problem):
         ("starts", with_item(0, 2**32 - 1), "searches start at distinct vertices of 36, got 4294967295"),
         ("starts", lambda x: np.append(x, x[:1]), "searches start at distinct vertices of 36, got"),
         ("starts", lambda x: x[:0], "no vertex where searches start"),
+        ("lists", with_item((2, 1), 36), "lists: vertex 2 of 36 lists 36"),
+        ("lists", with_item((2, 1), 2), "lists: vertex 2 of 36 lists 2"),
+        ("lists", lambda x: x[:-1, :2], "lists: 70 entries do not match 36 distinct rows"),
         ("vectors", lambda x: x[:0], "the edges of 36 vertices do not match 0 distinct rows"),
         ("vectors", lambda x: x * 0, "the edges of 36 vertices do not match 1 distinct rows"),
     ],
@@ -115,8 +119,8 @@ def test_load_invalid_graph_raises(tampered, name, change, problem):
     [
         ({"format": "hardmine.graph"}, "must have the format 'hardmine.fanng', got 'hardmine.graph'"),
         (
-            {"format_version": "3", "library_version": "7.1"},
-            "format_version must be 2 for hardmine .*, got 3, written by hardmine 7.1",
+            {"format_version": "4", "library_version": "7.1"},
+            "format_version must be 3 for hardmine .*, got 4, written by hardmine 7.1",
         ),
         ({"format_version": "1"}, "got 1, written by hardmine .*: build and save the index again"),
         ({"format_version": "999999999"}, "got 999999999, written by"),
@@ -152,6 +156,7 @@ def test_load_invalid_metadata_raises(tampered, changes, problem):
         ("success_rate", True),
         ("build_success_rate", None),
         ("build_success_rate", 1.5),
+        ("list_recall", None),
         ("traversals", -1),
         ("traversals", 2**63),
         ("traversals", 10**400),
@@ -159,14 +164,14 @@ def test_load_invalid_metadata_raises(tampered, changes, problem):
         ("distance_computations", None),
         ("components", -1),
         ("connecting_edges", 0.5),
-        ("efforts", None),
-        ("efforts", [1, 2]),
-        ("efforts", {"1": 3}),
-        ("efforts", [1, 2, 3.0]),
-        ("efforts", [0, 2, 3]),
-        ("efforts", [1, 2, 2**31]),
-        ("efforts", [True, 2, 3]),
-        ("efforts", [2, 1, 3]),
+        ("widths", None),
+        ("widths", [1, 2]),
+        ("widths", {"1": 3}),
+        ("widths", [1, 2, 3.0]),
+        ("widths", [0, 2, 3]),
+        ("widths", [1, 2, 2**31]),
+        ("widths", [True, 2, 3]),
+        ("widths", [2, 1, 3]),
     ],
 )
 def test_load_invalid_stats_raises(tampered, key, value):
@@ -177,7 +182,8 @@ def test_load_invalid_stats_raises(tampered, key, value):
         "distance_computations": 6,
         "components": 7,
         "connecting_edges": 8,
-        "efforts": [9, 10, 11],
+        "list_recall": 1.0,
+        "widths": [9, 10, 11],
     }
     Index.load(tampered(metadata={"stats": json.dumps(stats)}))
     path = tampered(metadata={"stats": json.dumps({**stats, key: value})})
@@ -188,10 +194,10 @@ def test_load_missing_or_extra_tensors_raises(tampered, tmp_path):
     path = tampered()
     parts, metadata = parts_of(path)
     write_parts(path, {**parts, "more": parts["target"]}, metadata)
-    assert_unloadable(path, "must hold the tensors vectors, .*, got first_edge, more, starts, target, vectors")
+    assert_unloadable(path, "must hold the tensors vectors, .*, got first_edge, lists, more, starts, target, vectors")
     for name in list(parts):
         write_parts(path, {other: tensor for other, tensor in parts.items() if other != name}, metadata)
-        assert_unloadable(path, "must hold the tensors vectors, first_edge, target, starts, got")
+        assert_unloadable(path, "must hold the tensors vectors, first_edge, target, starts, lists, got")
 
 
 @pytest.mark.parametrize("key", ["format", "format_version", "library_version", "metric", "build", "stats", "sha256"])
@@ -243,7 +249,11 @@ def test_load_random_graph_raises_or_searches(tampered):
             problems.add(str(error))
             continue
         loaded += 1
-        for found in (index.neighbors(7), index.search(queries, 7, max_distance_computations=1000)):
+        for found in (
+            index.neighbors(7),
+            index.neighbors(7, width=9),
+            index.search(queries, 7, max_distance_computations=1000),
+        ):
             assert ((found.index >= -1) & (found.index < 30)).all()
             assert torch.equal(found.index < 0, found.distance.isnan())
             ascending = found.distance.nan_to_num(float("inf"))

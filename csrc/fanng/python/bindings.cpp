@@ -5,9 +5,9 @@
 #include <string>
 #include <tuple>
 
-#include "fanng/effort.h"
 #include "fanng/index.h"
 #include "fanng/python/python_threads.h"
+#include "fanng/search_width.h"
 
 namespace py = pybind11;
 
@@ -19,12 +19,16 @@ namespace {
 
 using Found = std::tuple<py::array_t<float>, py::array_t<int64_t>>;
 
+constexpr int64_t kComputationsPerWidth = 10;  // about, in searches of limited width
+
 template <class Search>
-Found search_into(int64_t queries, int64_t k, int64_t max_computations, int64_t threads, const Search& search) {
+Found search_into(int64_t queries, int64_t k, const Limit& limit, int64_t threads, const Search& search) {
   py::array_t<float> distance({queries, k});
   py::array_t<int64_t> index({queries, k});
   const Results results{k, distance.mutable_data(), index.mutable_data()};
-  on_threads(threads, static_cast<double>(queries) * static_cast<double>(max_computations),
+  const int64_t computations =
+      limit.max_computations > 0 ? limit.max_computations : kComputationsPerWidth * limit.width;
+  on_threads(threads, static_cast<double>(queries) * static_cast<double>(computations),
              [&](const cpu::ThreadPool& pool) { search(pool, results); });
   return {std::move(distance), std::move(index)};
 }
@@ -44,22 +48,25 @@ std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double 
 }
 
 std::unique_ptr<Index> assemble(const Array<float>& vectors, Metric metric, const Array<int64_t>& first_edge,
-                                const Array<Vertex>& target, const Array<Vertex>& starts, double success_rate,
-                                double build_success_rate, int64_t traversals, int64_t distance_computations,
-                                int64_t components, int64_t connecting_edges, const Efforts& efforts) {
+                                const Array<Vertex>& target, const Array<Vertex>& starts, const Array<Vertex>& lists,
+                                double success_rate, double build_success_rate, int64_t traversals,
+                                int64_t distance_computations, int64_t components, int64_t connecting_edges,
+                                const Widths& widths, double list_recall) {
   Graph graph;
   graph.first_edge.assign(first_edge.data(), first_edge.data() + first_edge.size());
   graph.target.assign(target.data(), target.data() + target.size());
   graph.starts.assign(starts.data(), starts.data() + starts.size());
   if (graph.first_edge.empty()) throw std::invalid_argument("graph: first_edge must not be empty");
   return std::make_unique<Index>(vectors.data(), vectors.shape(0), vectors.shape(1), metric, std::move(graph),
+                                 std::vector<Vertex>(lists.data(), lists.data() + lists.size()),
                                  BuildStats{.traversals = traversals,
                                             .success_rate = success_rate,
                                             .build_success_rate = build_success_rate,
                                             .distance_computations = distance_computations,
                                             .components = components,
                                             .connecting_edges = connecting_edges,
-                                            .efforts = efforts});
+                                            .widths = widths,
+                                            .list_recall = list_recall});
 }
 
 }  // namespace
@@ -71,7 +78,9 @@ PYBIND11_MODULE(_fanng, module) {
   py::enum_<Seeding>(module, "Seeding")
       .value("nothing", Seeding::kNothing)
       .value("naive", Seeding::kAllEdges)
-      .value("exact", Seeding::kNearest);
+      .value("exact", Seeding::kNearest)
+      .value("leaves", Seeding::kLeaves)
+      .value("auto", Seeding::kAuto);
   py::class_<Index>(module, "Index")
       .def_static("build", &build, py::arg("vectors"), py::arg("metric"), py::arg("success_rate"),
                   py::arg("max_degree"), py::arg("seed"), py::arg("max_traversals"), py::arg("refinements"),
@@ -88,8 +97,15 @@ PYBIND11_MODULE(_fanng, module) {
                              [](const Index& self) { return self.stats().distance_computations; })
       .def_property_readonly("components", [](const Index& self) { return self.stats().components; })
       .def_property_readonly("connecting_edges", [](const Index& self) { return self.stats().connecting_edges; })
-      .def_property_readonly("efforts", [](const Index& self) { return self.stats().efforts; })
-      .def("search_effort", [](const Index& self, int64_t k) { return default_effort(self.stats().efforts, k); })
+      .def_property_readonly("widths", [](const Index& self) { return self.stats().widths; })
+      .def("search_width", [](const Index& self, int64_t k) { return default_width(self.stats().widths, k); })
+      .def_property_readonly("list_recall", [](const Index& self) { return self.stats().list_recall; })
+      .def("lists_hold", &Index::lists_hold)
+      .def_property_readonly("lists",
+                             [](const Index& self) {
+                               return py::array_t<Vertex>({self.points().vertices(), self.list_length()},
+                                                          self.lists().data());
+                             })
       .def_property_readonly("graph",
                              [](const Index& self) {
                                const Graph& graph = self.graph();
@@ -100,36 +116,48 @@ PYBIND11_MODULE(_fanng, module) {
                              })
       .def(
           "search",
-          [](const Index& self, const Array<float>& queries, int64_t k, int64_t max_computations,
+          [](const Index& self, const Array<float>& queries, int64_t k, int64_t max_computations, int64_t width,
              const std::optional<Array<int64_t>>& start, int64_t threads) {
             const int64_t count = queries.shape(0);
-            return search_into(
-                count, k, max_computations, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
-                  self.search(queries.data(), count, start ? start->data() : nullptr, max_computations, pool, results);
-                });
+            const Limit limit{max_computations, width};
+            return search_into(count, k, limit, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
+              self.search(queries.data(), count, start ? start->data() : nullptr, limit, pool, results);
+            });
           },
-          py::arg("queries"), py::arg("k"), py::arg("max_computations"), py::arg("start").none(true),
+          py::arg("queries"), py::arg("k"), py::arg("max_computations"), py::arg("width"), py::arg("start").none(true),
           py::arg("threads"))
       .def(
           "search_held_out",
           [](const Index& self, const Array<int64_t>& rows, const Array<float>& distances, int64_t k,
-             int64_t max_computations, int64_t threads) {
+             int64_t max_computations, int64_t width, int64_t threads) {
             const int64_t count = rows.size();
-            return search_into(
-                count, k, max_computations, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
-                  self.search_held_out(rows.data(), distances.data(), count, max_computations, pool, results);
-                });
+            const Limit limit{max_computations, width};
+            return search_into(count, k, limit, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
+              self.search_held_out(rows.data(), distances.data(), count, limit, pool, results);
+            });
           },
-          py::arg("rows"), py::arg("distances"), py::arg("k"), py::arg("max_computations"), py::arg("threads"))
+          py::arg("rows"), py::arg("distances"), py::arg("k"), py::arg("max_computations"), py::arg("width"),
+          py::arg("threads"))
+      .def(
+          "listed",
+          [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t threads) {
+            return search_into(
+                last - first, k, {.max_computations = k}, threads,
+                [&](const cpu::ThreadPool& pool, const Results& results) { self.listed(first, last, pool, results); });
+          },
+          py::arg("first"), py::arg("last"), py::arg("k"), py::arg("threads"))
       .def(
           "neighbors",
-          [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t max_computations, int64_t threads) {
-            return search_into(last - first, k, max_computations, threads,
+          [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t max_computations, int64_t width,
+             int64_t threads) {
+            const Limit limit{max_computations, width};
+            return search_into(last - first, k, limit, threads,
                                [&](const cpu::ThreadPool& pool, const Results& results) {
-                                 self.neighbors(first, last, max_computations, pool, results);
+                                 self.neighbors(first, last, limit, pool, results);
                                });
           },
-          py::arg("first"), py::arg("last"), py::arg("k"), py::arg("max_computations"), py::arg("threads"));
+          py::arg("first"), py::arg("last"), py::arg("k"), py::arg("max_computations"), py::arg("width"),
+          py::arg("threads"));
 }
 
 }  // namespace hardmine::fanng

@@ -126,17 +126,27 @@ struct Found {
   bool same(const Found& other) const { return index == other.index && same_bits(distance, other.distance); }
 };
 
-inline Found searched(const fanng::Index& index, const std::vector<float>& queries, int64_t k, int64_t limit,
-                      const std::vector<int64_t>* start = nullptr, const cpu::ThreadPool& pool = SerialPool()) {
+inline Found searched(const fanng::Index& index, const std::vector<float>& queries, int64_t k,
+                      const fanng::Limit& limit, const std::vector<int64_t>* start = nullptr,
+                      const cpu::ThreadPool& pool = SerialPool()) {
   const auto count = static_cast<int64_t>(queries.size()) / index.points().depth();
   Found found(count, k);
   index.search(queries.data(), count, start ? start->data() : nullptr, limit, pool, found.view());
   return found;
 }
-inline Found listed(const fanng::Index& index, int64_t k, int64_t limit, const cpu::ThreadPool& pool = SerialPool()) {
+inline Found searched(const fanng::Index& index, const std::vector<float>& queries, int64_t k, int64_t max_computations,
+                      const std::vector<int64_t>* start = nullptr, const cpu::ThreadPool& pool = SerialPool()) {
+  return searched(index, queries, k, fanng::Limit{.max_computations = max_computations}, start, pool);
+}
+inline Found listed(const fanng::Index& index, int64_t k, const fanng::Limit& limit,
+                    const cpu::ThreadPool& pool = SerialPool()) {
   Found found(index.points().rows(), k);
   index.neighbors(0, index.points().rows(), limit, pool, found.view());
   return found;
+}
+inline Found listed(const fanng::Index& index, int64_t k, int64_t max_computations,
+                    const cpu::ThreadPool& pool = SerialPool()) {
+  return listed(index, k, fanng::Limit{.max_computations = max_computations}, pool);
 }
 
 }  // namespace hardmine::test

@@ -1,0 +1,162 @@
+#include "fanng/search_width.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "core/random.h"
+#include "cpu/engine/knn.h"
+#include "fanng/connectivity.h"
+#include "fanng/threads.h"
+
+namespace hardmine::fanng {
+namespace {
+
+constexpr int64_t kSamples = 256;
+constexpr int64_t kFirstWidth = 128;
+constexpr float kBeyond = 1.5625F;                  // 1.25^2
+constexpr uint64_t kFirstDraw = uint64_t{3} << 62;  // beyond the draws of any build
+constexpr int64_t kNotFound = std::numeric_limits<int64_t>::max();
+constexpr size_t kLists = kWidthLists.size();
+
+// The least widths that find a sample and its neighbors.
+struct SampleWidths {
+  int64_t own = kNotFound;
+  std::array<std::vector<int64_t>, kLists> neighbor;
+};
+
+int64_t wanted_of(int64_t list, int64_t count) { return std::min(kWidthLists[list], count - 1); }
+
+// Fills the widths from a search of `width`, which finds what narrower ones do. Returns the computations.
+int64_t measure(const Graph& graph, const PointSet& points, int64_t width, const Sample& sample, SearchSpace& space,
+                SampleWidths& widths) {
+  const Displaced held_out = displaced_if_alone(points, sample.vertex, sample.farthest[kLists / 2]);
+  std::vector<Traced> traced;
+  space.nearest(graph, points, points.vector(sample.vertex), graph.starts, width, held_out, &traced);
+  widths = {};
+  for (const Traced& found : traced) {
+    if (vertex_of(found.vertex) == sample.vertex) {
+      widths.own = found.width;
+      continue;
+    }
+    for (size_t list = 0; list < kLists; ++list)
+      if (sq_dist_of(found.vertex) <= sample.farthest[list] &&
+          std::ssize(widths.neighbor[list]) < wanted_of(list, points.vertices()))
+        widths.neighbor[list].push_back(found.width);
+  }
+  for (size_t list = 0; list < kLists; ++list)
+    widths.neighbor[list].resize(wanted_of(list, points.vertices()), kNotFound);
+  return static_cast<int64_t>(traced.size());
+}
+
+// The least width that reaches kTargetRecall, or kNotFound.
+int64_t reached(std::vector<int64_t> widths) {
+  const auto enough = static_cast<int64_t>(std::ceil(kTargetRecall * static_cast<double>(widths.size()))) - 1;
+  std::nth_element(widths.begin(), widths.begin() + enough, widths.end());
+  return widths[enough];
+}
+
+}  // namespace
+
+Displaced displaced_if_alone(const PointSet& points, Vertex vertex, float sq_dist) {
+  const bool alone = points.copies_end(vertex) - points.copies_begin(vertex) == 1;
+  return {alone ? vertex : kNoVertex, kBeyond * sq_dist};
+}
+
+std::vector<Vertex> scanned_starts(const Graph& graph, int64_t max_computations) {
+  return thinned(graph.starts, std::max<int64_t>(max_computations / 2, 1));
+}
+
+std::vector<Sample> drawn_samples(const PointSet& points, uint64_t seed, const cpu::ThreadPool& pool,
+                                  BuildStats& stats) {
+  const int64_t count = points.vertices(), stride = points.stride(), size = std::min(kSamples, count);
+  const int64_t k = wanted_of(kLists - 1, count) + 1;  // with the vertex itself
+  if (count < 2) return {};
+  std::vector<Sample> samples(size);
+  cpu::Buffer<float> queries(size * stride);
+  for (int64_t i = 0; i < size; ++i) {
+    samples[i].vertex = random_vertex(random_bits(seed, kFirstDraw + i), count);
+    std::copy_n(points.vector(samples[i].vertex), stride, queries.get() + i * stride);
+  }
+  std::vector<float> similarity(size * k);
+  std::vector<int64_t> index(size * k);
+  const Matrix<float> all{points.data(), count};
+  const auto find = [&](int64_t) {
+    cpu::knn<float>(points.kind(), {queries.get(), size}, &all, stride, k, false, pool, similarity.data(),
+                    index.data());
+  };
+  // A single worker would run on the calling thread, which has to poll.
+  pool.count() == 1 ? pool.run(1, find) : find(0);
+  stats.distance_computations += size * count;
+  const Distances distances(points);
+  for (int64_t i = 0; i < size; ++i) {
+    Sample& sample = samples[i];
+    std::vector<float> sq_dist;
+    for (int64_t n = 0; n < k; ++n)
+      if (const auto other = static_cast<Vertex>(index[i * k + n]); other != sample.vertex)
+        sq_dist.push_back(distances.between(sample.vertex, other));
+    std::sort(sq_dist.begin(), sq_dist.end());
+    for (size_t list = 0; list < kLists; ++list) sample.farthest[list] = sq_dist[wanted_of(list, count) - 1];
+  }
+  return samples;
+}
+
+double list_recall(const std::vector<Sample>& samples, const NearLists& lists) {
+  size_t longest = 0;
+  while (longest + 1 < kLists && kWidthLists[longest + 1] <= lists.length) ++longest;
+  const int64_t wanted = std::min(kWidthLists[longest], lists.length);
+  if (wanted < 1 || samples.empty()) return 0;
+  int64_t found = 0;
+  for (const Sample& sample : samples) {
+    const PackedNeighbor* const list = lists.begin(sample.vertex);
+    found += std::count_if(list, list + wanted, [&](PackedNeighbor other) {
+      return other != kNoNeighbor && sq_dist_of(other) <= sample.farthest[longest];
+    });
+  }
+  return static_cast<double>(found) / static_cast<double>(wanted * std::ssize(samples));
+}
+
+Widths calibrated_widths(const Graph& graph, const PointSet& points, const std::vector<Sample>& samples,
+                         const cpu::ThreadPool& pool, BuildStats& stats) {
+  const int64_t count = points.vertices();
+  Widths widths;
+  widths.fill(1);
+  if (samples.empty()) return widths;
+  std::vector<SampleWidths> found(samples.size());
+  std::vector<std::unique_ptr<SearchSpace>> spaces(pool.count());
+  for (int64_t width = kFirstWidth;; width *= 4) {
+    std::atomic<int64_t> computed{0};
+    parallel_chunks(pool, std::ssize(samples), 1, [&](int64_t worker, int64_t i, int64_t) {
+      if (!spaces[worker]) spaces[worker] = std::make_unique<SearchSpace>(count);
+      computed += measure(graph, points, width, samples[i], *spaces[worker], found[i]);
+    });
+    cpu::throw_if_cancelled(pool);
+    stats.distance_computations += computed;
+    std::vector<int64_t> own;
+    for (const SampleWidths& one : found) own.push_back(one.own);
+    int64_t least = reached(std::move(own));
+    for (size_t list = 0; list < kLists; ++list) {
+      std::vector<int64_t> others;
+      for (const SampleWidths& one : found)
+        others.insert(others.end(), one.neighbor[list].begin(), one.neighbor[list].end());
+      widths[list] = least = std::max(least, reached(std::move(others)));
+    }
+    // All vertices are found by the widest search, since there is a path to each.
+    if (widths.back() != kNotFound || width >= count) return widths;
+  }
+}
+
+int64_t default_width(const Widths& widths, int64_t k) {
+  size_t list = 1;
+  while (list + 1 < kLists && k > kWidthLists[list]) ++list;
+  const auto low = static_cast<double>(kWidthLists[list - 1]), high = static_cast<double>(kWidthLists[list]);
+  const auto at_low = static_cast<double>(widths[list - 1]), at_high = static_cast<double>(widths[list]);
+  const double width = k <= high ? at_low + (at_high - at_low) * (static_cast<double>(k) - low) / (high - low)
+                                 : at_high * static_cast<double>(k) / high;
+  constexpr int64_t kMinWidth = 16, kMax = std::numeric_limits<int32_t>::max();
+  return std::max({kMinWidth, k, static_cast<int64_t>(std::min(std::ceil(width), static_cast<double>(kMax)))});
+}
+
+}  // namespace hardmine::fanng
