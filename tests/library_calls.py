@@ -107,6 +107,8 @@ def _op_calls(library: Any) -> dict[str, Callable[[Given], Any]]:
         "logsumexp": call("logsumexp", *among, pairs="negative"),
         "logsumexp of refs": call("logsumexp", *refs, similarity="euclidean"),
         "supcon_loss": call("supcon_loss", *among),
+        "info_nce_loss": call("info_nce_loss", "refs"),
+        "info_nce_loss of both directions": call("info_nce_loss", "refs", symmetric=True),
         "indexed_triplet_loss": call("indexed_triplet_loss", "triplets"),
         "indexed_triplet_loss of each": call("indexed_triplet_loss", "triplets", term="sct", reduction="none"),
         "global_loss": call("global_loss", "triplets"),
@@ -116,7 +118,8 @@ def _op_calls(library: Any) -> dict[str, Callable[[Given], Any]]:
 def _loss_call(name: str) -> Callable[[Given], Any]:
     def run(g: Given) -> Any:
         loss = getattr(losses, name)()
-        second = g.triplets if "triplets" in inspect.signature(loss.forward).parameters else g.labels
+        names = inspect.signature(loss.forward).parameters
+        second = g.triplets if "triplets" in names else g.refs if "positive_key" in names else g.labels
         return _with_gradient(loss, g.rows, second)
 
     return run

@@ -4,6 +4,7 @@ from hardmine.losses.batch_all import BatchAllTripletLoss
 from hardmine.losses.cross_batch_memory import CrossBatchMemory
 from hardmine.losses.given_triplets import GlobalLoss, RatioTripletLoss
 from hardmine.losses.hierarchical import HierarchicalTripletLoss
+from hardmine.losses.info_nce import InfoNCELoss
 from hardmine.losses.papers import (
     BatchAllLoss,
     EPHNLoss,
@@ -32,6 +33,7 @@ __all__ = [
     "HPHNLoss",
     "HPLoss",
     "HierarchicalTripletLoss",
+    "InfoNCELoss",
     "NPairLoss",
     "RatioTripletLoss",
     "SCTLoss",

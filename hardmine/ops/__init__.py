@@ -3,6 +3,7 @@
 from hardmine.ops.batch_all_triplet_loss import batch_all_triplet_loss
 from hardmine.ops.global_loss import global_loss
 from hardmine.ops.indexed_triplet_loss import indexed_triplet_loss
+from hardmine.ops.info_nce_loss import info_nce_loss
 from hardmine.ops.knn import knn
 from hardmine.ops.logsumexp import logsumexp
 from hardmine.ops.sct_loss import sct_loss
@@ -20,6 +21,7 @@ __all__ = [
     "batch_all_triplet_loss",
     "global_loss",
     "indexed_triplet_loss",
+    "info_nce_loss",
     "knn",
     "logsumexp",
     "sct_loss",

@@ -27,7 +27,7 @@ PAIRS = get_args(LogSumExpPairs)
 SIMILARITIES = get_args(Similarity)
 
 
-def temperature_tensor(temperature: Any, embeddings: Tensor) -> Tensor:
+def temperature_tensor(temperature: Any, embeddings: Tensor, name: str = "embeddings") -> Tensor:
     """The temperature, a number or a tensor [], as float64 [] on the device of ``embeddings``. Differentiable.
 
     The value of a tensor on a GPU is not checked, because the host would wait for it.
@@ -43,9 +43,7 @@ def temperature_tensor(temperature: Any, embeddings: Tensor) -> Tensor:
     if temperature.dim() != 0:
         raise ValueError(f"temperature must be a number or a tensor [], got {shape_of(temperature)}")
     if temperature.device != embeddings.device:
-        raise ValueError(
-            f"temperature must be on the device of embeddings, {embeddings.device}, got {temperature.device}"
-        )
+        raise ValueError(f"temperature must be on the device of {name}, {embeddings.device}, got {temperature.device}")
     if has_values(temperature):
         check_temperature(temperature.item())
     return temperature.to(torch.float64)

@@ -6,6 +6,7 @@ The references build the whole [B, M] matrix, check no arguments and need no com
 from hardmine.reference.batch_all_triplet_loss import batch_all_triplet_loss
 from hardmine.reference.global_loss import global_loss
 from hardmine.reference.indexed_triplet_loss import indexed_triplet_loss
+from hardmine.reference.info_nce_loss import info_nce_loss
 from hardmine.reference.knn import knn
 from hardmine.reference.logsumexp import logsumexp
 from hardmine.reference.sct_loss import sct_loss
@@ -19,6 +20,7 @@ __all__ = [
     "batch_all_triplet_loss",
     "global_loss",
     "indexed_triplet_loss",
+    "info_nce_loss",
     "knn",
     "logsumexp",
     "sct_loss",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hardmine.verification.base import OpComparison
 from hardmine.verification.batch_all import BatchAllComparison
+from hardmine.verification.info_nce import InfoNCEComparison
 from hardmine.verification.mining import MiningComparison
 from hardmine.verification.neighbors import NeighborComparison
 from hardmine.verification.selection import SelectionComparison
@@ -18,6 +19,7 @@ COMPARISONS: dict[str, type[OpComparison]] = {
     "tuplet_loss": TupletComparison,
     "batch_all_triplet_loss": BatchAllComparison,
     "knn": NeighborComparison,
+    "info_nce_loss": InfoNCEComparison,
     "logsumexp": SoftComparison,
     "supcon_loss": SoftComparison,
     "indexed_triplet_loss": TripletComparison,

@@ -21,6 +21,7 @@ OPS = {
     "HPHNLoss": ops.triplet_loss,
     "HPLoss": ops.tuplet_loss,
     "HierarchicalTripletLoss": ops.batch_all_triplet_loss,
+    "InfoNCELoss": ops.info_nce_loss,
     "NPairLoss": ops.tuplet_loss,
     "RatioTripletLoss": ops.indexed_triplet_loss,
     "SCTLoss": ops.sct_loss,
@@ -31,8 +32,9 @@ OPS = {
 }
 each = pytest.mark.parametrize("name", OPS)
 # The modules that have all options of their op
-WHOLE = ("BatchAllTripletLoss", "GlobalLoss", "SCTLoss", "SupConLoss", "TripletLoss", "TupletLoss")
+WHOLE = ("BatchAllTripletLoss", "GlobalLoss", "InfoNCELoss", "SCTLoss", "SupConLoss", "TripletLoss", "TupletLoss")
 OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "ids", "ref_ids", "triplets"}
+OF_THE_CALL |= {"query", "positive_key", "negative_keys"}
 # The default of the module's term, if the op's default is None
 RESOLVED = {"temperature": 0.1, "margin": 0.2}
 

@@ -129,6 +129,8 @@ class Temperature(Number):
 class SoftTemperature(Temperature):
     """The same, or a tensor [] of it, which may get a gradient."""
 
+    like: str = "embeddings"
+
     def _valid(self) -> list[Any]:
         tensors = [torch.tensor(0.5, dtype=dtype) for dtype in (torch.float16, torch.float32, torch.float64)]
         return [*super()._valid(), *tensors, torch.tensor(0.5, requires_grad=True)]
@@ -143,7 +145,7 @@ class SoftTemperature(Temperature):
         for dtype in (torch.int64, torch.bool, torch.complex64):
             words = f"must be a number, or a tensor [] of a floating-point dtype, got {dtype}"
             yield Wrong(torch.tensor(1, dtype=dtype), TypeError, words)
-        yield Wrong(torch.ones((), device="meta"), ValueError, "must be on the device of embeddings, cpu, got meta")
+        yield Wrong(torch.ones((), device="meta"), ValueError, f"must be on the device of {self.like}, cpu, got meta")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +247,7 @@ class Rows(Kind):
 
     rows: int
     like: str | None = None
+    dims: tuple[int, ...] = (2,)  # the tests of other dimensions are declared with the argument
 
     def _right(self) -> Tensor:
         return torch.randn(self.rows, 3, generator=seeded(self.rows))
@@ -259,7 +262,7 @@ class Rows(Kind):
         yield Wrong(x.to_sparse(), TypeError, "must be a dense tensor, got layout torch.sparse_coo")
         for dtype in (torch.int32, torch.int64, torch.bool, torch.complex64):
             yield Wrong(x.to(dtype), TypeError, f"must be {FLOAT_NAMES}, got {dtype}")
-        for value in (x[0], x[0, 0], x[None]):
+        for value in (x[0], x[0, 0], x[None]) if self.dims == (2,) else ():
             yield Wrong(value, ValueError, f"must be [rows, D], got {list(value.shape)}")
         yield Wrong(x[:, :0], ValueError, f"must be [rows, D] with D >= 1, got [{self.rows}, 0]")
         if self.like:

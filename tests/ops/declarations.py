@@ -47,6 +47,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "tuplet_loss": _WITH_REFS,
     "batch_all_triplet_loss": _WITH_REFS,
     "logsumexp": _WITH_REFS,
+    "info_nce_loss": {"query": EMBEDDINGS, "positive_key": REFS[:4]},
     "supcon_loss": _WITH_REFS,
     "indexed_triplet_loss": _GIVEN,
     "global_loss": _GIVEN,
@@ -218,6 +219,55 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "temperature": SoftTemperature(),
         "similarity": SIMILARITY,
         "group": Group(),
+    },
+    "info_nce_loss": {
+        "query": _EMBEDDINGS,
+        "positive_key": Rows(rows=4, like="query"),
+        "negative_keys": Rows(
+            rows=5,
+            like="query",
+            optional=True,
+            dims=(2, 3),
+            more_wrong=(
+                *(
+                    Wrong(
+                        torch.ones(shape),
+                        ValueError,
+                        f"must be [K, D] or [B, K, D] with B = 4 and D = 3 of query, got {list(shape)}",
+                    )
+                    for shape in ((3, 5, 3), (5, 4, 3), (4, 5, 2), (4, 5, 3, 1), (3,))
+                ),
+                Wrong(None, ValueError, "must be given with in_batch=False, got None", {"in_batch": False}),
+            ),
+        ),
+        "temperature": SoftTemperature(like="query"),
+        "symmetric": Flag(
+            more_wrong=(
+                Wrong(
+                    True,
+                    ValueError,
+                    "must be False with negative_keys, which are no negatives of keys, got True",
+                    {"negative_keys": REFS},
+                ),
+                Wrong(True, ValueError, "must be False with in_batch=False, got True", {"in_batch": False}),
+            )
+        ),
+        "in_batch": Flag(beside={"negative_keys": REFS}),
+        "ids": Labels(
+            right=IDS,
+            more_wrong=(
+                Wrong(
+                    IDS,
+                    ValueError,
+                    "must be None with in_batch=False, got Tensor",
+                    {"in_batch": False, "negative_keys": REFS},
+                ),
+                _TOO_LARGE,
+            ),
+            optional=True,
+        ),
+        "similarity": SIMILARITY,
+        "reduction": REDUCTION,
     },
     "supcon_loss": {
         **_TENSORS,

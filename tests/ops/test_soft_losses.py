@@ -10,13 +10,13 @@ import hardmine
 from hardmine import ops, reference
 from support.comparisons import assert_bitwise_equal
 from support.inputs import HAND_POINTS, Inputs, exact_inputs, inputs_of_sizes, random_ids, random_inputs, seeded
-from support.ops import FLOAT_DTYPES, SIMILARITIES, SOFT_OPS
+from support.ops import FLOAT_DTYPES, SIMILARITIES, SOFT_LABELED_OPS
 from support.processes import output_of, run_python, simd_levels, threads
 
 pytestmark = pytest.mark.emulated
 
 IMPLEMENTATIONS = pytest.mark.parametrize("library", [ops, reference], ids=["op", "ref"])
-each_op = pytest.mark.parametrize("name", SOFT_OPS)
+each_op = pytest.mark.parametrize("name", SOFT_LABELED_OPS)
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 PAIRS = ("positive", "negative", "all")
 # Every op and option with code of its own
@@ -336,15 +336,3 @@ def test_supcon_loss_matches_pytorch_metric_learning(refs, temperature):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     for a, b in zip(torch.autograd.grad(found, rows), torch.autograd.grad(expected, rows), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13)
-
-
-def test_module_trains_its_temperature():
-    temperature = torch.nn.Parameter(torch.tensor(0.2))
-    module = hardmine.losses.SupConLoss(temperature=temperature)
-    assert [*module.parameters()] == [temperature]
-    inputs = random_inputs()
-    module(*inputs).backward()
-    assert temperature.grad.abs() > 1e-3
-    before = module(*inputs).item()
-    torch.optim.SGD(module.parameters(), lr=1e-3).step()
-    assert module(*inputs).item() < before

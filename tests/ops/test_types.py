@@ -52,11 +52,15 @@ def test_terms_are_prefix_of_indexed_terms():
 
 @pytest.mark.parametrize("name", [n for n in ops.__all__ if inspect.isfunction(getattr(ops, n))])
 def test_schemas_name_every_option(name):
-    packet = getattr(torch.ops.hardmine, {"sct_loss": "triplet_loss", "supcon_loss": "logsumexp"}.get(name, name))
+    packet = getattr(
+        torch.ops.hardmine, {"sct_loss": "triplet_loss", **dict.fromkeys(SOFT_OPS, "logsumexp")}.get(name, name)
+    )
     options = {argument.name for argument in packet.default._schema.arguments}
     assert not any("[]" in str(argument.type) for argument in packet.default._schema.arguments)
     python_only = {"preset", "generator", "return_selection", "return_count", "return_terms", "return_counts"}
-    python_only |= {"reduction"} if name in SOFT_OPS else set()
+    python_only |= (
+        {"reduction", "query", "positive_key", "negative_keys", "symmetric", "in_batch"} if name in SOFT_OPS else set()
+    )
     python_only |= {"labels", "margin_labels", "random", "ignore_index", *OF_RANKS}
     assert set(inspect.signature(getattr(ops, name)).parameters) - python_only <= options
 

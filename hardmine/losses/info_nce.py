@@ -1,0 +1,89 @@
+"""InfoNCE on pairs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hardmine import ops
+from hardmine.losses._base import Loss
+from hardmine.types import Reduction, Similarity
+
+
+class InfoNCELoss(Loss):
+    r"""InfoNCE on pairs of a query and its key, as of CLIP and SimCLR, without the matrix of similarities.
+
+    .. math:: \ell_i = -\log \frac{e^{s_{ii} / \tau}}{\sum_j e^{s_{ij} / \tau}}
+
+    averaged over the queries. :func:`hardmine.ops.info_nce_loss` documents the options in full.
+
+    Args:
+        temperature: A number, in units of the similarity, or a tensor []. An ``nn.Parameter`` becomes a parameter of
+            the module, and is trained with it.
+        symmetric: Also classify the queries of each key, as CLIP does: the mean of both directions.
+        in_batch: Whether the keys of other queries are negatives.
+        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
+        reduction: ``"mean"`` over the queries, ``"sum"``, or ``"none"``: [B].
+
+    Raises:
+        TypeError: An option of the constructor has the wrong type.
+        ValueError: An option of the constructor has the wrong value.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.losses import InfoNCELoss
+        >>> image, text = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.8, 0.6], [0.6, 0.8]])
+        >>> round(InfoNCELoss(temperature=0.5, symmetric=True)(image, text).item(), 4)
+        0.513
+    """
+
+    _op: ClassVar[Callable[..., Any]] = staticmethod(ops.info_nce_loss)
+
+    def __init__(
+        self,
+        *,
+        temperature: float | Tensor = 0.1,
+        symmetric: bool = False,
+        in_batch: bool = True,
+        similarity: Similarity = "cosine",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(locals())
+        if isinstance(temperature, nn.Parameter):
+            self.temperature = temperature
+
+    def _check(self, options: dict[str, Any]) -> None:
+        """Let the op check its options on an empty batch, so that errors come before the first training step."""
+        temperature = options["temperature"]
+        rows = torch.empty(0, 1, device=temperature.device if isinstance(temperature, Tensor) else "cpu")
+        needs_negatives = options["in_batch"] is False and options["symmetric"] is False
+        inspect.unwrap(self._op)(rows, rows, rows if needs_negatives else None, **options)
+
+    def forward(
+        self,
+        query: Tensor,
+        positive_key: Tensor,
+        negative_keys: Tensor | None = None,
+        *,
+        ids: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch of pairs.
+
+        Args:
+            query: [B, D].
+            positive_key: The key of each query, [B, D].
+            negative_keys: Further negatives: [K, D] for all queries, or [B, K, D], K for each query.
+            ids: [B]: pairs of equal ids >= 0, such as duplicate texts, are no negatives of each other.
+
+        Returns:
+            The loss.
+        """
+        loss: Tensor = self._op(query, positive_key, negative_keys, ids=ids, **self.options)
+        return loss
+
+    if TYPE_CHECKING:
+        __call__ = forward
