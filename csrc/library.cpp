@@ -163,6 +163,15 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "knn(Tensor queries, Tensor? refs, Tensor? ids, Tensor? ref_ids, int k, bool exclude_self, int similarity, "
       "bool allow_tf32) -> (Tensor, Tensor)");
 
+  // For sets in blocks, on the CPU: merges the pairs of a block into the lists first_key, first_numbers [F, k] of the
+  // first F queries, and key, numbers [Q - F, k] of the others: keys (core/selection.h) and row numbers in the whole
+  // set. With F > 0, only the pairs of one of the first queries with one of the others count. Row 0 (of the refs, if
+  // there are any) has the number first_number, row F other_number. The result, k, means nothing.
+  m.def(
+      "knn_block(Tensor queries, Tensor? refs, Tensor? ids, Tensor? ref_ids, Tensor(a!) first_key, "
+      "Tensor(b!) first_numbers, Tensor(c!) key, Tensor(d!) numbers, bool exclude_self, int similarity, "
+      "int first_number, int other_number) -> int");
+
   // The gradient of the similarities -> grad_queries [Q, D], grad_refs [M, D]; one that is not needed is empty.
   m.def(
       "knn_backward(Tensor grad_similarity, Tensor index, Tensor queries, Tensor? refs, int similarity, "

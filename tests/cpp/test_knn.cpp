@@ -110,6 +110,25 @@ void check_workers(Similarity kind, int64_t rows, int64_t refs, int64_t depth, i
   CHECK(serial.same(Neighbors<T>(kind, queries, columns, k, self, ReversePool())));
 }
 
+// Merges all pairs of two blocks into lists, of which the first rows * k entries are those of the first block.
+template <class T>
+void merge_blocks(Similarity kind, const Batch<T>& batch, int64_t first_rows, int64_t k, const cpu::ThreadPool& pool,
+                  std::vector<T>& key, std::vector<int64_t>& number) {
+  const cpu::NeighborLists<T> first{key.data(), number.data()};
+  const cpu::NeighborLists<T> others{key.data() + first_rows * k, number.data() + first_rows * k};
+  const Matrix<T> all{batch.x.data(), batch.count};
+  const Matrix<T> head{batch.x.data(), first_rows};
+  const Matrix<T> tail{batch.x.data() + first_rows * batch.depth, batch.count - first_rows};
+  const auto merge = [&](const Matrix<T>& rows, const cpu::KnnBlock<T>& block) {
+    cpu::knn_block<T>(kind, rows, nullptr, batch.depth, k, true, block, pool);
+  };
+  merge(tail, {.first_rows = 0, .first_number = 0, .other_number = first_rows, .first = {}, .others = others});
+  for (int repeat = 0; repeat < 2; ++repeat)
+    merge(all,
+          {.first_rows = first_rows, .first_number = 0, .other_number = first_rows, .first = first, .others = others});
+  merge(head, {.first_rows = 0, .first_number = 0, .other_number = 0, .first = {}, .others = first});
+}
+
 }  // namespace
 
 TEST(knn_with_forced_target_runs_on_it) { check_forced_target(); }
@@ -244,6 +263,31 @@ TEST(knn_floor_keeps_only_keys_that_reach_it) {
       context = name_of(kind) + ", " + std::to_string(refs) + " refs";
       check_floor<float>(kind, refs);
       check_floor<double>(kind, refs);
+    }
+  }
+}
+
+TYPED_TEST(knn_block_merged_is_knn_of_all_rows, T) {
+  for (const Similarity kind : kSimilarities) {
+    for (const int64_t rows : {97, 200, 288, 701}) {
+      for (const int64_t k : {1, 20, 300}) {
+        Random random(rows + k);
+        const Batch<T> batch(exact_values(kind), Labels::kOneClass, rows, 7, random);
+        const Neighbors<T> whole(kind, batch, nullptr, k, Self::kExcluded, SerialPool());
+        for (const int64_t first_rows : {96, 192}) {
+          if (first_rows >= rows) continue;
+          for (const int64_t threads : {1, 3}) {
+            std::vector<T> key(rows * k, std::numeric_limits<T>::quiet_NaN());
+            std::vector<int64_t> number(rows * k, -1);
+            merge_blocks(kind, batch, first_rows, k, ThreadedPool(threads), key, number);
+            context = "blocks of " + std::to_string(first_rows) + " and more of " + std::to_string(rows) + " rows, k " +
+                      std::to_string(k) + ", " + name_of(kind);
+            for (T& value : key) value = similarity_from_key(kind, value);
+            CHECK(number == whole.index);
+            CHECK(same_bits(key, whole.similarity));
+          }
+        }
+      }
     }
   }
 }

@@ -35,8 +35,9 @@ OPS_OF_PARTS = (
     "tuplet_loss_of_parts",
     "tuplet_loss_backward_part",
 )
-# What rings of ranks compute with one block of the refs. No face calls them alone: test_blocks.py does.
-OPS_OF_BLOCKS = ("select_triplets_block", "tuplet_logsumexp", "tuplet_positives")
+# What rings of ranks and whole sets compute with one block. No face calls them alone: test_blocks.py and
+# test_knn_block.py do.
+OPS_OF_BLOCKS = ("select_triplets_block", "tuplet_logsumexp", "tuplet_positives", "knn_block")
 
 # The option that makes a loss return a second value.
 RETURNS_MORE = {

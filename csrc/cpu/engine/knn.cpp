@@ -2,10 +2,15 @@
 // candidates. With refs, a task is a group of queries and a split of the refs. If there are fewer groups than threads,
 // the refs are split, and each row has one reservoir per split, which are merged. The order of candidates is total, so
 // the result does not depend on which reservoir saw a candidate, or when.
+//
+// A block of a larger set may hold the pairs of its first rows with the others only. Its reservoirs then admit only
+// candidates that reach the k-th of the lists so far.
 
 #include "cpu/engine/knn.h"
 
 #include <algorithm>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "cpu/engine/pair_schedule.h"
@@ -16,10 +21,8 @@
 namespace hardmine::cpu {
 namespace {
 
-template <class T>
-bool is_better(const Neighbor<T>& a, const Neighbor<T>& b) {
-  return beats(a.key, a.index, b.key, b.index);
-}
+// Not a function: sorting would call it through a pointer.
+constexpr auto is_better = [](const auto& a, const auto& b) { return beats(a.key, a.index, b.key, b.index); };
 
 constexpr int64_t kMaxSlack = 256;  // capacity of a reservoir beyond its k best
 
@@ -32,7 +35,7 @@ void select_best(Neighbor<float>* candidates, int64_t size, int64_t k) {
                  [](uint64_t c) { return Neighbor<float>{key_of_packed(c), index_of_packed(c)}; });
 }
 void select_best(Neighbor<double>* candidates, int64_t size, int64_t k) {
-  std::nth_element(candidates, candidates + k - 1, candidates + size, is_better<double>);
+  std::nth_element(candidates, candidates + k - 1, candidates + size, is_better);
 }
 
 template <class T>
@@ -88,8 +91,9 @@ class ReservoirSet {
       best.insert(best.end(), candidates, candidates + size_[s * padded_ + row]);
     }
     const auto middle = best.begin() + std::min<int64_t>(k_, static_cast<int64_t>(best.size()));
-    std::partial_sort(best.begin(), middle, best.end(), is_better<T>);
+    if (middle != best.end()) std::nth_element(best.begin(), middle, best.end(), is_better);
     best.erase(middle, best.end());
+    std::sort(best.begin(), best.end(), is_better);
   }
 
  private:
@@ -100,17 +104,15 @@ class ReservoirSet {
   WorkspaceVector<Index> worst_index_;
 };
 
-}  // namespace
-
-template <class T>
-void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64_t depth, int64_t k, bool exclude_self,
-         const ThreadPool& pool, T* similarity, int64_t* index, const T* floor_key) {
+// Calls write(row, best) for each query with its k best candidates. floor_key as in knn, first_rows as in KnnBlock.
+template <class T, class Write>
+void find_neighbors(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64_t depth, int64_t k,
+                    bool exclude_self, const T* floor_key, int64_t first_rows, const ThreadPool& pool,
+                    const Write& write) {
   const KnnKernels<T>& kernel = kernels<KnnKernels<T>>();
   const int64_t count = queries.count;
-  std::fill_n(similarity, count * k, std::numeric_limits<T>::quiet_NaN());
-  std::fill_n(index, count * k, int64_t{-1});
   // A symmetric pass has no pair of a row with itself.
-  if (!refs && !exclude_self) refs = &queries;
+  if (!refs && !exclude_self && first_rows == 0) refs = &queries;
   const int64_t ref_count = refs ? refs->count : count;
   // One label for all rows: there are no classes, and sorting keeps the order of the rows.
   const WorkspaceVector<int64_t> label(std::max(count, ref_count), 0);
@@ -120,9 +122,11 @@ void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64
   const PairwiseOperands<T> operands(measure_of(kind), rows, refs ? &columns : nullptr, depth, pool);
   if (operands.empty()) return;
   const PairwiseParams<T>& params = operands.params();
-  const double pairs = static_cast<double>(count) * static_cast<double>(operands.columns().count());
-  const int64_t threads =
-      thread_count_for(pool, pairs * static_cast<double>(depth) / (params.symmetric ? 2 : 1), kMultiplyAddGrain);
+  const int64_t other_rows = count - first_rows;
+  const double pairs = first_rows > 0 ? static_cast<double>(first_rows) * static_cast<double>(other_rows)
+                                      : static_cast<double>(count) * static_cast<double>(operands.columns().count()) /
+                                            (params.symmetric ? 2 : 1);
+  const int64_t threads = thread_count_for(pool, pairs * static_cast<double>(depth), kMultiplyAddGrain);
 
   const int64_t row_blocks = ceil_div(count, kMaxBlockRows);
   const int64_t column_blocks = ceil_div(ref_count, kMaxBlockColumns);
@@ -131,8 +135,14 @@ void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64
   if (floor_key) reservoirs.raise_floor(floor_key, count, num_splits);
   if (params.symmetric) {
     const Reservoirs<T> view = reservoirs.view(0);
-    const PairSchedule schedule(count, count, ScheduleShape::kSymmetric);
-    schedule.run(pool, threads, [&](int64_t, const Block& block) { kernel.knn_block(params, block, view); });
+    const PairSchedule schedule(first_rows > 0 ? first_rows : count, other_rows,
+                                first_rows > 0 ? ScheduleShape::kRectangular : ScheduleShape::kSymmetric);
+    // In a rectangular schedule, columns count from the first of the other rows.
+    schedule.run(pool, threads, [&](int64_t, const Block& block) {
+      kernel.knn_block(params,
+                       {block.row_begin, block.row_end, block.column_begin + first_rows, block.column_end + first_rows},
+                       view);
+    });
   } else {
     parallel_tasks(pool, threads, row_blocks * num_splits, [&](int64_t, int64_t task) {
       const int64_t row = task / num_splits * kMaxBlockRows, split = task % num_splits;
@@ -151,16 +161,77 @@ void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64
     std::vector<Neighbor<T>> best;
     for (int64_t i = begin; i < end; ++i) {
       reservoirs.gather(i, num_splits, best);
-      for (size_t n = 0; n < best.size(); ++n) {
-        // Packing drops the sign of a zero key, so it is dropped everywhere.
-        similarity[i * k + n] = similarity_from_key(kind, best[n].key + T(0));
-        index[i * k + n] = best[n].index;
-      }
+      // Packing drops the sign of a zero key, so it is dropped everywhere.
+      for (Neighbor<T>& neighbor : best) neighbor.key += T(0);
+      write(i, best);
     }
   });
 }
 
+}  // namespace
+
+template <class T>
+void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64_t depth, int64_t k, bool exclude_self,
+         const ThreadPool& pool, T* similarity, int64_t* index, const T* floor_key) {
+  std::fill_n(similarity, queries.count * k, std::numeric_limits<T>::quiet_NaN());
+  std::fill_n(index, queries.count * k, int64_t{-1});
+  find_neighbors<T>(kind, queries, refs, depth, k, exclude_self, floor_key, 0, pool,
+                    [&](int64_t row, const std::vector<Neighbor<T>>& best) {
+                      for (size_t n = 0; n < best.size(); ++n) {
+                        similarity[row * k + n] = similarity_from_key(kind, best[n].key);
+                        index[row * k + n] = best[n].index;
+                      }
+                    });
+}
+
+// Merges candidates, best first, into a list of k. `old` is scratch memory.
+template <class T>
+void merge_into(const NeighborLists<T>& list, int64_t k, const std::vector<Neighbor<T>>& best, const KnnBlock<T>& block,
+                std::vector<std::pair<T, int64_t>>& old) {
+  if (best.empty()) return;
+  old.clear();
+  for (int64_t n = 0; n < k && list.number[n] >= 0; ++n) old.push_back({list.key[n], list.number[n]});
+  size_t next_old = 0, next_found = 0;
+  for (int64_t n = 0; n < k && (next_old < old.size() || next_found < best.size()); ++n) {
+    const bool has_old = next_old < old.size();
+    if (next_found == best.size()) {
+      std::tie(list.key[n], list.number[n]) = old[next_old++];
+      continue;
+    }
+    const T found_key = best[next_found].key;
+    const int64_t found_number = block.number_of(best[next_found].index);
+    if (has_old && old[next_old].second != found_number &&
+        (old[next_old].first > found_key ||
+         (old[next_old].first == found_key && old[next_old].second < found_number))) {
+      std::tie(list.key[n], list.number[n]) = old[next_old++];
+      continue;
+    }
+    if (has_old && old[next_old].second == found_number) ++next_old;  // listed by an earlier block
+    list.key[n] = found_key;
+    list.number[n] = found_number;
+    ++next_found;
+  }
+}
+
+template <class T>
+void knn_block(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64_t depth, int64_t k,
+               bool exclude_self, const KnnBlock<T>& block, const ThreadPool& pool) {
+  // Candidates that are worse than the last of a full list are left out.
+  WorkspaceVector<T> floor_key(queries.count, -std::numeric_limits<T>::infinity());
+  for (int64_t i = 0; i < queries.count; ++i) {
+    const NeighborLists<T> list = block.list_of(i, k);
+    if (list.number[k - 1] >= 0) floor_key[i] = list.key[k - 1];
+  }
+  find_neighbors<T>(kind, queries, refs, depth, k, exclude_self, floor_key.data(), block.first_rows, pool,
+                    [&](int64_t row, const std::vector<Neighbor<T>>& best) {
+                      thread_local std::vector<std::pair<T, int64_t>> old;
+                      merge_into(block.list_of(row, k), k, best, block, old);
+                    });
+}
+
 template decltype(knn<float>) knn<float>;
 template decltype(knn<double>) knn<double>;
+template decltype(knn_block<float>) knn_block<float>;
+template decltype(knn_block<double>) knn_block<double>;
 
 }  // namespace hardmine::cpu
