@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,8 +43,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], 
     if name.exists() and not name.is_file():
         raise FileExistsError(f"path must name a regular file, got {os.fspath(path)!r}: nothing was saved")
     metadata = {**metadata, CHECKSUM: checksum(metadata, tensors)}
-    draft = name.with_name(f".{secrets.token_hex(8)}.tmp")  # short, so that the longest allowed names still work
-    try:
+    with draft_of(name) as draft:
         # Opened here first: errors are then Python's own, and the file gets the default permissions.
         with open(draft, "xb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777
@@ -51,11 +52,48 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], 
         except require("safetensors").SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
         draft.chmod(mode)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Read a file that :func:`write_tensors` wrote: its text entries, and its tensors by name.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is malformed, or its checksum does not match.
+    """
+    safetensors = require("safetensors")
+    require("safetensors.numpy")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, no dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is truncated, damaged or not a safetensors file: {error}") from error
+    if metadata.get(CHECKSUM) != checksum(metadata, tensors):
+        raise ValueError(f"{path} was changed after it was written: its checksum does not match its contents")
+    return metadata, tensors
+
+
+@contextmanager
+def draft_of(name: Path) -> Iterator[Path]:
+    """The name of a new file that replaces ``name`` on leaving the context, once it is on the disk.
+
+    After an error, ``name`` is what it was, and the draft is gone. A process that is killed leaves a draft, which
+    :func:`is_draft` recognizes.
+    """
+    draft = name.with_name(f".{secrets.token_hex(8)}.tmp")  # short, so that the longest allowed names still work
+    try:
+        yield draft
         with open(draft, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(draft, name)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a file is a draft of :func:`draft_of`."""
+    return path.name.startswith(".") and path.suffix == ".tmp" and len(path.name) == len(".") + 16 + len(".tmp")
 
 
 def check_path(path: str | os.PathLike[str]) -> str:

@@ -186,6 +186,13 @@ def _mined_epochs(method: str) -> Callable[[Given], Any]:
     return run
 
 
+def _lists_of_set(g: Given) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        lists = mining.all_knn(g.rows, Path(folder) / "lists", 4, ids=g.labels, block_rows=96)
+        opened = mining.NeighborShards(Path(folder) / "lists")
+        return lists[:], list(opened.chunks(7)), mining.plan_all_knn(g.rows, 4)
+
+
 def _index(g: Given) -> Any:
     index = Index.build(g.rows, init="exact")
     start = g.labels.clone()
@@ -232,6 +239,9 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "mining.ClassTree": _tree,
     "mining.MinedEpoch": _mined_epochs("exact"),
     "mining.SmartMiner": _mined_epochs("fanng"),
+    "mining.NeighborShards": _lists_of_set,
+    "mining.all_knn": _lists_of_set,
+    "mining.plan_all_knn": _lists_of_set,
     "mining.class_distances": lambda g: mining.class_distances(g.rows, g.labels),
     "mining.random_triplets": lambda g: mining.random_triplets(g.labels, 2, seeded(4)),
     "mining.smart_triplets": lambda g: mining.smart_triplets(g.lists, g.sq_dist, g.labels, 1.0, 2, seeded(4)),
