@@ -193,6 +193,14 @@ def _lists_of_set(g: Given) -> Any:
         return lists[:], list(opened.chunks(7)), mining.plan_all_knn(g.rows, 4)
 
 
+def _negatives_of_set(g: Given) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        found = mining.hard_negatives(
+            g.rows, 3, labels=g.labels, relations=g.triplets[:, :2], relative_margin=0.05, folder=Path(folder) / "new"
+        )
+        return found, found.triplets(), mining.newest_negatives(Path(folder) / "new")
+
+
 def _index(g: Given) -> Any:
     index = Index.build(g.rows, init="exact")
     start = g.labels.clone()
@@ -241,6 +249,8 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "mining.SmartMiner": _mined_epochs("fanng"),
     "mining.NeighborShards": _lists_of_set,
     "mining.all_knn": _lists_of_set,
+    "mining.hard_negatives": _negatives_of_set,
+    "mining.newest_negatives": _negatives_of_set,
     "mining.plan_all_knn": _lists_of_set,
     "mining.class_distances": lambda g: mining.class_distances(g.rows, g.labels),
     "mining.random_triplets": lambda g: mining.random_triplets(g.labels, 2, seeded(4)),

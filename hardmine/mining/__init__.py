@@ -6,6 +6,7 @@ from hardmine.mining.anchor_neighbor_sampler import AnchorNeighborSampler
 from hardmine.mining.class_distances import class_distances
 from hardmine.mining.class_tree import ClassTree
 from hardmine.mining.epoch import EpochRecord, MinedEpoch
+from hardmine.mining.hard_negatives import HardNegatives, hard_negatives, newest_negatives
 from hardmine.mining.miner import SmartMiner
 from hardmine.mining.neighbor_shards import NeighborShards
 from hardmine.mining.sampler import ClassBalancedSampler
@@ -19,6 +20,7 @@ __all__ = [
     "ClassDistances",
     "ClassTree",
     "EpochRecord",
+    "HardNegatives",
     "KnnPlan",
     "MinedEpoch",
     "MinedTriplets",
@@ -27,6 +29,8 @@ __all__ = [
     "TripletBatch",
     "all_knn",
     "class_distances",
+    "hard_negatives",
+    "newest_negatives",
     "plan_all_knn",
     "random_triplets",
     "smart_triplets",

@@ -103,7 +103,7 @@ class BlockPairs:
             self._thread = files
             saved, pause = time.monotonic(), SAVE_SECONDS
             try:
-                row, rows = -1, torch.empty(0)
+                row, rows = -1, torch.empty(0, device="cpu")
                 ahead = self._prefetch(pairs[0]) if pairs else None
                 for position, pair in enumerate(pairs):
                     if pair.row != row:

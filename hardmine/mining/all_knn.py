@@ -329,12 +329,12 @@ def all_knn(
     facts = (
         {} if run is None else {f"{name} must be the same on every rank": value for name, value in run.facts().items()}
     )
-    _meet(group, facts, failure)
+    meet(group, facts, failure)
     assert run is not None
     return run.run()
 
 
-def _meet(group: ProcessGroup | None, facts: Mapping[str, Any], failure: Exception | None) -> None:
+def meet(group: ProcessGroup | None, facts: Mapping[str, Any], failure: Exception | None) -> None:
     """Waits for the other ranks. If one of them fails, or their facts differ, every rank raises the same error."""
     if group is not None:
         agree(group, {name: str(value) for name, value in facts.items()}, [0] * NUM_SIZES, failure)
@@ -386,7 +386,7 @@ class _Run:
             result = work()
         except Exception as error:
             failure = error
-        _meet(self.group, facts or {}, failure)
+        meet(self.group, facts or {}, failure)
         return result
 
     def _blocks(self) -> int:

@@ -85,7 +85,8 @@ class NeighborShards:
                 mapped = self._map(kind, block)
                 found.append(torch.from_numpy(mapped[max(first - start, 0) : max(last - start, 0)].copy()))
         if not parts["index"]:
-            return Neighbors(torch.empty(0, self.k, dtype=self._float), torch.empty(0, self.k, dtype=torch.int64))
+            none = torch.empty(0, self.k, dtype=self._float, device="cpu")
+            return Neighbors(none, none.to(torch.int64))
         return Neighbors(*(torch.cat(parts[kind]) for kind in ("similarity", "index")))
 
     def chunks(self, rows: int = 65536) -> Iterator[tuple[slice, Neighbors]]:
