@@ -8,7 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/engine/block_pass.h"
+#include "cpu/engine/class_keys.h"
 #include "cpu/simd/rank_block_table.h"
 
 namespace hardmine::cpu {
@@ -20,35 +20,13 @@ struct Positive {
   Index index;
 };
 
-// The sorted columns [begin, end) of each sorted row's class, which have `places` from first on.
-struct ClassColumns {
-  WorkspaceVector<int64_t> begin, first;  // [rows], [rows + 1]
-
-  template <class T>
-  ClassColumns(const SortedRows<T>& rows, const SortedRows<T>& columns) : begin(rows.count()), first(rows.count() + 1) {
-    const auto label = columns.label().begin(), end = label + columns.count();
-    first[0] = 0;
-    for (int64_t r = 0; r < rows.count(); ++r) {
-      if (r > 0 && rows.label()[r] == rows.label()[r - 1]) {
-        begin[r] = begin[r - 1];
-        first[r + 1] = 2 * first[r] - first[r - 1];
-        continue;
-      }
-      const auto run = std::equal_range(label, end, rows.label()[r]);
-      begin[r] = run.first - label;
-      first[r + 1] = first[r] + (run.second - run.first);
-    }
-  }
-  int64_t place(int64_t row, int64_t column) const { return first[row] + column - begin[row]; }
-};
-
 }  // namespace
 
 template <class T>
 PositiveRanks positive_ranks(Similarity kind, const LabeledMatrix<T>& queries, const LabeledMatrix<T>* refs,
                              int64_t depth, const ThreadPool& pool) {
   const RankKernels<T>& kernel = kernels<RankKernels<T>>();
-  const T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
+  const T infinity = std::numeric_limits<T>::infinity();
   PositiveRanks out{.first = WorkspaceVector<int64_t>(queries.count + 1, 0), .rank = {}};
   const PairwiseOperands<T> operands(measure_of(kind), queries, refs, depth, pool);
   if (operands.empty()) return out;
@@ -57,20 +35,7 @@ PositiveRanks positive_ranks(Similarity kind, const LabeledMatrix<T>& queries, c
   const int64_t count = rows.count();
 
   const ClassColumns of_class(rows, columns);
-  WorkspaceVector<T> class_key(of_class.first[count], nan);
-  for_each_block(operands, PairKind::kSameClass, 1.0, pool, [&](int64_t, const Block& block, const T* scores) {
-    for (int64_t row = block.row_begin; row < block.row_end; ++row) {
-      const T* row_scores = scores + (row - block.row_begin) * kMaxBlockColumns;
-      const int64_t end = of_class.begin[row] + of_class.first[row + 1] - of_class.first[row];
-      for (int64_t c = std::max(of_class.begin[row], block.column_begin); c < std::min(end, block.column_end); ++c) {
-        const T score = row_scores[c - block.column_begin];
-        if (score != score) continue;  // not a candidate, or visited as (column, row)
-        const T key = params.euclidean ? -score : score;
-        class_key[of_class.place(row, c)] = key;
-        if (params.symmetric) class_key[of_class.place(c, row)] = key;
-      }
-    }
-  });
+  const WorkspaceVector<T> class_key = class_keys(operands, of_class, pool);
 
   WorkspaceVector<int64_t> first(count + 1, 0);
   for (int64_t r = 0; r < count; ++r) {
