@@ -18,6 +18,20 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor? ref_ids, Tensor? random, int similarity, int positive, int negative, int semihard_fallback, int tie, "
       "float duplicate_threshold, float semihard_margin, bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor)");
 
+  // The pairs of all anchors with all their positives, each with its own negative, ascending by anchor, then by
+  // positive
+  // -> positive_similarity [P], negative_similarity [P], anchor_index [P], positive_index [P], negative_index [P].
+  m.def(
+      "select_all_positives(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, int similarity, int negative, int semihard_fallback, int tie, float duplicate_threshold, "
+      "float semihard_margin, bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // The gradients of these similarities -> as select_triplets_backward.
+  m.def(
+      "select_all_positives_backward(Tensor grad_positive, Tensor grad_negative, Tensor embeddings, "
+      "Tensor? ref_embeddings, Tensor anchor_index, Tensor positive_index, Tensor negative_index, int similarity, "
+      "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
+
   // For ranks that hold the same rows and share the pairs: the selections of part `part` of num_parts, without random
   // rules -> words [1 or 2, 1 to 3, B] int64 (core/candidate_words.h) of positives, negatives and the fallbacks of
   // semi-hard negatives, whose maximum over the parts is the selection among all pairs. Semi-hard negatives need the
@@ -64,6 +78,22 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor negative_index, int similarity, int term, int hard_rule, bool separate_means, "
       "float temperature, float margin, float lam, float hard_cutoff, float min_similarity, int reduction, "
       "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
+
+  // The same of every pair of an anchor and a positive -> loss [] or [P], and what select_all_positives returns.
+  m.def(
+      "all_positives_triplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
+      "Tensor? ids, Tensor? ref_ids, int similarity, int negative, int semihard_fallback, int tie, "
+      "float duplicate_threshold, float semihard_margin, bool allow_tf32, int term, int hard_rule, "
+      "bool separate_means, float temperature, float margin, float lam, float hard_cutoff, float min_similarity, "
+      "int reduction) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // The gradients of the loss and of the selected similarities -> as select_triplets_backward.
+  m.def(
+      "all_positives_triplet_loss_backward(Tensor grad_loss, Tensor? grad_positive, Tensor? grad_negative, "
+      "Tensor embeddings, Tensor? ref_embeddings, Tensor positive_similarity, Tensor negative_similarity, "
+      "Tensor anchor_index, Tensor positive_index, Tensor negative_index, int similarity, int term, int hard_rule, "
+      "bool separate_means, float temperature, float margin, float lam, float hard_cutoff, float min_similarity, "
+      "int reduction, bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
   // From the merged words of all selections, as in selection_of_parts -> as triplet_loss.
   m.def(

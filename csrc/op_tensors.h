@@ -176,9 +176,11 @@ struct BackwardInputs {
   }
 };
 
-// The indices of a selection, and per pair its similarity or the gradient of that.
+// The indices of a selection, and per pair its similarity or the gradient of that. A selection has an entry per anchor,
+// or in the list form, an entry per anchor and positive.
 struct SelectionTensors {
   Tensor positive_index, negative_index, positive, negative;
+  std::optional<Tensor> anchor_index;  // of the list form, else none: entry i is that of anchor i
 
   // The outputs of a selection, and of one whose words are merged.
   explicit SelectionTensors(const Tensor& words)
@@ -200,6 +202,23 @@ struct SelectionTensors {
         positive(checked_vector(p_name, p, inputs.embeddings, inputs.type)),
         negative(checked_vector(n_name, n, inputs.embeddings, inputs.type)) {}
 
+  // The same of the list form: outputs, and what a backward op is given.
+  SelectionTensors(int64_t num_pairs, const LabeledInputs& inputs)
+      : positive_index(new_array(inputs.embeddings, {num_pairs}, ScalarType::Long)),
+        negative_index(new_array(inputs.embeddings, {num_pairs}, ScalarType::Long)),
+        positive(new_array(inputs.embeddings, {num_pairs}, inputs.type)),
+        negative(new_array(inputs.embeddings, {num_pairs}, inputs.type)),
+        anchor_index(new_array(inputs.embeddings, {num_pairs}, ScalarType::Long)) {}
+  SelectionTensors(const Tensor& a_index, const Tensor& p_index, const Tensor& n_index, const char* p_name,
+                   const Tensor& p, const char* n_name, const Tensor& n, const BackwardInputs& inputs)
+      : positive_index(checked_vector("positive_index", p_index, checked_list(a_index, inputs), ScalarType::Long)),
+        negative_index(checked_vector("negative_index", n_index, a_index, ScalarType::Long)),
+        positive(checked_vector(p_name, p, a_index, inputs.type)),
+        negative(checked_vector(n_name, n, a_index, inputs.type)),
+        anchor_index(contiguous_array(a_index)) {}
+
+  int64_t count() const { return positive_index.size(0); }
+
   template <class T>
   SelectionOut<T> out() const {
     return {.positive_index = mutable_data<int64_t>(positive_index),
@@ -213,7 +232,15 @@ struct SelectionTensors {
             .negative_index = data<int64_t>(negative_index),
             .positive_similarity = data<T>(positive),
             .negative_similarity = data<T>(negative),
-            .count = positive_index.size(0)};
+            .count = count()};
+  }
+
+ private:
+  static const Tensor& checked_list(const Tensor& anchors, const BackwardInputs& inputs) {
+    check(anchors.dim() == 1, "anchor_index must be [P]");
+    check_vector("anchor_index", anchors, anchors.size(0), ScalarType::Long);
+    check_same_device("anchor_index", anchors, inputs.embeddings);
+    return anchors;
   }
 };
 
@@ -261,11 +288,12 @@ struct SelectionGradients {
   std::optional<Tensor> positive, negative;  // [count]; none: zeros
 
   SelectionGradients(const LossRule& rule, const Tensor& grad_loss, const std::optional<Tensor>& grad_positive,
-                     const std::optional<Tensor>& grad_negative, const BackwardInputs& inputs)
+                     const std::optional<Tensor>& grad_negative, const SelectionTensors& selected,
+                     const BackwardInputs& inputs)
       : loss(checked_loss_gradient(grad_loss, inputs.embeddings, inputs.type, rule.reduction != Reduction::kNone,
-                                   inputs.count())),
-        positive(checked_vector("grad_positive", grad_positive, inputs.embeddings, inputs.type)),
-        negative(checked_vector("grad_negative", grad_negative, inputs.embeddings, inputs.type)) {}
+                                   selected.count())),
+        positive(checked_vector("grad_positive", grad_positive, selected.positive, inputs.type)),
+        negative(checked_vector("grad_negative", grad_negative, selected.positive, inputs.type)) {}
 };
 
 // The outputs of the nearest neighbors, and their inputs.
@@ -299,13 +327,14 @@ struct NeighborTensors {
   }
 };
 
-// Per row of the embeddings, its pairs and the gradients that arrive at their measures, [count, partners] each.
+// Pairs and the gradients that arrive at their measures, [count, partners] each.
 struct PairTensors {
   Tensor index, gradient;
+  std::optional<Tensor> left = std::nullopt;  // [count]; none: entry i is of row i of the embeddings
 
   template <class T>
   PairList<T> list() const {
-    return {.left = nullptr,
+    return {.left = data<int64_t>(left),
             .right = data<int64_t>(index),
             .gradient = data<T>(gradient),
             .count = index.size(0),

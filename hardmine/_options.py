@@ -22,7 +22,7 @@ class Dependence(NamedTuple):
 
 _TERM = {"term": get_args(types.Term)}
 _INDEXED_TERM = {"term": get_args(types.IndexedTerm)}
-_POSITIVE = {"positive": get_args(types.PositiveRule)}
+_POSITIVE = {"positive": (*get_args(types.PositiveRule), *get_args(types.AllPositives))}
 _NEGATIVE = {"negative": get_args(types.NegativeRule)}
 _SELECTION = (
     Dependence("semihard_fallback", _NEGATIVE, ("semihard",)),

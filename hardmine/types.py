@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 Similarity: TypeAlias = Literal["cosine", "dot", "euclidean"]
 DistanceSimilarity: TypeAlias = Literal["cosine", "euclidean"]
 PositiveRule: TypeAlias = Literal["easiest", "hardest", "random"]
+AllPositives: TypeAlias = Literal["all"]
 NegativeRule: TypeAlias = Literal["hardest", "easiest", "semihard", "random"]
 TupletPositiveRule: TypeAlias = Literal["easiest", "hardest", "all"]
 LogSumExpPairs: TypeAlias = Literal["positive", "negative", "all"]
@@ -23,6 +24,7 @@ Term: TypeAlias = Literal["nca", "hinge", "soft_margin", "sct"]
 IndexedTerm: TypeAlias = Literal["nca", "hinge", "soft_margin", "sct", "ratio"]
 HardRule: TypeAlias = Literal["above", "above_and_cutoff", "above_or_cutoff"]
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
+TermReduction: TypeAlias = Literal["mean", "sum", "none", "mean_active"]
 GradientReduction: TypeAlias = Literal["mean", "sum"]
 BatchAllReduction: TypeAlias = Literal["mean", "mean_active", "sum"]
 Preset: TypeAlias = Literal["paper", "code2020", "code2021"]
@@ -65,6 +67,44 @@ class Selection(NamedTuple):
         return anchor, self.positive_index[anchor], self.negative_index[anchor]
 
 
+class PairSelection(NamedTuple):
+    """The [P] pairs of an anchor and one of its positives, each with its own negative: ``positive="all"``.
+
+    All pairs are listed, ascending by anchor, then by positive. Negative index -1 and similarity NaN stand for "no
+    candidate". The similarities are differentiable with respect to the embeddings; the choice of indices is not.
+    """
+
+    anchor_index: Tensor
+    positive_index: Tensor
+    negative_index: Tensor
+    positive_similarity: Tensor
+    negative_similarity: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """Whether each pair has a negative, bool [P]."""
+        return self.negative_index >= 0
+
+    def count(self) -> Tensor:  # type: ignore[override]  # of tuple
+        """The number of valid pairs, int64 []."""
+        return self.valid.sum()
+
+    def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The V valid triplets, as miners return them: indices of anchors, positives and negatives, each int64 [V].
+
+        Example:
+            >>> import torch, hardmine
+            >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9], [1.0, 1.0]])
+            >>> labels = torch.tensor([0, 0, 0, 1, 1])
+            >>> selection = hardmine.ops.select_triplets(embeddings, labels, positive="all", negative="semihard")
+            >>> anchor, positive, negative = selection.triplets()
+            >>> list(zip(anchor.tolist(), positive.tolist(), negative.tolist()))
+            [(0, 1, 4), (1, 0, 4), (1, 2, -1)]
+        """
+        valid = self.valid
+        return self.anchor_index[valid], self.positive_index[valid], self.negative_index[valid]
+
+
 class TupletTerms(NamedTuple):
     """The terms of the loss of each of [B] anchors. Not differentiable."""
 
@@ -73,8 +113,9 @@ class TupletTerms(NamedTuple):
     negative_logsumexp: Tensor
 
 
+AnySelection: TypeAlias = Selection | PairSelection
 Details = TypeVar("Details")
-# What a loss returns: alone, with its details (a Selection or TupletTerms), with the count of anchors, or with both.
+# What a loss returns: alone, with its details (a selection or TupletTerms), with the count of anchors, or with both.
 LossResult: TypeAlias = Tensor | tuple[Tensor, Details] | tuple[Tensor, Tensor] | tuple[Tensor, Details, Tensor]
 
 
@@ -200,11 +241,10 @@ class GroupOptions(TypedDict, total=False):
     gradient_reduction: GradientReduction | None
 
 
-class SelectionOptions(PairIds, total=False):
-    """Options of every op that selects one positive and one negative per anchor."""
+class NegativeSelectionOptions(PairIds, total=False):
+    """Options of every op that selects negatives, beside ``positive``."""
 
     ignore_index: int | None
-    positive: PositiveRule
     negative: NegativeRule
     similarity: Similarity
     duplicate_threshold: float | None
@@ -214,26 +254,48 @@ class SelectionOptions(PairIds, total=False):
     generator: torch.Generator | None
 
 
-class TripletLossOptions(SelectionOptions, GroupOptions, total=False):
-    """Options of :func:`hardmine.ops.triplet_loss`."""
+class SelectionOptions(NegativeSelectionOptions, total=False):
+    """Options of every op that selects one positive and one negative per anchor."""
+
+    positive: PositiveRule
+
+
+class TripletTermOptions(GroupOptions, total=False):
+    """Options of :func:`hardmine.ops.triplet_loss` beside the selection."""
 
     term: Term
     temperature: float | None
     margin: float | None
     lam: float | None
-    reduction: Reduction
+    reduction: TermReduction
     min_similarity: float | None
 
 
-class SCTLossOptions(SelectionOptions, GroupOptions, total=False):
-    """Options of :func:`hardmine.ops.sct_loss`."""
+class TripletLossOptions(SelectionOptions, TripletTermOptions, total=False):
+    """Options of :func:`hardmine.ops.triplet_loss` with one positive per anchor."""
+
+
+class AllPositivesTripletLossOptions(NegativeSelectionOptions, TripletTermOptions, total=False):
+    """Options of :func:`hardmine.ops.triplet_loss` with ``positive="all"``."""
+
+
+class SCTTermOptions(GroupOptions, total=False):
+    """Options of :func:`hardmine.ops.sct_loss` beside the selection."""
 
     lam: float
     temperature: float
     preset: Preset
-    reduction: Reduction
+    reduction: TermReduction
     hard_cutoff: float | None
     min_similarity: float | None
+
+
+class SCTLossOptions(SelectionOptions, SCTTermOptions, total=False):
+    """Options of :func:`hardmine.ops.sct_loss` with one positive per anchor."""
+
+
+class AllPositivesSCTLossOptions(NegativeSelectionOptions, SCTTermOptions, total=False):
+    """Options of :func:`hardmine.ops.sct_loss` with ``positive="all"``."""
 
 
 class TupletLossOptions(PairIds, GroupOptions, total=False):

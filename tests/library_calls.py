@@ -97,6 +97,8 @@ def _op_calls(library: Any) -> dict[str, Callable[[Given], Any]]:
         "select_triplets at random": call("select_triplets", *refs, positive="random", negative="random"),
         "triplet_loss": call("triplet_loss", *among),
         "triplet_loss of each anchor": call("triplet_loss", *refs, negative="hardest", reduction="none"),
+        "triplet_loss of all positives": call("triplet_loss", *among, positive="all", negative="semihard"),
+        "select_triplets of all positives": call("select_triplets", *refs, positive="all", negative="hardest"),
         "sct_loss": call("sct_loss", *among),
         "sct_loss of 2020": call("sct_loss", *refs, preset="code2020"),
         "tuplet_loss": call("tuplet_loss", *among),

@@ -46,6 +46,15 @@ inline SelectionRule selection_rule(int64_t similarity, int64_t positive, int64_
   return rule;
 }
 
+// The rule of a selection of a negative for every pair of an anchor and one of its positives.
+inline SelectionRule all_positives_rule(int64_t similarity, int64_t negative, int64_t semihard_fallback, int64_t tie,
+                                        double duplicate_threshold, double semihard_margin, bool allow_tf32) {
+  const SelectionRule rule =
+      selection_rule(similarity, 0, negative, semihard_fallback, tie, duplicate_threshold, semihard_margin, allow_tf32);
+  if (rule.negative == Negative::kRandom) throw std::invalid_argument("negative must not be random with all positives");
+  return rule;
+}
+
 // What decides how the merged parts of a selection are read.
 inline SelectionRule merged_rule(int64_t similarity, int64_t positive, int64_t negative, int64_t semihard_fallback) {
   constexpr double kNoLimit = std::numeric_limits<double>::infinity();
@@ -65,6 +74,13 @@ inline SelectionRule block_selection_rule(int64_t similarity, int64_t positive, 
   return rule;
 }
 
+// The reduction of terms, and in their rule whether only active ones count.
+inline Reduction term_reduction(int64_t code, TermRule& rule) {
+  const Reduction reduction = enum_from_code("reduction", code, Reduction::kMeanActive);
+  rule.only_active = reduction == Reduction::kMeanActive;
+  return rule.only_active ? Reduction::kMean : reduction;
+}
+
 // The loss of selected similarities.
 struct LossRule {
   TermRule term;
@@ -82,7 +98,7 @@ inline LossRule loss_rule(int64_t term, int64_t hard_rule, bool separate_means, 
   rule.term.lam = lam;
   rule.term.hard_cutoff = hard_cutoff;
   rule.term.min_similarity = min_similarity;
-  rule.reduction = enum_from_code("reduction", reduction, Reduction::kNone);
+  rule.reduction = term_reduction(reduction, rule.term);
   return rule;
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hardmine.ops._ignored import check_ignore_index
 from hardmine.ops._ranks import group_loss
-from hardmine.types import LossResult, Selection
+from hardmine.types import AnySelection, LossResult
 
 _short = reprlib.Repr()
 _short.maxlist, _short.maxother = 8, 80
@@ -79,7 +79,7 @@ class Loss(nn.Module):
 
 
 class SelectionLoss(Loss):
-    """A loss on one selected positive and one selected negative per anchor."""
+    """A loss on selected positives and negatives."""
 
     # The overloads differ in the flags and the result: the layout shows only these side by side.
     # fmt: off
@@ -96,7 +96,7 @@ class SelectionLoss(Loss):
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
         ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_selection: Literal[True], return_count: Literal[False] = False,
-    ) -> tuple[Tensor, Selection]: ...
+    ) -> tuple[Tensor, AnySelection]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
@@ -110,14 +110,14 @@ class SelectionLoss(Loss):
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
         ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_selection: Literal[True], return_count: Literal[True],
-    ) -> tuple[Tensor, Selection, Tensor]: ...
+    ) -> tuple[Tensor, AnySelection, Tensor]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
         ids: Tensor | None = None, ref_ids: Tensor | None = None,
         return_selection: bool = False, return_count: bool = False,
-    ) -> LossResult[Selection]: ...
+    ) -> LossResult[AnySelection]: ...
     # fmt: on
     def forward(
         self,
@@ -130,7 +130,7 @@ class SelectionLoss(Loss):
         ref_ids: Tensor | None = None,
         return_selection: bool = False,
         return_count: bool = False,
-    ) -> LossResult[Selection]:
+    ) -> LossResult[AnySelection]:
         """The loss of a batch. Triplets are selected in the batch itself or among refs.
 
         Args:
@@ -141,7 +141,8 @@ class SelectionLoss(Loss):
             ids: The anchors' ids, [B]; a pair of equal ids >= 0 is no candidate. With refs, only this excludes an
                 anchor's own copy.
             ref_ids: The ids of the refs, [M]; given together with ``ids`` if there are refs.
-            return_selection: Also return the :class:`hardmine.types.Selection`.
+            return_selection: Also return the :class:`hardmine.types.Selection`; with ``positive="all"``, the
+                :class:`hardmine.types.PairSelection`.
             return_count: Also return the number of anchors that count, int64 [].
 
         Returns:

@@ -8,13 +8,14 @@ from torch.distributed import ProcessGroup
 from hardmine import ops
 from hardmine.losses._base import SelectionLoss
 from hardmine.types import (
+    AllPositives,
     GradientReduction,
     NegativeRule,
     PositiveRule,
     Preset,
-    Reduction,
     SemihardFallback,
     Similarity,
+    TermReduction,
     TieRule,
 )
 
@@ -36,10 +37,12 @@ class SCTLoss(SelectionLoss):
         lam: Weight of the hard part. The paper uses 1 on CUB and CAR, and 0.1 on SOP, In-shop and Hotels.
         temperature: Temperature of the easy part, in units of the similarity, > 0.
         preset: The published version to follow: ``"paper"``, ``"code2020"`` or ``"code2021"``.
-        positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class.
+        positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class; or ``"all"``: a term
+            per pair of an anchor and one of its positives, each with its own negative. On the CPU only.
         negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
-        reduction: ``"mean"`` as the preset says, ``"sum"``, or ``"none"``: [B].
+        reduction: ``"mean"`` as the preset says, ``"mean_active"``: the same over terms above 0, ``"sum"``, or
+            ``"none"``: [B], or [P] pairs.
         hard_cutoff: Overrides the preset's 0.5 or 0.8; `paper` has none.
         semihard_fallback: As in :class:`TripletLoss`, like ``tie`` and ``semihard_margin``: with
             ``negative="semihard"`` only.
@@ -77,10 +80,10 @@ class SCTLoss(SelectionLoss):
         lam: float = 1.0,
         temperature: float = 0.1,
         preset: Preset = "paper",
-        positive: PositiveRule = "easiest",
+        positive: PositiveRule | AllPositives = "easiest",
         negative: NegativeRule = "hardest",
         similarity: Similarity = "cosine",
-        reduction: Reduction = "mean",
+        reduction: TermReduction = "mean",
         hard_cutoff: float | None = None,
         semihard_fallback: SemihardFallback | None = None,
         tie: TieRule | None = None,

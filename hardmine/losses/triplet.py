@@ -8,13 +8,14 @@ from torch.distributed import ProcessGroup
 from hardmine import ops
 from hardmine.losses._base import SelectionLoss
 from hardmine.types import (
+    AllPositives,
     GradientReduction,
     NegativeRule,
     PositiveRule,
-    Reduction,
     SemihardFallback,
     Similarity,
     Term,
+    TermReduction,
     TieRule,
 )
 
@@ -29,14 +30,16 @@ class TripletLoss(SelectionLoss):
     where A are the anchors that have both a positive and a negative.
 
     Args:
-        positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class.
+        positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class; or ``"all"``: a term
+            per pair of an anchor and one of its positives, each with its own negative. On the CPU only.
         negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
         term: ``"nca"``, ``"hinge"``, ``"soft_margin"`` or ``"sct"``.
         margin: Only for hinge; in units of the similarity, 0.2 if None.
         temperature: Only for nca and sct; in units of the similarity, > 0; 0.1 if None.
         lam: Only for sct: the weight of the hard part; 1 if None.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
-        reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
+        reduction: ``"mean"`` over the anchors or pairs that count, ``"mean_active"`` over those with a term above 0,
+            ``"sum"``, or ``"none"``: [B], or [P] pairs.
         semihard_fallback: With ``negative="semihard"``: the negative of an anchor without a semi-hard one,
             ``"hardest"``, ``"easiest"`` or None.
         tie: With ``negative="semihard"``: whether a negative exactly as similar as the positive is semi-hard,
@@ -79,14 +82,14 @@ class TripletLoss(SelectionLoss):
     def __init__(
         self,
         *,
-        positive: PositiveRule = "easiest",
+        positive: PositiveRule | AllPositives = "easiest",
         negative: NegativeRule = "semihard",
         term: Term = "nca",
         margin: float | None = None,
         temperature: float | None = None,
         lam: float | None = None,
         similarity: Similarity = "cosine",
-        reduction: Reduction = "mean",
+        reduction: TermReduction = "mean",
         semihard_fallback: SemihardFallback | None = None,
         tie: TieRule | None = None,
         semihard_margin: float | None = None,

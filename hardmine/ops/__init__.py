@@ -11,10 +11,11 @@ from hardmine.ops.select_triplets import select_triplets
 from hardmine.ops.supcon_loss import supcon_loss
 from hardmine.ops.triplet_loss import triplet_loss
 from hardmine.ops.tuplet_loss import tuplet_loss
-from hardmine.types import Neighbors, Selection, TripletCounts, TupletTerms
+from hardmine.types import Neighbors, PairSelection, Selection, TripletCounts, TupletTerms
 
 __all__ = [
     "Neighbors",
+    "PairSelection",
     "Selection",
     "TripletCounts",
     "TupletTerms",

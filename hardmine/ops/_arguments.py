@@ -36,6 +36,7 @@ NEGATIVES = get_args(types.NegativeRule)
 FALLBACKS = (None, *get_args(types.SemihardFallback))
 TIES = get_args(types.TieRule)
 REDUCTIONS = get_args(types.Reduction)
+TERM_REDUCTIONS = get_args(types.TermReduction)
 TERMS = get_args(types.Term)
 INDEXED_TERMS = get_args(types.IndexedTerm)
 HARD_RULES = get_args(types.HardRule)
@@ -272,10 +273,17 @@ def check_selection(embeddings: Tensor, options: dict[str, Any]) -> list[int | f
         check_choice("negative", options["negative"], NEGATIVES),
         check_choice("semihard_fallback", options["semihard_fallback"], FALLBACKS),
         0 if options["tie"] is None else check_choice("tie", options["tie"], TIES),
-        optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf, like=embeddings),
-        optional_number("semihard_margin", options["semihard_margin"], math.inf, above=0.0, like=embeddings),
+        *selection_numbers(embeddings, options),
         allow_tf32(embeddings),
     ]
+
+
+def selection_numbers(embeddings: Tensor, options: dict[str, Any]) -> tuple[float, float]:
+    """Checks the limits of a selection: duplicate_threshold and semihard_margin; infinity without a limit."""
+    return (
+        optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf, like=embeddings),
+        optional_number("semihard_margin", options["semihard_margin"], math.inf, above=0.0, like=embeddings),
+    )
 
 
 def check_generator(generator: Any, embeddings: Tensor) -> None:
@@ -339,7 +347,7 @@ def check_loss(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]
         *check_term_numbers(embeddings, options),
         optional_number("hard_cutoff", options.get("hard_cutoff"), 0.0, like=embeddings),
         optional_number("min_similarity", options["min_similarity"], -math.inf, like=embeddings),
-        check_choice("reduction", options["reduction"], REDUCTIONS),
+        check_choice("reduction", options["reduction"], TERM_REDUCTIONS),
     ]
 
 

@@ -14,10 +14,13 @@ from torch import Tensor
 from hardmine.ops._arguments import check_ids, check_labeled_rows
 from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.ops._numbers import check_integer
-from hardmine.types import Selection, TupletTerms
+from hardmine.types import PairSelection, Selection, TupletTerms
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# The ops whose results have an entry per pair with positive="all".
+_LISTING_OPS = ("select_triplets", "triplet_loss", "sct_loss")
 
 
 class KeptRows(NamedTuple):
@@ -45,8 +48,19 @@ class KeptRows(NamedTuple):
 
     def rows_of(self, index: Tensor) -> Tensor:
         """Indices of kept candidates as row numbers of all candidates; -1 stays, and is that of ignored anchors."""
-        rows = torch.cat([self.candidates, self.candidates.new_full((1,), -1)])[index]
-        return self.spread(rows, -1)
+        return self.spread(self.candidate_rows(index), -1)
+
+    def candidate_rows(self, index: Tensor) -> Tensor:
+        """Indices of kept candidates as row numbers of all candidates; -1 stays."""
+        return torch.cat([self.candidates, self.candidates.new_full((1,), -1)])[index]
+
+    def restore_pairs(self, result: Any) -> Any:
+        """The result of an op with an entry per pair, in the row numbers of all rows."""
+        if isinstance(result, PairSelection):
+            anchor, positive, negative, *similarities = result
+            candidates = self.candidate_rows(positive), self.candidate_rows(negative)
+            return PairSelection(self.anchors[anchor], *candidates, *similarities)
+        return tuple(map(self.restore_pairs, result)) if type(result) is tuple else result
 
     def restore(self, result: Any, fill: float = 0.0) -> Any:
         """The result of an op in the shape that it has for all rows. Sums, means and counts stay as they are.
@@ -150,7 +164,9 @@ def drops_ignored(op: Callable[P, R], fill: float = 0.0) -> Callable[P, R]:
         if group is not None:
             kept = _with_all_candidates(kept, op.__name__, check_ignore_index(ignore_index), check_group(group))
         call: Any = op
-        return kept.restore(call(**{name: kept.arguments[name] for name in tensors}, **given), fill)
+        result = call(**{name: kept.arguments[name] for name in tensors}, **given)
+        lists_pairs = op.__name__ in _LISTING_OPS and given.get("positive") == "all"
+        return kept.restore_pairs(result) if lists_pairs else kept.restore(result, fill)
 
     return run
 

@@ -3,7 +3,8 @@
 An op checks its arguments, gathers, and computes a part of the work. Either the ranks share the pairs of all rows, so
 that each unordered pair is visited once (``_shared_losses.py``). Or each rank compares its own anchors with all
 candidates, as one process does with refs, and the parts of the loss are added up: on GPUs, with refs, with random
-picks, with reduction "none", and in all ops but ``triplet_loss``, ``sct_loss`` and ``tuplet_loss``.
+picks, with reduction "none", with all positives, each with its own negative, and in all ops but ``triplet_loss``,
+``sct_loss`` and ``tuplet_loss``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import FALLBACKS, NEGATIVES, REDUCTIONS
+from hardmine.ops._arguments import FALLBACKS, NEGATIVES, TERM_REDUCTIONS
 from hardmine.ops._fakes import fake_selection
 
 
@@ -96,7 +96,7 @@ def _(words, *options):
 def _(embeddings, words, *options):
     selection = fake_selection(embeddings)
     values = selection[0]
-    return torch.empty_like(values) if REDUCTIONS[options[-1]] == "none" else values.new_empty(()), *selection
+    return torch.empty_like(values) if TERM_REDUCTIONS[options[-1]] == "none" else values.new_empty(()), *selection
 
 
 @torch.library.register_fake("hardmine::triplet_loss_backward_rows")

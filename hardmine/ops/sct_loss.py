@@ -13,17 +13,21 @@ from hardmine._options import check_choice, resolve_options
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops.triplet_loss import loss_of_selected
 from hardmine.types import (
+    AllPositives,
+    AllPositivesSCTLossOptions,
+    AnySelection,
     GradientReduction,
     HardRule,
     LossResult,
     NegativeRule,
+    PairSelection,
     PositiveRule,
     Preset,
-    Reduction,
     SCTLossOptions,
     Selection,
     SemihardFallback,
     Similarity,
+    TermReduction,
     TieRule,
 )
 
@@ -88,6 +92,30 @@ def sct_loss(
     return_selection: bool = False, return_count: bool = False,
     **options: Unpack[SCTLossOptions],
 ) -> LossResult[Selection]: ...
+@overload
+def sct_loss(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    positive: AllPositives, return_selection: Literal[False] = False, return_count: Literal[False] = False,
+    **options: Unpack[AllPositivesSCTLossOptions],
+) -> Tensor: ...
+@overload
+def sct_loss(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    positive: AllPositives, return_selection: Literal[True], return_count: Literal[False] = False,
+    **options: Unpack[AllPositivesSCTLossOptions],
+) -> tuple[Tensor, PairSelection]: ...
+@overload
+def sct_loss(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    positive: AllPositives, return_selection: Literal[False] = False, return_count: Literal[True],
+    **options: Unpack[AllPositivesSCTLossOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def sct_loss(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    positive: AllPositives, return_selection: Literal[True], return_count: Literal[True],
+    **options: Unpack[AllPositivesSCTLossOptions],
+) -> tuple[Tensor, PairSelection, Tensor]: ...
 # fmt: on
 @observed("sct_loss")
 @drops_ignored
@@ -103,10 +131,10 @@ def sct_loss(
     lam: float = 1.0,
     temperature: float = 0.1,
     preset: Preset = "paper",
-    positive: PositiveRule = "easiest",
+    positive: PositiveRule | AllPositives = "easiest",
     negative: NegativeRule = "hardest",
     similarity: Similarity = "cosine",
-    reduction: Reduction = "mean",
+    reduction: TermReduction = "mean",
     hard_cutoff: float | None = None,
     semihard_fallback: SemihardFallback | None = None,
     tie: TieRule | None = None,
@@ -118,7 +146,7 @@ def sct_loss(
     generator: torch.Generator | None = None,
     group: ProcessGroup | None = None,
     gradient_reduction: GradientReduction | None = None,
-) -> LossResult[Selection]:
+) -> LossResult[AnySelection]:
     """The Selectively Contrastive Triplet loss, forward and backward, without the matrix of similarities.
 
     Per anchor: ``lam * s_an`` if the triplet is hard (``s_an > s_ap``), so that no gradient reaches its positive
@@ -150,13 +178,15 @@ def sct_loss(
 
             Both versions of the code drop positives above 0.9999 and keep ties of semi-hard negatives.
         positive: As in :func:`hardmine.ops.select_triplets`, like ``negative``, ``similarity``,
-            ``semihard_fallback`` and ``semihard_margin``.
+            ``semihard_fallback`` and ``semihard_margin``; ``"all"`` as in :func:`hardmine.ops.triplet_loss`.
         tie: Overrides the preset's rule for semi-hard negatives: ``"exclude"`` (`paper`) or ``"include"``.
-        reduction: ``"mean"`` as the preset says, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
+        reduction: ``"mean"`` as the preset says, ``"mean_active"``: the same over anchors with a term above 0 only,
+            ``"sum"``, or ``"none"``: [B], or [P] with ``positive="all"``; 0 for anchors that do not count.
         hard_cutoff: Overrides the 0.5 of `code2020` or the 0.8 of `code2021`.
         duplicate_threshold: Overrides the preset's threshold (`paper` has none); infinity disables it.
         min_similarity: Anchors count only if both their similarities exceed this. None: all count.
-        return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost.
+        return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost; with
+            ``positive="all"``, the :class:`hardmine.types.PairSelection`.
         return_count: Also return the number of anchors that count in the mean, int64 []. In `code2020` these are the
             anchors of both parts, in `code2021` those that are hard or easy. This does not synchronize a GPU.
         generator: Source of random ``positive`` and ``negative`` picks, as in :func:`hardmine.ops.select_triplets`.

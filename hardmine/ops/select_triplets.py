@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 import torch
 from torch import Tensor
@@ -10,15 +10,54 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
-from hardmine.ops._arguments import check_ids, check_labeled_rows, check_random, check_selection, draw_random
+from hardmine.ops._all_positives import as_pair_selection, check_all_positives
+from hardmine.ops._arguments import (
+    POSITIVES,
+    check_choice,
+    check_ids,
+    check_labeled_rows,
+    check_random,
+    check_selection,
+    draw_random,
+)
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._ranks import Anchors, check_tensors, own_part
-from hardmine.types import NegativeRule, PositiveRule, Selection, SemihardFallback, Similarity, TieRule
+from hardmine.types import (
+    AllPositives,
+    AnySelection,
+    NegativeRule,
+    NegativeSelectionOptions,
+    PairSelection,
+    PositiveRule,
+    Selection,
+    SelectionOptions,
+    SemihardFallback,
+    Similarity,
+    TieRule,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+POSITIVE_RULES = (*POSITIVES, *get_args(AllPositives))
 
 
+# The overloads differ in the rule and the result: the layout shows only these side by side.
+# fmt: off
+@overload
+def select_triplets(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    group: ProcessGroup | None = None, **options: Unpack[SelectionOptions],
+) -> Selection: ...
+@overload
+def select_triplets(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    positive: AllPositives, group: ProcessGroup | None = None, **options: Unpack[NegativeSelectionOptions],
+) -> PairSelection: ...
+# fmt: on
 @observed("select_triplets")
 @drops_ignored
 def select_triplets(
@@ -30,7 +69,7 @@ def select_triplets(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     ignore_index: int | None = None,
-    positive: PositiveRule = "easiest",
+    positive: PositiveRule | AllPositives = "easiest",
     negative: NegativeRule = "hardest",
     similarity: Similarity = "cosine",
     duplicate_threshold: float | None = None,
@@ -39,7 +78,7 @@ def select_triplets(
     semihard_margin: float | None = None,
     generator: torch.Generator | None = None,
     group: ProcessGroup | None = None,
-) -> Selection:
+) -> AnySelection:
     """Selects one positive and one negative for every anchor, without the matrix of similarities.
 
     Replaces, with ``x = F.normalize(embeddings)`` and its masks::
@@ -65,15 +104,17 @@ def select_triplets(
             Results keep the shape: such an anchor has index -1, similarity NaN, loss 0 and gradient 0, whatever its
             embedding. On a GPU the host reads the number of other rows.
         positive: ``"easiest"`` (most similar sample of the class), ``"hardest"`` (least similar), or ``"random"``
-            (every candidate is equally likely).
+            (every candidate is equally likely). ``"all"``: every pair of an anchor and one of its positives is listed,
+            each with its own negative, which must not be random; on the CPU only.
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or
-            ``"semihard"``: the most similar one that is less similar than the selected positive.
+            ``"semihard"``: the most similar one that is less similar than the selected positive; with
+            ``positive="all"``, than the positive of its pair, as in FaceNet.
         similarity: ``"cosine"`` (normalizes inside, see the note), ``"dot"``, or ``"euclidean"``: the negative
             distance, ``-|a - b|``. Distances are computed from differences, so that close pairs far from the origin
             keep their precision.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
-        semihard_fallback: The negative of an anchor that has no semi-hard one: None (no negative), ``"hardest"`` or
-            ``"easiest"``.
+        semihard_fallback: The negative of an anchor, or pair, that has no semi-hard one: None (no negative),
+            ``"hardest"``, or ``"easiest"`` (TensorFlow Addons and sentence-transformers).
         tie: Whether a negative exactly as similar as the positive counts as semi-hard: ``"exclude"`` (the papers, and
             the default) or ``"include"`` (the SCT authors' code).
         semihard_margin: Semi-hard negatives must also have ``s_an > s_ap - semihard_margin`` (FaceNet). None: no such
@@ -86,7 +127,9 @@ def select_triplets(
 
     Returns:
         A :class:`Selection`: two int64 and two floating-point tensors, each [B]. Indices are rows of ``embeddings``, or
-        of ``ref_embeddings`` if given. Similarities are float64 for float64 inputs, else float32.
+        of ``ref_embeddings`` if given. Similarities are float64 for float64 inputs, else float32. With
+        ``positive="all"``, a :class:`PairSelection` of tensors [P] instead, ascending by anchor, then by positive; its
+        anchors are rows of ``embeddings``, of this rank with ``group``.
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
@@ -95,8 +138,9 @@ def select_triplets(
 
     Note:
         Ties go to the lowest index; Euclidean ties are decided on squared distances. NaN similarities are never
-        selected, nor is -inf as a maximum or +inf as a minimum. Memory is O((B + M) D). Results are bitwise equal on
-        every repeat, for any number of threads and at every SIMD level.
+        selected, nor is -inf as a maximum or +inf as a minimum. Memory is O((B + M) D), plus
+        O(P) with ``positive="all"``. Results are bitwise equal on every repeat, for any number of threads and at every
+        SIMD level.
 
         Cosine similarities are clamped to [-1, 1] when they are returned or compared with a threshold. Among candidates
         that rounding puts outside, the unclamped sums decide. Rows of norm 1e-12 or less are divided by 1e-12, as
@@ -127,6 +171,9 @@ def select_triplets(
         (tensor([1, 0, 3, 2]), tensor([2, 2, 1, 1]))
         >>> selection.positive_similarity
         tensor([0.8000, 0.8000, 0.8000, 0.8000])
+        >>> pairs = ops.select_triplets(embeddings, torch.tensor([0, 0, 0, 1]), positive="all")
+        >>> pairs.anchor_index, pairs.positive_index
+        (tensor([0, 0, 1, 1, 2, 2]), tensor([1, 2, 0, 2, 0, 1]))
     """
     options = {
         "positive": positive,
@@ -146,8 +193,7 @@ def select_triplets(
     def check() -> None:
         check_tensors(inputs, group)
         resolved = resolve_options("select_triplets", options)
-        check_selection(embeddings, resolved)
-        check_random(embeddings, resolved)
+        check_rules(embeddings, resolved)
 
     agree_on_checks(group, check)
     options = resolve_options("select_triplets", options)
@@ -155,12 +201,28 @@ def select_triplets(
     return _select(part, options, anchors)
 
 
-def _select(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors | None = None) -> Selection:
+def check_rules(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]:
+    """Checks the resolved options of a selection; returns them in the order of the schema of its compiled op."""
+    check_choice("positive", options["positive"], POSITIVE_RULES)
+    if options["positive"] == "all":
+        compiled_options = check_all_positives(embeddings, options)
+    else:
+        compiled_options = check_selection(embeddings, options)
+    check_random(embeddings, options)
+    return compiled_options
+
+
+def _select(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors | None = None) -> AnySelection:
     """The selection, from resolved options."""
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
-    selection_options = check_selection(embeddings, options)
+    selection_options = check_rules(embeddings, options)
+    if options["positive"] == "all":
+        pairs = torch.ops.hardmine.select_all_positives(
+            embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, *selection_options
+        )
+        return as_pair_selection(*pairs)
     random = draw_random(embeddings, options, anchors)
     return as_selection(
         *torch.ops.hardmine.select_triplets(

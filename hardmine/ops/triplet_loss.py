@@ -12,13 +12,12 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
+from hardmine.ops._all_positives import as_pair_selection
 from hardmine.ops._arguments import (
-    REDUCTIONS,
+    TERM_REDUCTIONS,
     check_ids,
     check_labeled_rows,
     check_loss,
-    check_random,
-    check_selection,
     draw_random,
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
@@ -37,17 +36,21 @@ from hardmine.ops._ranks import (
     with_requested,
 )
 from hardmine.ops._shared_losses import TRIPLET_OPTIONS, split_options
-from hardmine.ops.select_triplets import as_selection
+from hardmine.ops.select_triplets import as_selection, check_rules
 from hardmine.types import (
+    AllPositives,
+    AllPositivesTripletLossOptions,
+    AnySelection,
     GradientReduction,
     LossResult,
     NegativeRule,
+    PairSelection,
     PositiveRule,
-    Reduction,
     Selection,
     SemihardFallback,
     Similarity,
     Term,
+    TermReduction,
     TieRule,
     TripletLossOptions,
 )
@@ -88,6 +91,30 @@ def triplet_loss(
     return_selection: bool = False, return_count: bool = False,
     **options: Unpack[TripletLossOptions],
 ) -> LossResult[Selection]: ...
+@overload
+def triplet_loss(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    positive: AllPositives, return_selection: Literal[False] = False, return_count: Literal[False] = False,
+    **options: Unpack[AllPositivesTripletLossOptions],
+) -> Tensor: ...
+@overload
+def triplet_loss(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    positive: AllPositives, return_selection: Literal[True], return_count: Literal[False] = False,
+    **options: Unpack[AllPositivesTripletLossOptions],
+) -> tuple[Tensor, PairSelection]: ...
+@overload
+def triplet_loss(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    positive: AllPositives, return_selection: Literal[False] = False, return_count: Literal[True],
+    **options: Unpack[AllPositivesTripletLossOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def triplet_loss(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    positive: AllPositives, return_selection: Literal[True], return_count: Literal[True],
+    **options: Unpack[AllPositivesTripletLossOptions],
+) -> tuple[Tensor, PairSelection, Tensor]: ...
 # fmt: on
 @observed("triplet_loss")
 @drops_ignored
@@ -100,14 +127,14 @@ def triplet_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     ignore_index: int | None = None,
-    positive: PositiveRule = "easiest",
+    positive: PositiveRule | AllPositives = "easiest",
     negative: NegativeRule = "semihard",
     term: Term = "nca",
     temperature: float | None = None,
     margin: float | None = None,
     lam: float | None = None,
     similarity: Similarity = "cosine",
-    reduction: Reduction = "mean",
+    reduction: TermReduction = "mean",
     semihard_fallback: SemihardFallback | None = None,
     tie: TieRule | None = None,
     semihard_margin: float | None = None,
@@ -118,7 +145,7 @@ def triplet_loss(
     generator: torch.Generator | None = None,
     group: ProcessGroup | None = None,
     gradient_reduction: GradientReduction | None = None,
-) -> LossResult[Selection]:
+) -> LossResult[AnySelection]:
     """A triplet loss on the selected pairs, forward and backward, without the matrix of similarities.
 
     Replaces ``term(*similarities of select_triplets(...)).mean()`` over the anchors that have both a positive and a
@@ -135,7 +162,8 @@ def triplet_loss(
         ignore_index: Rows with this label are neither anchors nor candidates, as in
             :func:`hardmine.ops.select_triplets`; they do not count in a mean.
         positive: As in :func:`hardmine.ops.select_triplets`, like ``negative``, ``similarity``,
-            ``semihard_fallback``, ``tie``, ``semihard_margin`` and ``duplicate_threshold``.
+            ``semihard_fallback``, ``tie``, ``semihard_margin`` and ``duplicate_threshold``. ``"all"``: the loss has a
+            term per pair of an anchor and one of its positives, which counts like an anchor below.
         term: The loss f(s_ap, s_an) of one anchor:
             ``"nca"``: ``softplus((s_an - s_ap) / temperature)``;
             ``"hinge"``: ``max(0, s_an - s_ap + margin)``; with ``similarity="euclidean"``, the papers'
@@ -145,10 +173,12 @@ def triplet_loss(
         temperature: Only for nca and sct; from 1e-30 to 1e30, 0.1 by default.
         margin: Only for hinge; in units of the similarity, 0.2 by default.
         lam: Only for sct: the weight of the hard part; 1 by default.
-        reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
+        reduction: ``"mean"`` over the valid anchors, ``"mean_active"`` over those with a term above 0, ``"sum"``, or
+            ``"none"``: [B], or [P] with ``positive="all"``; 0 for anchors that do not count.
         min_similarity: Anchors count only if both their similarities exceed this (0 in the EP authors' code). None: all
             count.
-        return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost.
+        return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost; with
+            ``positive="all"``, the :class:`hardmine.types.PairSelection`.
         return_count: Also return the number of anchors that count in the mean, int64 []. This does not synchronize a
             GPU.
         generator: Source of random ``positive`` and ``negative`` picks, as in :func:`hardmine.ops.select_triplets`.
@@ -173,14 +203,15 @@ def triplet_loss(
 
     Note:
         An anchor without a positive or a negative is excluded from the loss and the mean. Without any valid anchor the
-        loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes the loss and all
-        gradients NaN. At exactly equal similarities the hinge and the Euclidean distance take the subgradient 0. Memory
-        is O((B + M) D), forward and backward. Results are bitwise equal on every repeat, for any number of threads and
-        at every SIMD level.
+        loss and its gradient are 0. The terms nca and soft margin are always active. A non-finite element, or a row
+        whose norm overflows, makes the loss and all gradients NaN. At exactly equal similarities the hinge and the
+        Euclidean distance take the subgradient 0. Memory is O((B + M) D), plus O(P) with ``positive="all"``, forward
+        and backward. Results are bitwise equal on every repeat, for any number of threads and at every SIMD level.
 
     Reference:
         nca: Xuan et al., WACV 2020, section 4, and ECCV 2020, eq. 1; hinge: WACV 2020, section 2.1; soft margin:
-        Hermans et al., arXiv:1703.07737; sct: ECCV 2020, eq. 13.
+        Hermans et al., arXiv:1703.07737; sct: ECCV 2020, eq. 13; a semi-hard negative per pair: Schroff et al.,
+        "FaceNet", CVPR 2015, section 3.2.
 
     Example:
         >>> import torch
@@ -194,6 +225,9 @@ def triplet_loss(
         >>> loss, count = ops.triplet_loss(embeddings, labels, min_similarity=0.5, return_count=True)
         >>> count
         tensor(2)
+        >>> labels = torch.tensor([0, 0, 0, 1])
+        >>> ops.triplet_loss(embeddings.detach(), labels, positive="all", term="hinge", margin=1.0, reduction="none")
+        tensor([0.0000, 0.4000, 0.2000, 0.4000, 0.0000, 0.0000])
     """
     options = {
         "positive": positive,
@@ -216,6 +250,9 @@ def triplet_loss(
     return loss_of_selected("triplet_loss", _resolve, inputs, options, flags, group, gradient_reduction)
 
 
+_MEANS = ("mean", "mean_active")
+
+
 def _resolve(options: dict[str, Any]) -> dict[str, Any]:
     return resolve_options("triplet_loss", options)
 
@@ -228,7 +265,7 @@ def loss_of_selected(
     flags: tuple[bool, bool],
     group: Any,
     gradient_reduction: Any,
-) -> LossResult[Selection]:
+) -> LossResult[Any]:
     """The results of triplet_loss and sct_loss; ``flags`` say whether the selection and the count are among them."""
     call = group_loss(op, group, gradient_reduction, options["reduction"])
     if call is None:
@@ -244,7 +281,7 @@ def loss_of_selected(
         agree_on_checks(call.group, call.check, check)
         resolved = resolve(options)
         same = {**{name: resolved[name] for name in options}, "gradient_reduction": gradient_reduction}
-        if shares_pairs(inputs, resolved):
+        if resolved["positive"] != "all" and shares_pairs(inputs, resolved):
             compiled_options = split_options(_check_options(inputs[0], resolved, flags), TRIPLET_OPTIONS)
             rows, anchors = all_rows(call.group, op, same, inputs)
             loss, *selected = torch.ops.hardmine.triplet_loss_in_parts(
@@ -254,7 +291,7 @@ def loss_of_selected(
             count = _counts(as_selection(*selected), resolved).sum() if flags[1] else None
             return with_requested(loss, (selection, count), flags)
         part, anchors = own_part(call.group, op, same, inputs)
-        mean = resolved["reduction"] == "mean"
+        mean = resolved["reduction"] in _MEANS
         loss, selection, count = call.add_up(
             lambda: _part_of_loss(part, resolved, anchors),
             inputs[0].device,
@@ -270,9 +307,7 @@ def _check_options(embeddings: Tensor, options: dict[str, Any], flags: tuple[Any
     """Checks the resolved options and the flags; returns the options in the order of the compiled ops' schemas."""
     for name, flag in zip(("return_selection", "return_count"), flags, strict=True):
         check_flag(name, flag)
-    compiled_options = check_selection(embeddings, options) + check_loss(embeddings, options)
-    check_random(embeddings, options)
-    return compiled_options
+    return check_rules(embeddings, options) + check_loss(embeddings, options)
 
 
 def _compute(
@@ -283,28 +318,45 @@ def _compute(
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
     compiled_options = _check_options(embeddings, options, flags)
-    random = draw_random(embeddings, options, anchors)
-    loss, *selected = torch.ops.hardmine.triplet_loss(
-        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, random, *compiled_options
-    )
+    rows = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    named: Callable[..., AnySelection]
+    if options["positive"] == "all":
+        named = as_pair_selection
+        loss, *selected = torch.ops.hardmine.all_positives_triplet_loss(*rows, *compiled_options)
+    else:
+        named = as_selection
+        random = draw_random(embeddings, options, anchors)
+        loss, *selected = torch.ops.hardmine.triplet_loss(*rows, random, *compiled_options)
     if not any(flags):
         return loss, None, None
-    selection = as_selection(*selected)
+    selection = named(*selected)
     return loss, selection, _counts(selection, options) if flags[1] else None
 
 
 def _part_of_loss(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors) -> PartialLoss:
     """The loss of this rank's anchors, not divided by their number; for separate means, of hard ones and of others."""
     reduction = options["reduction"]
-    separate = reduction == "mean" and options.get("separate_means")
-    reduced_by = "none" if separate or reduction == "none" else "sum"
-    losses, selection, counts = _compute(inputs, {**options, "reduction": reduced_by}, (True, True), anchors)
+    separate = reduction in _MEANS and options.get("separate_means")
+    reduced_by = "none" if separate or reduction in ("none", "mean_active") else "sum"
+    losses, selection, _ = _compute(inputs, {**options, "reduction": reduced_by}, (True, False), anchors)
+    counts = _counts(selection, options)
+    if reduction == "mean_active" and not separate:
+        return PartialLoss(_sum(torch.where(counts, losses, 0.0)), selection, counts.sum())
     if not separate:
         return PartialLoss(losses, selection, counts.sum())
-    s_ap, s_an = selection.positive_similarity, selection.negative_similarity
-    hard = counts & (s_an > s_ap) & (s_an > float(options["hard_cutoff"]))
+    hard = counts & _is_hard(selection, options)
     totals = torch.stack([_sum(torch.where(hard, losses, 0.0)), _sum(torch.where(hard, 0.0, losses))])
     return PartialLoss(totals, selection, torch.stack([hard.sum(), (counts & ~hard).sum()]))
+
+
+def _is_hard(selection: AnySelection, options: dict[str, Any]) -> Tensor:
+    """Whether each anchor's sct term is the hard one, as sct_difficulty in triplet_terms.h has it."""
+    hard = selection.negative_similarity > selection.positive_similarity
+    rule = options.get("hard_rule", "above")
+    if rule == "above":
+        return hard
+    above_cutoff = selection.negative_similarity > float(options["hard_cutoff"])
+    return hard & above_cutoff if rule == "above_and_cutoff" else hard | above_cutoff
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -312,8 +364,11 @@ def _sum(values: Tensor) -> Tensor:
     return torch.nn.functional.pad(values, (0, -len(values) % 1024)).view(-1, 1024).sum(1).sum()
 
 
-def _counts(selection: Selection, options: dict[str, Any]) -> Tensor:
-    """Whether each anchor counts in the mean, bool [B], as triplet_term in csrc/core/losses/triplet_terms.h has it."""
+def _counts(selection: AnySelection, options: dict[str, Any]) -> Tensor:
+    """Whether each anchor counts in the mean, bool [B], as triplet_term in csrc/core/losses/triplet_terms.h has it.
+
+    With ``positive="all"``, whether each pair does, bool [P].
+    """
     counts = selection.valid
     s_ap, s_an = selection.positive_similarity, selection.negative_similarity
     floor = -math.inf if options["min_similarity"] is None else float(options["min_similarity"])
@@ -322,14 +377,24 @@ def _counts(selection: Selection, options: dict[str, Any]) -> Tensor:
     if options.get("hard_rule") == "above_or_cutoff":  # ties are neither hard nor easy
         cutoff = float(options["hard_cutoff"])
         counts = counts & ((s_an > s_ap) | (s_an > cutoff) | ((s_an < s_ap) & (s_an < cutoff)))
-    return counts
+    return counts & _is_active(selection, options) if options["reduction"] == "mean_active" else counts
+
+
+def _is_active(selection: AnySelection, options: dict[str, Any]) -> Tensor:
+    """Whether the term of each anchor is above 0, in the arithmetic of triplet_terms.h."""
+    s_ap, s_an = selection.positive_similarity, selection.negative_similarity
+    if options["term"] == "hinge":
+        return s_an - s_ap + float(options["margin"]) > 0
+    if options["term"] == "sct":
+        return (float(options["lam"]) * s_an > 0) | ~_is_hard(selection, options)
+    return torch.ones_like(s_an, dtype=torch.bool)
 
 
 @torch.library.register_fake("hardmine::triplet_loss")
 def _(embeddings, *options):
     selection = fake_selection(embeddings)
     values = selection[0]
-    return torch.empty_like(values) if REDUCTIONS[options[-1]] == "none" else values.new_empty(()), *selection
+    return torch.empty_like(values) if TERM_REDUCTIONS[options[-1]] == "none" else values.new_empty(()), *selection
 
 
 @torch.library.register_fake("hardmine::triplet_loss_backward")

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from hardmine.types import Selection, TupletTerms
+from hardmine.types import PairSelection, Selection, TupletTerms
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,9 +37,21 @@ def drops_ignored(reference: Callable[P, R], fill: float = 0.0) -> Callable[P, R
         ):
             given |= {name: given[name][mask] for name in names if given.get(name) is not None}
         call: Any = reference
-        return spread(call(**given), keep, candidates.nonzero().squeeze(1), fill)
+        result = call(**given)
+        if given.get("positive") == "all" and reference.__name__ != "tuplet_loss":  # an entry per pair, not per anchor
+            return renumber(result, keep.nonzero().squeeze(1), candidates.nonzero().squeeze(1))
+        return spread(result, keep, candidates.nonzero().squeeze(1), fill)
 
     return run
+
+
+def renumber(result: Any, anchors: Tensor, candidates: Tensor) -> Any:
+    """The result with an entry per pair, in the row numbers of all rows."""
+    if isinstance(result, PairSelection):
+        anchor, positive, negative, *similarities = result
+        rows = torch.where(negative >= 0, candidates[negative], -1)
+        return PairSelection(anchors[anchor], candidates[positive], rows, *similarities)
+    return tuple(renumber(part, anchors, candidates) for part in result) if type(result) is tuple else result
 
 
 def spread(result: Any, keep: Tensor, candidates: Tensor, fill: float = 0.0) -> Any:

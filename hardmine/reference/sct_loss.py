@@ -12,13 +12,13 @@ from hardmine._options import resolve_options
 from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import select_triplets
 from hardmine.reference.triplet_loss import poison, reduce_terms, results, valid_pairs
-from hardmine.types import LossResult, Selection
+from hardmine.types import AnySelection, LossResult
 
 CUTOFFS = {"code2020": 0.5, "code2021": 0.8}
 
 
 def parts_of_selection(
-    selection: Selection, preset: str, hard_cutoff: float | None, min_similarity: float | None
+    selection: AnySelection, preset: str, hard_cutoff: float | None, min_similarity: float | None
 ) -> tuple[Tensor, Tensor]:
     """Whether each anchor is easy, and whether it is hard, each bool [B]."""
     valid, s_ap, s_an = valid_pairs(selection, min_similarity)
@@ -37,7 +37,7 @@ def parts_of_selection(
 
 
 def loss_of_selection(
-    selection: Selection,
+    selection: AnySelection,
     *,
     lam: float = 1.0,
     temperature: float = 0.1,
@@ -47,21 +47,27 @@ def loss_of_selection(
     reduction: str = "mean",
 ) -> Tensor:
     """The loss of a given selection."""
-    _, s_ap, s_an = valid_pairs(selection, min_similarity)
     easy, hard = parts_of_selection(selection, preset, hard_cutoff, min_similarity)
+    _, s_ap, s_an = valid_pairs(selection, None)
     value = torch.where(hard, lam * s_an, -F.logsigmoid((s_ap - s_an) / temperature))
+    if reduction == "mean_active":
+        hard, reduction = hard & (lam * s_an > 0), "mean"
     return reduce_terms(value, easy, hard, reduction, separate_means=preset == "code2020")
 
 
 def count_of_selection(
-    selection: Selection,
+    selection: AnySelection,
     *,
+    lam: float = 1.0,
     preset: str = "paper",
     hard_cutoff: float | None = None,
     min_similarity: float | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """The number of anchors that count in the mean, int64 []."""
     easy, hard = parts_of_selection(selection, preset, hard_cutoff, min_similarity)
+    if reduction == "mean_active":
+        hard = hard & (lam * selection.negative_similarity > 0)
     return (easy | hard).sum()
 
 
@@ -108,7 +114,7 @@ def sct_loss(
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
-) -> LossResult[Selection]:
+) -> LossResult[AnySelection]:
     """As :func:`hardmine.ops.sct_loss`, from the whole matrix.
 
     Example:
@@ -137,15 +143,9 @@ def sct_loss(
         generator=generator,
         **preset_selection(preset, duplicate_threshold, tie, negative),
     )
-    loss = loss_of_selection(
-        selection,
-        lam=lam,
-        temperature=temperature,
-        preset=preset,
-        hard_cutoff=hard_cutoff,
-        min_similarity=min_similarity,
-        reduction=reduction,
-    )
+    terms: dict[str, Any] = {"lam": lam, "preset": preset, "hard_cutoff": hard_cutoff}
+    terms |= {"min_similarity": min_similarity, "reduction": reduction}
+    loss = loss_of_selection(selection, temperature=temperature, **terms)
     loss = poison(loss, embeddings, ref_embeddings)
-    count = count_of_selection(selection, preset=preset, hard_cutoff=hard_cutoff, min_similarity=min_similarity)
+    count = count_of_selection(selection, **terms)
     return results(loss, selection, count, return_selection, return_count)

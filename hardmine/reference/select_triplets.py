@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardmine._options import resolve_options
 from hardmine.reference._ignored import drops_ignored
-from hardmine.types import Selection
+from hardmine.types import AnySelection, PairSelection, Selection
 
 
 def normalize(rows: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def select_triplets(
     tie: str | None = None,
     semihard_margin: float | None = None,
     generator: torch.Generator | None = None,
-) -> Selection:
+) -> AnySelection:
     """As :func:`hardmine.ops.select_triplets`, from the whole matrix.
 
     Example:
@@ -125,6 +125,8 @@ def select_triplets(
     s, positives, negatives = candidate_pairs(
         embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, similarity, duplicate_threshold
     )
+    if positive == "all":
+        return every_pair(s, positives, negatives, negative, semihard_fallback, tie, semihard_margin)
     rows = (positive == "random") + (negative == "random")
     if rows:
         u = torch.rand(rows, len(s), dtype=torch.float64, device=s.device, generator=generator)
@@ -139,13 +141,42 @@ def select_triplets(
     if negative != "semihard":
         negative_index, s_an = extreme_candidate(s, negatives, smallest=negative == "easiest")
         return Selection(positive_index, negative_index, s_ap, s_an)
+    negative_index, s_an = semihard_negative(s, negatives, s_ap, semihard_fallback, tie, semihard_margin)
+    return Selection(positive_index, negative_index, s_ap, s_an)
+
+
+def semihard_negative(
+    s: Tensor, negatives: Tensor, s_ap: Tensor, fallback: str | None, tie: str | None, margin: float | None
+) -> tuple[Tensor, Tensor]:
+    """Index and similarity of each row's semi-hard negative, below the similarity ``s_ap`` of its positive."""
     bound = s_ap.detach()[:, None]
     semihard = negatives & (s <= bound if tie == "include" else s < bound)
-    if semihard_margin is not None:
-        semihard = semihard & (s > bound - semihard_margin)
+    if margin is not None:
+        semihard = semihard & (s > bound - margin)
     negative_index, s_an = extreme_candidate(s, semihard)
-    if semihard_fallback is not None:
-        index, value = extreme_candidate(s, negatives, smallest=semihard_fallback == "easiest")
+    if fallback is not None:
+        index, value = extreme_candidate(s, negatives, smallest=fallback == "easiest")
         s_an = torch.where(negative_index < 0, value, s_an)
         negative_index = torch.where(negative_index < 0, index, negative_index)
-    return Selection(positive_index, negative_index, s_ap, s_an)
+    return negative_index, s_an
+
+
+def every_pair(
+    s: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    negative: str,
+    fallback: str | None,
+    tie: str | None,
+    margin: float | None,
+) -> PairSelection:
+    """Every pair of an anchor and one of its positives, with a negative of the anchor's row: [P, M] memory."""
+    if negative not in ("hardest", "easiest", "semihard"):
+        raise ValueError(f"negative must be 'hardest', 'easiest' or 'semihard' with positive='all', got {negative!r}")
+    anchor, positive_index = (positives & s.isfinite()).nonzero().unbind(1)
+    s_ap, rows, candidates = s[anchor, positive_index], s[anchor], negatives[anchor]
+    if negative == "semihard":
+        negative_index, s_an = semihard_negative(rows, candidates, s_ap, fallback, tie, margin)
+    else:
+        negative_index, s_an = extreme_candidate(rows, candidates, smallest=negative == "easiest")
+    return PairSelection(anchor, positive_index, negative_index, s_ap, s_an)

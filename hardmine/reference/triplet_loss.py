@@ -12,7 +12,7 @@ from torch import Tensor
 from hardmine._options import resolve_options
 from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import select_triplets
-from hardmine.types import LossResult, Selection
+from hardmine.types import AnySelection, LossResult
 
 
 def reduce_terms(value: Tensor, easy: Tensor, hard: Tensor, reduction: str, separate_means: bool = False) -> Tensor:
@@ -29,7 +29,7 @@ def reduce_terms(value: Tensor, easy: Tensor, hard: Tensor, reduction: str, sepa
     return mean(easy) + mean(hard) if separate_means else mean(easy | hard)
 
 
-def valid_pairs(selection: Selection, min_similarity: float | None) -> tuple[Tensor, Tensor, Tensor]:
+def valid_pairs(selection: AnySelection, min_similarity: float | None) -> tuple[Tensor, Tensor, Tensor]:
     """Which anchors count, and their two similarities (0 without a positive or a negative)."""
     valid = (selection.positive_index >= 0) & (selection.negative_index >= 0)
     s_ap = torch.where(valid, selection.positive_similarity, 0.0)
@@ -47,7 +47,7 @@ def poison(loss: Tensor, *rows: Tensor | None) -> Tensor:
 
 
 def loss_of_selection(
-    selection: Selection,
+    selection: AnySelection,
     *,
     term: str,
     temperature: Any,
@@ -57,7 +57,19 @@ def loss_of_selection(
     reduction: str = "mean",
 ) -> Tensor:
     """The loss of a given selection; numbers that the term does not use are None."""
-    valid, s_ap, s_an = valid_pairs(selection, min_similarity)
+    valid, _, _ = valid_pairs(selection, min_similarity)
+    value, active = terms_of_selection(selection, term, temperature, margin, lam)
+    if reduction == "mean_active":
+        valid, reduction = valid & active, "mean"
+    return reduce_terms(value, valid, torch.zeros_like(valid), reduction)
+
+
+def terms_of_selection(
+    selection: AnySelection, term: str, temperature: Any, margin: Any, lam: Any
+) -> tuple[Tensor, Tensor]:
+    """The term of each entry of a selection, and whether it is above 0; of no meaning for entries without a pair."""
+    _, s_ap, s_an = valid_pairs(selection, None)
+    always = torch.ones_like(s_ap, dtype=torch.bool)  # softplus is above 0, even where it underflows
     if term == "hinge":
         value = F.relu(s_an - s_ap + margin)
     elif term == "soft_margin":
@@ -66,12 +78,25 @@ def loss_of_selection(
         value = -F.logsigmoid((s_ap - s_an) / temperature)
         if term == "sct":
             value = torch.where(s_an > s_ap, lam * s_an, value)
-    return reduce_terms(value, valid, torch.zeros_like(valid), reduction)
+            return value, (value > 0) | (s_an <= s_ap)
+    return value, value > 0 if term == "hinge" else always
 
 
-def count_of_selection(selection: Selection, *, min_similarity: float | None = None) -> Tensor:
+def count_of_selection(
+    selection: AnySelection,
+    *,
+    term: str = "nca",
+    temperature: Any = None,
+    margin: Any = None,
+    lam: Any = None,
+    min_similarity: float | None = None,
+    reduction: str = "mean",
+) -> Tensor:
     """The number of anchors that count in the mean, int64 []."""
-    return valid_pairs(selection, min_similarity)[0].sum()
+    valid = valid_pairs(selection, min_similarity)[0]
+    if reduction == "mean_active":
+        valid = valid & terms_of_selection(selection, term, temperature, margin, lam)[1]
+    return valid.sum()
 
 
 def results(loss: Tensor, returned: Any, count: Tensor, return_this: bool, return_count: bool) -> Any:
@@ -106,7 +131,7 @@ def triplet_loss(
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
-) -> LossResult[Selection]:
+) -> LossResult[AnySelection]:
     """As :func:`hardmine.ops.triplet_loss`, from the whole matrix.
 
     Example:
@@ -137,15 +162,8 @@ def triplet_loss(
         tie=tie,
         duplicate_threshold=duplicate_threshold,
     )
-    loss = loss_of_selection(
-        selection,
-        term=term,
-        temperature=options["temperature"],
-        margin=options["margin"],
-        lam=options["lam"],
-        min_similarity=min_similarity,
-        reduction=reduction,
-    )
-    loss = poison(loss, embeddings, ref_embeddings)
-    count = count_of_selection(selection, min_similarity=min_similarity)
+    terms: dict[str, Any] = {name: options[name] for name in ("term", "temperature", "margin", "lam")}
+    terms |= {"min_similarity": min_similarity, "reduction": reduction}
+    loss = poison(loss_of_selection(selection, **terms), embeddings, ref_embeddings)
+    count = count_of_selection(selection, **terms)
     return results(loss, selection, count, return_selection, return_count)

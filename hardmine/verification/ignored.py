@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardmine.types import PairSelection
+
 _ANCHORS = ("embeddings", "labels", "ids")
 _REFS = ("ref_embeddings", "ref_labels", "ref_ids")
 
@@ -41,6 +43,9 @@ class IgnoredRows:
         Raises:
             ValueError: A result for an ignored anchor is wrong, or an index is that of an ignored row.
         """
+        if isinstance(returned, PairSelection):  # ignored rows have no entries
+            fields = zip(returned._fields, returned, strict=True)
+            return loss, PairSelection(*(self._renumber(name, field) for name, field in fields))
         if loss.dim():
             self._check("loss", loss, 0.0)
             loss = loss[self.keep]
@@ -61,12 +66,18 @@ class IgnoredRows:
             self._check(name, values, -math.inf if "logsumexp" in name else math.nan)
             return values[self.keep]
         self._check(name, values, -1)
-        index = values[self.keep]
+        return self._renumber(name, values[self.keep])
+
+    def _renumber(self, name: str, index: Tensor) -> Tensor:
+        """Indices as those among the kept rows; similarities stay as they are."""
+        if index.is_floating_point():
+            return index
+        kept = self.keep if name == "anchor_index" else self.candidates
         found = index >= 0
-        if not self.candidates[index[found]].all():
+        if not kept[index[found]].all():
             raise ValueError(f"{name} must not be an ignored row, got {index[found].tolist()}")
         rows = torch.full_like(index, -1)
-        rows[found] = (self.candidates.cumsum(0) - 1)[index[found]]
+        rows[found] = (kept.cumsum(0) - 1)[index[found]]
         return rows
 
     def _check(self, name: str, values: Tensor, expected: float) -> None:

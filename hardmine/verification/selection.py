@@ -1,4 +1,4 @@
-"""The comparison of the ops that select one positive and one negative per anchor."""
+"""The comparison of the ops that select positives and negatives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hardmine.reference.sct_loss import CUTOFFS
-from hardmine.types import Selection
+from hardmine.types import PairSelection, Selection
 from hardmine.verification.base import AtValue, OpComparison, at, describe_mismatch, in_range, is_suboptimal
 from hardmine.verification.bounds import direction_error, pair_sizes
 
@@ -25,7 +25,7 @@ class SelectionComparison(OpComparison):
 
     def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
         """A description of the disagreement, or None."""
-        self.record.choices += 2 * len(self.x)
+        self.record.choices += len(returned.anchor_index) if self.lists_pairs else 2 * len(self.x)
         return (
             self._check_selection(returned)
             or self._check_count(returned)
@@ -36,6 +36,11 @@ class SelectionComparison(OpComparison):
     def x(self) -> Tensor:
         """The anchors."""
         return self.arguments["embeddings"]
+
+    @property
+    def lists_pairs(self) -> bool:
+        """Whether the selection has an entry per anchor and positive, instead of one per anchor."""
+        return bool(self.options["positive"] == "all")
 
     @property
     def refs(self) -> Tensor | None:
@@ -66,8 +71,14 @@ class SelectionComparison(OpComparison):
         similarity = options["similarity"]
         if any(r.isfinite().all() and not in_range(r) for r in (self.x, self.refs) if r is not None):
             return None  # squares overflow in the accumulator's dtype, but not in float64
-        expected = self.select.select_triplets(
-            x, labels, None if self.refs is None else refs, ref_labels, **self._selection_options()
+        if self.lists_pairs and (not len(x) or not len(refs)):
+            return "pairs were listed where there are no candidates" if len(selection.anchor_index) else None
+        expected: Any = (
+            None
+            if self.lists_pairs
+            else self.select.select_triplets(
+                x, labels, None if self.refs is None else refs, ref_labels, **self._selection_options()
+            )
         )
         if not len(x) or not len(refs):
             return (
@@ -86,6 +97,21 @@ class SelectionComparison(OpComparison):
             positives.fill_diagonal_(False)
         threshold = self.max_positive_similarity(self._selection_options()["duplicate_threshold"])
         tight, loose = positives & (s <= threshold - slack), positives & (s <= threshold + slack)
+        if self.lists_pairs:
+            anchor, index = selection.anchor_index, selection.positive_index
+            s = s.masked_fill(s.isinf(), torch.nan)
+            problem = check_listing(anchor, index, tight & s.isfinite(), loose)
+            if problem:
+                return problem
+            s, negatives = s[anchor], negatives[anchor]
+            mismatch = self._bad_negatives(s, negatives, selection, slack)
+            if mismatch.any():
+                pair = int(mismatch.nonzero()[0])
+                return (
+                    f"negative_index is not the best candidate for {int(mismatch.sum())} pairs, first at anchor "
+                    f"{int(anchor[pair])} and positive {int(index[pair])}: got {int(selection.negative_index[pair])}"
+                )
+            return self._check_similarities(s, selection, scale)
         if options["positive"] == "random":
             mismatch = differs_from_draw(selection.positive_index, expected.positive_index, tight, loose)
         else:
@@ -96,29 +122,38 @@ class SelectionComparison(OpComparison):
             return self._describe("positive", mismatch & different, selection.positive_index, expected.positive_index)
         self.record.ties += int(different.sum())
 
-        rule, index = options["negative"], selection.negative_index
-        if rule == "semihard":
-            bound = at(s, selection.positive_index)[:, None]
-            margin = options["semihard_margin"]
-            lower = -torch.inf if margin is None else bound - margin
-            tight = negatives & (s < bound - slack) & (s > lower + slack)
-            loose = negatives & (s <= bound + slack) & (s > lower - slack)
-            mismatch = is_suboptimal(index, s, tight, loose, slack)
-            fallback = options["semihard_fallback"]
-            if fallback is not None:
-                key = -s if fallback == "easiest" else s
-                not_fallback = is_suboptimal(index, key, negatives, negatives, slack)
-                mismatch &= tight.any(1) | not_fallback
-                mismatch |= (index < 0) & negatives.any(1)
-        elif rule == "random":
+        index = selection.negative_index
+        if options["negative"] == "random":
             mismatch = differs_from_draw(index, expected.negative_index, negatives, negatives)
         else:
-            mismatch = is_suboptimal(index, -s if rule == "easiest" else s, negatives, negatives, slack)
+            mismatch = self._bad_negatives(s, negatives, selection, slack)
         different = index != expected.negative_index
         if (mismatch & different).any():
             return self._describe("negative", mismatch & different, index, expected.negative_index)
         self.record.ties += int(different.sum())
+        return self._check_similarities(s, selection, scale)
 
+    def _bad_negatives(self, s: Tensor, negatives: Tensor, selection: Any, slack: float) -> Tensor:
+        """Whether each entry's negative is not the one of the rule; ``s`` and ``negatives`` have a row per entry."""
+        rule, index = self.options["negative"], selection.negative_index
+        if rule != "semihard":
+            return is_suboptimal(index, -s if rule == "easiest" else s, negatives, negatives, slack)
+        bound = at(s, selection.positive_index)[:, None]
+        margin = self.options["semihard_margin"]
+        lower = -torch.inf if margin is None else bound - margin
+        tight = negatives & (s < bound - slack) & (s > lower + slack)
+        loose = negatives & (s <= bound + slack) & (s > lower - slack)
+        mismatch = is_suboptimal(index, s, tight, loose, slack)
+        fallback = self.options["semihard_fallback"]
+        if fallback is not None:
+            key = -s if fallback == "easiest" else s
+            not_fallback = is_suboptimal(index, key, negatives, negatives, slack)
+            mismatch &= tight.any(1) | not_fallback
+            mismatch |= (index < 0) & negatives.any(1)
+        return mismatch
+
+    def _check_similarities(self, s: Tensor, selection: Any, scale: float) -> str | None:
+        """The selected similarities are those of ``s``, which has a row per entry."""
         for name, index, value in (
             ("positive", selection.positive_index, selection.positive_similarity),
             ("negative", selection.negative_index, selection.negative_similarity),
@@ -184,9 +219,13 @@ class SelectionComparison(OpComparison):
         if self.name == "select_triplets":
             expected = self._similarity_sum(pairs)
         else:
-            expected = self.reference.loss_of_selection(
-                pairs, **self._accepted_options(self.reference.loss_of_selection)
-            )
+            options = self._accepted_options(self.reference.loss_of_selection)
+            counted = options["reduction"] == "mean_active" and options.get("term") == "hinge"
+            if counted:  # rounding decides whether a term at the kink is active, so the op's count is used
+                options["reduction"] = "sum"
+            expected = self.reference.loss_of_selection(pairs, **options)
+            if counted:
+                expected = expected / self.outputs["count"].clamp(min=1)
         problem = self.check_loss(loss, expected)
         if problem:
             return problem
@@ -207,18 +246,22 @@ class SelectionComparison(OpComparison):
         x, refs = (rows.double() for rows in (self.x, self.x if self.refs is None else self.refs))
         if not len(x) or not len(refs):
             return 0.0, 0.0
-        slopes = torch.autograd.grad(scalar, pairs[2:], retain_graph=True, allow_unused=True)
+        similarities = pairs.positive_similarity, pairs.negative_similarity
+        slopes = torch.autograd.grad(scalar, similarities, retain_graph=True, allow_unused=True)
+        anchor = pairs.anchor_index if self.lists_pairs else torch.arange(len(x), device=x.device)
         similarity = self.options["similarity"]
         norms, ref_norms = x.norm(dim=1), refs.norm(dim=1)
         pair_slopes = x.new_zeros(len(x), len(refs))
         largest = 0.0
-        for index, slope in zip(pairs[:2], slopes, strict=True):
+        for index, slope in zip((pairs.positive_index, pairs.negative_index), slopes, strict=True):
             if slope is None:
                 continue
             index, slope = index.clamp(min=0), torch.where(index >= 0, slope.abs(), 0.0)
-            sizes = pair_sizes(norms, ref_norms[index], similarity, normalize=False)
+            if not len(index):
+                continue
+            sizes = pair_sizes(norms[anchor], ref_norms[index], similarity, normalize=False)
             largest = max(largest, (slope * sizes).max().item())
-            pair_slopes.scatter_add_(1, index[:, None], slope[:, None])
+            pair_slopes.index_put_((anchor, index), slope, accumulate=True)
         allowance = 0.0
         if similarity == "euclidean":
             s = self.select.similarity_matrix(x, refs, similarity)
@@ -234,6 +277,8 @@ class SelectionComparison(OpComparison):
         a, b = leaves[0], leaves[-1]
         if similarity == "cosine":
             a, b = self.select.normalize(a), self.select.normalize(b)
+        if self.lists_pairs:
+            a = a[selection.anchor_index]
 
         def pair(index: Tensor, value: Tensor) -> Tensor:
             if not len(b):
@@ -242,12 +287,30 @@ class SelectionComparison(OpComparison):
             s = -(a - partner).norm(dim=1) if similarity == "euclidean" else (a * partner).sum(1)
             return AtValue.apply(s, value.detach().double())
 
-        return Selection(
-            selection.positive_index,
-            selection.negative_index,
-            pair(selection.positive_index, selection.positive_similarity),
-            pair(selection.negative_index, selection.negative_similarity),
-        )
+        positive, negative = selection.positive_index, selection.negative_index
+        s_ap, s_an = pair(positive, selection.positive_similarity), pair(negative, selection.negative_similarity)
+        if self.lists_pairs:
+            return PairSelection(selection.anchor_index, positive, negative, s_ap, s_an)
+        return Selection(positive, negative, s_ap, s_an)
+
+
+def check_listing(anchor: Tensor, positive: Tensor, tight: Tensor, loose: Tensor) -> str | None:
+    """The pairs are ascending, none is wrong, and none is missing.
+
+    ``tight`` marks certain positives, ``loose`` also those that are positives within rounding.
+    """
+    place = anchor * loose.shape[1] + positive
+    if (place.diff() <= 0).any():
+        return "pairs must be listed in ascending order of anchor and positive"
+    if not loose[anchor, positive].all():
+        wrong = int((~loose[anchor, positive]).nonzero()[0])
+        return f"positive_index {int(positive[wrong])} is no positive of anchor {int(anchor[wrong])}"
+    listed = torch.zeros_like(loose)
+    listed[anchor, positive] = True
+    if (tight & ~listed).any():
+        i, j = (tight & ~listed).nonzero()[0].tolist()
+        return f"positive_index must list every positive, but {j} of anchor {i} is missing"
+    return None
 
 
 def differs_from_draw(index: Tensor, expected: Tensor, tight: Tensor, loose: Tensor) -> Tensor:

@@ -185,7 +185,9 @@ def test_ops_of_library_are_all_listed_for_tests():
     listed = {*OPS, *GIVEN} - {"sct_loss"}  # sct_loss calls the op triplet_loss
     listed |= {"logsumexp"} & set(SOFT_OPS)  # which the others call
     # positive_ranks has no face among the ops: it is tested as metrics.retrieval.
-    assert forward == listed | {"simd_level", "positive_ranks"}
+    # test_all_positives.py tests the ops of all positives.
+    all_positives = {"select_all_positives", "all_positives_triplet_loss"}
+    assert forward == listed | all_positives | {"simd_level", "positive_ranks"}
     assert {name.removesuffix("_backward") for name in declared} == forward
 
 

@@ -74,6 +74,21 @@ TYPED_TEST(reduce_loss_matches_hand_worked_values, T) {
   for (int64_t i = 0; i < 7; ++i) CHECK_NEAR(each[i], want[i], tolerance);
 }
 
+// Of mixed_pairs, the hinges with margin 0 are 0.5, 0 (a tie), 0.375, 0.75 and 0 (below it).
+TYPED_TEST(reduce_loss_only_active_terms_count, T) {
+  TermRule rule;
+  rule.term = Term::kHinge;
+  rule.margin = 0;
+  CHECK_EQ(loss_of(rule, Reduction::kMean, mixed_pairs<T>()), double(T(1.625 / 5)));
+  rule.only_active = true;
+  CHECK_EQ(loss_of(rule, Reduction::kMean, mixed_pairs<T>()), double(T(1.625 / 3)));
+  rule.margin = -1;
+  CHECK_EQ(loss_of(rule, Reduction::kMean, mixed_pairs<T>()), 0);
+  TermRule negative = sct(false, -0.5);  // only the two easy terms are above 0
+  negative.only_active = true;
+  CHECK_NEAR(loss_of(negative, Reduction::kMean, mixed_pairs<T>()), (kEasy1 + kEasy2) / 2, 1e-6);
+}
+
 TEST(reduce_loss_excluded_ties_are_not_in_mean) {
   TermRule rule = sct();
   rule.hard_rule = HardRule::kAboveOrCutoff;

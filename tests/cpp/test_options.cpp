@@ -41,6 +41,22 @@ TEST(loss_rule_codes_give_enumerators) {
   CHECK(last.term.hard_rule == HardRule::kAboveOrCutoff);
   CHECK(last.term.separate_means);
   CHECK(last.reduction == Reduction::kNone);
+  CHECK(!last.term.only_active);
+  const LossRule active = loss_rule(1, 0, false, 1, 2, 3, 4, 5, 3);
+  CHECK(active.term.only_active);
+  CHECK(active.reduction == Reduction::kMean);
+}
+
+TEST(all_positives_rule_refuses_random_negatives) {
+  const SelectionRule rule = all_positives_rule(2, 2, 2, 1, 0.5, 0.25, false);
+  CHECK(rule.similarity == Similarity::kEuclidean);
+  CHECK(rule.negative == Negative::kSemihard);
+  CHECK(rule.semihard_fallback == Fallback::kEasiest);
+  CHECK(rule.semihard_keeps_ties);
+  CHECK_EQ(rule.duplicate_threshold, 0.5);
+  CHECK_EQ(rule.semihard_margin, 0.25);
+  CHECK_THROWS(all_positives_rule(0, 3, 0, 0, 1, 1, false), std::invalid_argument,
+               "negative must not be random with all positives");
 }
 
 TEST(indexed_loss_rule_codes_give_enumerators) {
@@ -120,7 +136,7 @@ TEST(options_unknown_code_is_an_error_with_its_value) {
     };
     CHECK_THROWS(loss(wrong(3), 0, 0), std::invalid_argument, is_no_code("term", 3, wrong(3)));
     CHECK_THROWS(loss(0, wrong(2), 0), std::invalid_argument, is_no_code("hard_rule", 2, wrong(2)));
-    CHECK_THROWS(loss(0, 0, wrong(2)), std::invalid_argument, is_no_code("reduction", 2, wrong(2)));
+    CHECK_THROWS(loss(0, 0, wrong(3)), std::invalid_argument, is_no_code("reduction", 3, wrong(3)));
     const auto indexed = [](int64_t similarity, int64_t term, int64_t reduction) {
       return indexed_loss_rule(similarity, term, 1, 1, 1, reduction);
     };

@@ -111,7 +111,8 @@ _TENSORS |= _ids() | _IGNORE_INDEX
 _SEMIHARD = {"negative": ("semihard",)}
 _RANDOM = {"positive": ("random",), "negative": ("random",)}
 _SELECTION = {
-    "positive": Choice(names=("easiest", "hardest", "random")),
+    # test_all_positives.py tests "all", which runs on the CPU only.
+    "positive": Choice(names=("easiest", "hardest", "random"), listed=("easiest", "hardest", "random", "all")),
     "negative": Choice(names=("hardest", "easiest", "semihard", "random")),
     "similarity": SIMILARITY,
     "duplicate_threshold": THRESHOLD,
@@ -125,7 +126,7 @@ _OVER_RANKS = {"group": Group(), "gradient_reduction": GradientReduction()}
 _SELECTED_LOSS = {
     **_SELECTION,
     **_OVER_RANKS,
-    "reduction": REDUCTION,
+    "reduction": Choice(names=("mean", "sum", "none", "mean_active")),
     "min_similarity": THRESHOLD,
     "return_selection": Flag(),
     "return_count": Flag(),

@@ -216,7 +216,7 @@ def sct_problems(draw):
         "negative": draw(st.sampled_from(["hardest", "easiest", "semihard"])),
         "temperature": draw(st.sampled_from([0.05, 1.0])),
         "lam": draw(st.sampled_from([0.1, 1.0])),
-        "reduction": draw(st.sampled_from(REDUCTIONS)),
+        "reduction": draw(st.sampled_from([*REDUCTIONS, "mean_active"])),
         "semihard_fallback": draw(st.sampled_from([None, "hardest", "easiest"])),
         "tie": draw(st.sampled_from(["exclude", "include"])),
         "semihard_margin": draw(st.none() | st.just(0.4)),

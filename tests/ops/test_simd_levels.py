@@ -8,7 +8,7 @@ import torch
 import hardmine
 from hardmine import ops
 from support.comparisons import assert_results_bitwise_equal
-from support.inputs import Inputs, exact_inputs, random_ids, random_inputs
+from support.inputs import Inputs, exact_inputs, inputs_of_sizes, random_ids, random_inputs
 from support.ops import OPS, SIMILARITIES, selection_options, similarities_of_op
 from support.processes import SIMD_LEVELS, output_of, run_python, simd_levels
 from support.runs import Result, run
@@ -49,6 +49,9 @@ def cases() -> dict[str, tuple[str, Inputs, dict]]:
                 for refs in (None, 300):
                     inputs = random_inputs(250, 20, 4, refs, spread=1.5, dtype=dtype)
                     add("batch_all_triplet_loss", inputs, f"{dtype}, {refs} refs", **options)
+            for sizes in ([70, 30, 1], [4] * 50, [130]):
+                inputs = inputs_of_sizes(sizes, 17, dtype)
+                add("triplet_loss", inputs, f"{dtype}, {sizes}", positive="all", similarity=similarity)
         for options in selection_options():
             add("triplet_loss", random_inputs(150, 20, dtype=dtype), f"{dtype}", **options)
         for kind in ("few", "many"):

@@ -172,7 +172,7 @@ def loss_problems(draw):
         "temperature": draw(st.sampled_from([0.05, 1.0])),
         "margin": draw(st.sampled_from([0.0, 0.3])),
         "lam": draw(st.sampled_from([0.1, 1.0])),
-        "reduction": draw(st.sampled_from(REDUCTIONS)),
+        "reduction": draw(st.sampled_from([*REDUCTIONS, "mean_active"])),
         "semihard_fallback": draw(st.sampled_from([None, "hardest", "easiest"])),
         "tie": draw(st.sampled_from(["exclude", "include"])),
         "semihard_margin": draw(st.none() | st.just(0.4)),

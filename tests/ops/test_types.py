@@ -28,7 +28,7 @@ ENUMERATIONS = {
     "Tie": _arguments.TIES,
     "Term": _arguments.INDEXED_TERMS,
     "HardRule": _arguments.HARD_RULES,
-    "Reduction": _arguments.REDUCTIONS,
+    "Reduction": _arguments.TERM_REDUCTIONS,
     "TupletPositive": get_args(types.TupletPositiveRule),
     "BatchAllReduction": get_args(types.BatchAllReduction),
 }
@@ -48,6 +48,10 @@ def test_option_name_position_equals_enum_code(enumeration):
 
 def test_terms_are_prefix_of_indexed_terms():
     assert _arguments.INDEXED_TERMS[: len(_arguments.TERMS)] == _arguments.TERMS
+
+
+def test_reductions_are_prefix_of_term_reductions():
+    assert _arguments.TERM_REDUCTIONS[: len(_arguments.REDUCTIONS)] == _arguments.REDUCTIONS
 
 
 @pytest.mark.parametrize("name", [n for n in ops.__all__ if inspect.isfunction(getattr(ops, n))])

@@ -6,7 +6,7 @@ from typing_extensions import assert_type
 
 from hardmine import ops
 from hardmine.losses import BatchAllTripletLoss, EPHNLoss, HierarchicalTripletLoss, SCTLoss, TripletLoss, TupletLoss
-from hardmine.types import Neighbors, PositiveRule, Selection, Term, TripletCounts, TupletTerms
+from hardmine.types import Neighbors, PairSelection, PositiveRule, Selection, Term, TripletCounts, TupletTerms
 
 x = torch.randn(8, 4, requires_grad=True)
 labels = torch.arange(8) // 2
@@ -24,6 +24,10 @@ def selections(positive: PositiveRule, generator: torch.Generator) -> None:
     assert_type(ops.select_triplets(x, labels, x, labels, negative="random", generator=generator), Selection)
     assert_type(ops.select_triplets(x, labels, x, labels, ids=labels, ref_ids=labels), Selection)
     assert_type(ops.select_triplets(x, labels, ignore_index=-1), Selection)
+    pairs = ops.select_triplets(x, labels, positive="all", negative="semihard", semihard_fallback="easiest")
+    assert_type(pairs, PairSelection)
+    assert_type(pairs.triplets(), tuple[Tensor, Tensor, Tensor])
+    assert_type(pairs.count(), Tensor)
     assert_type(ops.knn(x, k=3), Neighbors)
     assert_type(ops.knn(x, x, ids=labels, ref_ids=labels), Neighbors)
     assert_type(ops.knn(x).index, Tensor)
@@ -39,6 +43,10 @@ def losses(term: Term, wanted: bool) -> None:
     assert_type(ops.triplet_loss(x, labels, return_selection=True), tuple[Tensor, Selection])
     assert_type(ops.triplet_loss(x, labels, return_count=True), tuple[Tensor, Tensor])
     assert_type(ops.triplet_loss(x, labels, return_selection=True, return_count=True), tuple[Tensor, Selection, Tensor])
+    assert_type(ops.triplet_loss(x, labels, positive="all", reduction="mean_active"), Tensor)
+    assert_type(ops.triplet_loss(x, labels, positive="all", return_selection=True), tuple[Tensor, PairSelection])
+    assert_type(ops.triplet_loss(x, labels, positive="all", return_count=True), tuple[Tensor, Tensor])
+    assert_type(ops.sct_loss(x, labels, positive="all", return_selection=True), tuple[Tensor, PairSelection])
     assert_type(ops.sct_loss(x, labels, preset="code2021", hard_cutoff=0.7), Tensor)
     assert_type(ops.sct_loss(x, labels, return_selection=True), tuple[Tensor, Selection])
     assert_type(ops.sct_loss(x, labels, return_count=True), tuple[Tensor, Tensor])
@@ -62,9 +70,13 @@ def losses(term: Term, wanted: bool) -> None:
 def modules(term: Term, wanted: bool) -> None:
     """The modules, which are called like their ops."""
     assert_type(TripletLoss(term=term, positive="random")(x, labels), Tensor)
-    assert_type(TripletLoss()(x, labels, return_selection=True), tuple[Tensor, Selection])
+    assert_type(TripletLoss(term=term, positive="all", reduction="mean_active")(x, labels), Tensor)
+    assert_type(TripletLoss()(x, labels, return_selection=True), tuple[Tensor, Selection | PairSelection])
     assert_type(SCTLoss(preset="code2020")(x, labels, x, labels, return_count=True), tuple[Tensor, Tensor])
-    assert_type(EPHNLoss()(x, labels, return_selection=True, return_count=True), tuple[Tensor, Selection, Tensor])
+    assert_type(
+        EPHNLoss()(x, labels, return_selection=True, return_count=True),
+        tuple[Tensor, Selection | PairSelection, Tensor],
+    )
     assert_type(TupletLoss(positive="all").forward(x, labels), Tensor)
     assert_type(TupletLoss()(x, labels, return_terms=True), tuple[Tensor, TupletTerms])
     assert_type(BatchAllTripletLoss(margin=torch.eye(4))(x, labels), Tensor)

@@ -10,6 +10,8 @@ labels = torch.arange(8) // 2
 ops.triplet_loss(x, labels, term="ratio")  # rejected
 ops.triplet_loss(x, labels, positive="easy")  # rejected
 ops.triplet_loss(x, labels, negative="all")  # rejected
+ops.triplet_loss(x, labels, reduction="active")  # rejected
+len(ops.select_triplets(x, labels).anchor_index)  # rejected
 ops.triplet_loss(x, labels, similarity="l2")  # rejected
 ops.triplet_loss(x, labels, tie=True)  # rejected
 ops.triplet_loss(x, labels, temprature=0.1)  # rejected

@@ -10,7 +10,8 @@
 
 namespace hardmine {
 
-enum class Reduction { kMean, kSum, kNone };
+// kMeanActive, the mean over the terms above 0, is kMean with TermRule::only_active in rules.
+enum class Reduction { kMean, kSum, kNone, kMeanActive };
 
 // The selected pairs of all anchors. If the indices are null, every anchor has both pairs.
 template <class T>

@@ -31,6 +31,7 @@ struct TermRule {
   bool separate_means = false;  // mean(easy) + mean(hard), each over its own count
   double min_similarity =
       -std::numeric_limits<double>::infinity();  // anchors count only if s_ap and s_an both exceed it
+  bool only_active = false;                      // terms that are 0 or less do not count; not with kRatio
 };
 
 // kNone: the anchor has no term. A mean may be over easy and hard terms separately.
@@ -76,6 +77,12 @@ HARDMINE_HD Difficulty sct_difficulty(const TermRule& rule, T positive, T negati
   return Difficulty::kNone;
 }
 
+// Softplus is above 0, so its terms are active even where they underflow.
+template <class T>
+HARDMINE_HD bool is_inactive(const TermRule& rule, T value) {
+  return rule.only_active && value <= T(0);  // false for NaN
+}
+
 // The term of an anchor with s_ap = `positive` and s_an = `negative`.
 template <class T>
 HARDMINE_HD TripletTerm<T> triplet_term(const TermRule& rule, T positive, T negative) {
@@ -90,6 +97,7 @@ HARDMINE_HD TripletTerm<T> triplet_term(const TermRule& rule, T positive, T nega
       return softplus_term(positive, negative, T(1));
     case Term::kHinge: {
       const T x = negative - positive + T(rule.margin);
+      if (is_inactive(rule, x)) return nothing;
       if (x <= T(0)) return {T(0), T(0), T(0), Difficulty::kEasy};  // false for NaN
       return {x, T(-1), T(1), Difficulty::kEasy};
     }
@@ -97,7 +105,10 @@ HARDMINE_HD TripletTerm<T> triplet_term(const TermRule& rule, T positive, T nega
       const Difficulty difficulty = sct_difficulty(rule, positive, negative);
       if (difficulty == Difficulty::kNone) return nothing;
       // Hard: lam s_an, without a gradient for the positive pair.
-      if (difficulty == Difficulty::kHard) return {T(rule.lam) * negative, T(0), T(rule.lam), difficulty};
+      if (difficulty == Difficulty::kHard) {
+        const T value = T(rule.lam) * negative;
+        return is_inactive(rule, value) ? nothing : TripletTerm<T>{value, T(0), T(rule.lam), difficulty};
+      }
       return softplus_term(positive, negative, T(rule.temperature));
     }
     case Term::kRatio:

@@ -5,13 +5,14 @@
 namespace hardmine::cpu {
 namespace {
 
-// -1 stands for no pair.
-void check_indices(const Tensor& indices, int64_t rows) {
+// The lowest index is 0, or -1 where that stands for no pair.
+void check_indices(const Tensor& indices, int64_t lowest, int64_t rows) {
   const int64_t* index = data<int64_t>(indices);
   const int64_t count = indices.numel();
   for (int64_t i = 0; i < count; ++i) {
-    if (index[i] >= -1 && index[i] < rows) continue;
-    fail("the indices of pairs must lie in [-1, " + std::to_string(rows) + "), got " + std::to_string(index[i]));
+    if (index[i] >= lowest && index[i] < rows) continue;
+    fail("the indices of pairs must lie in [" + std::to_string(lowest) + ", " + std::to_string(rows) + "), got " +
+         std::to_string(index[i]));
   }
 }
 
@@ -37,7 +38,8 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
   dispatch(inputs.type, [&]<class T>() {
     const TorchThreadPool pool;
     const MatrixPair<T> rows = inputs.matrices<T>();
-    check_indices(pairs.index, inputs.ref_embeddings ? rows.ref_count : rows.count);
+    check_indices(pairs.index, -1, inputs.ref_embeddings ? rows.ref_count : rows.count);
+    if (pairs.left) check_indices(*pairs.left, 0, rows.count);
     const bool makes_nan = nonfinite == NonfiniteRows::kMakeGradientsNan &&
                            !(all_finite(rows.x, rows.count, rows.depth, pool) &&
                              (!inputs.ref_embeddings || all_finite(rows.refs, rows.ref_count, rows.depth, pool)));
@@ -52,7 +54,7 @@ PairTensors selected_pair_tensors(const SelectionTensors& selected) {
   const Tensor gradient = selected.positive.scalar_type() == ScalarType::Double
                               ? interleaved<double>(selected.positive, selected.negative)
                               : interleaved<float>(selected.positive, selected.negative);
-  return {interleaved<int64_t>(selected.positive_index, selected.negative_index), gradient};
+  return {interleaved<int64_t>(selected.positive_index, selected.negative_index), gradient, selected.anchor_index};
 }
 
 }  // namespace hardmine::cpu

@@ -1,6 +1,7 @@
 // Selections among labeled inputs, as tensors.
 #pragma once
 
+#include "cpu/engine/select_all_positives.h"
 #include "cpu/engine/select_triplets.h"
 #include "cpu/ops/torch_bridge.h"
 
@@ -13,6 +14,9 @@ struct CheckedSelection : SelectionTensors {
 // `random`: see csrc/library.cpp.
 CheckedSelection select_triplets_tensors(const SelectionRule& rule, const LabeledInputs& inputs,
                                          const std::optional<Tensor>& random, const SelectionBlock& block = {});
+
+// In the list form.
+CheckedSelection select_all_positives_tensors(const SelectionRule& rule, const LabeledInputs& inputs);
 
 // From the checked, merged words of all parts; `finite` is true.
 CheckedSelection merged_selection_tensors(const SelectionRule& rule, const Tensor& words);

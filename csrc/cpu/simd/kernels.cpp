@@ -10,6 +10,7 @@
 #include "cpu/simd/gradient_gemm.h"
 #include "cpu/simd/knn_block.h"
 #include "cpu/simd/logsumexp_block.h"
+#include "cpu/simd/range_block.h"
 #include "cpu/simd/rank_block.h"
 #include "cpu/simd/row_kernels.h"
 #include "cpu/simd/select_block.h"

@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cuda(
   const BackwardInputs inputs(embeddings, ref_embeddings, {.rows = need_embeddings, .columns = need_ref_embeddings});
   const SelectionTensors selected(positive_index, negative_index, "positive_similarity", positive_similarity,
                                   "negative_similarity", negative_similarity, inputs);
-  const SelectionGradients arriving(rule, grad_loss, grad_positive, grad_negative, inputs);
+  const SelectionGradients arriving(rule, grad_loss, grad_positive, grad_negative, selected, inputs);
   OpContext context(inputs.embeddings);
   with_gradient(inputs, [&]<class acc_t>(const auto& rows, const auto& out) {
     const LossGradient<acc_t> loss{
