@@ -345,8 +345,9 @@ def _part_of_loss(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anc
     if not separate:
         return PartialLoss(losses, selection, counts.sum())
     hard = counts & _is_hard(selection, options)
-    totals = torch.stack([_sum(torch.where(hard, losses, 0.0)), _sum(torch.where(hard, 0.0, losses))])
-    return PartialLoss(totals, selection, torch.stack([hard.sum(), (counts & ~hard).sum()]))
+    easy = counts & ~hard
+    totals = torch.stack([_sum(torch.where(part, losses, 0.0)) for part in (hard, easy)])
+    return PartialLoss(totals, selection, torch.stack([hard.sum(), easy.sum()]))
 
 
 def _is_hard(selection: AnySelection, options: dict[str, Any]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hardmine.types import PairSelection
 from hardmine.verification.base import OpComparison
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ def _run(
         scalar = loss
         scale = 1.0 if options.get("gradient_reduction") == "sum" else 1.0 / group.size()
     gradients = tuple(_gathered(g, group) * scale for g in torch.autograd.grad(scalar, leaves))
+    if isinstance(returned, PairSelection):  # whose anchors are numbered within their rank
+        counts = [len(part) for part in _parts(comparison.arguments["labels"], group)]
+        returned = returned._replace(anchor_index=returned.anchor_index + sum(counts[: group.rank()]))
     if returned is not None:
         returned = type(returned)(*(_gathered(value, group) for value in returned))
     for name in (

@@ -29,6 +29,8 @@ LOSSES = {
         {"term": "sct", "lam": 0.5, "gradient_reduction": "sum"},
         {"ignore_index": -1},
         {"negative": "hardest", "reduction": "none", "ignore_index": 0},
+        {"negative": "hardest", "term": "hinge", "reduction": "mean_active"},
+        {"positive": "random", "term": "sct", "lam": -0.5, "reduction": "mean_active"},
     ],
     "sct_loss": [
         {"lam": 0.5},
@@ -36,6 +38,7 @@ LOSSES = {
         {"preset": "code2020", "reduction": "sum"},
         {"preset": "code2021", "reduction": "none"},
         {"preset": "code2020", "hard_cutoff": 0.1, "gradient_reduction": "sum"},
+        {"preset": "code2020", "lam": -0.5, "hard_cutoff": -0.5, "reduction": "mean_active"},
         {"ignore_index": -1},
     ],
     "tuplet_loss": [
