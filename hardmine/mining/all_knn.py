@@ -482,7 +482,9 @@ class _Run:
     def _list_by_graph(self, files: ListFolder) -> None:
         call, block_rows = self.call, self.manifest["block_rows"]
         embeddings = call.rows.read(0, call.rows.count).float()
-        found = neighbor_lists(embeddings, call.k, method="fanng", fanng=call.fanng, progress=bool(self.progress))
+        found = neighbor_lists(
+            embeddings, call.k, method="fanng", fanng={"init": "auto", **call.fanng}, progress=bool(self.progress)
+        )
         for block, first in enumerate(range(0, call.rows.count, block_rows)):
             part = slice(first, first + block_rows)
             similarity = (1 - found.sq_dist[part] / 2).to(call.accumulate_dtype)

@@ -117,8 +117,8 @@ def test_all_knn_graph_gives_exact_lists_of_small_set(tmp_path):
     rows = torch.randn(300, 8, generator=seeded(6))
     lists = all_knn(rows, tmp_path / "lists", 5, method="fanng", block_rows=BLOCK)
     expected = ops.knn(rows, k=5)
-    assert (lists[:].index == expected.index).float().mean() > 0.9
-    torch.testing.assert_close(lists[:].similarity, expected.similarity, atol=0.02, rtol=0)
+    assert (lists[:].index == expected.index).float().mean() > 0.99  # similarities are rounded differently
+    torch.testing.assert_close(lists[:].similarity, expected.similarity, atol=1e-5, rtol=0)
 
 
 # Rows
