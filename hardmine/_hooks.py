@@ -1,13 +1,15 @@
-"""Hooks around the ops: observers see the calls, and the ops do not depend on observers."""
+"""Hooks around the ops: observers see the calls, on which the ops do not depend, and autocast mixes dtypes."""
 
 from __future__ import annotations
 
 import contextvars
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,11 +28,18 @@ observers: list[Observer] = []
 
 
 def observed(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Show the calls of an op to the observer, except those that ``torch.compile`` captures."""
+    """Show the calls of an op to the observer, except those that ``torch.compile`` captures.
+
+    Under ``torch.autocast``, rows and refs of different dtypes reach the op in the dtype that holds both.
+    """
 
     def decorate(op: Callable[P, R]) -> Callable[P, R]:
+        position_of_refs = _position_of_refs(op)
+
         @functools.wraps(op)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            if position_of_refs:
+                args, kwargs = _promoted(position_of_refs, args, kwargs)  # type: ignore[assignment]
             if not observers or torch.compiler.is_compiling():
                 return op(*args, **kwargs)
             finish = observers[-1](name, op, args, kwargs)
@@ -41,3 +50,30 @@ def observed(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return run
 
     return decorate
+
+
+def _position_of_refs(op: Callable[..., Any]) -> int:
+    """The position of an op's refs among its arguments, of which the rows are the first; 0 if it takes no refs."""
+    names = list(inspect.signature(op).parameters)
+    return next((names.index(name) for name in ("ref_embeddings", "refs") if name in names), 0)
+
+
+def _promoted(position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with rows and refs in one dtype, if autocast is enabled on their device."""
+    name_of_refs = "refs" if "refs" in kwargs else "ref_embeddings"
+    name_of_rows = "queries" if "queries" in kwargs else "embeddings"
+    rows = args[0] if args else kwargs.get(name_of_rows)
+    refs = args[position] if len(args) > position else kwargs.get(name_of_refs)
+    if not (isinstance(rows, Tensor) and isinstance(refs, Tensor)) or rows.dtype == refs.dtype:
+        return args, kwargs
+    if not (rows.is_floating_point() and refs.is_floating_point() and torch.is_autocast_enabled(rows.device.type)):
+        return args, kwargs
+    dtype = torch.promote_types(rows.dtype, refs.dtype)
+    changed = list(args)
+    kwargs = dict(kwargs)
+    for where, name, tensor in ((0, name_of_rows, rows), (position, name_of_refs, refs)):
+        if len(args) > where:
+            changed[where] = tensor.to(dtype)
+        else:
+            kwargs[name] = tensor.to(dtype)
+    return tuple(changed), kwargs
