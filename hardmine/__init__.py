@@ -8,7 +8,18 @@ from hardmine._version import __version__
 from hardmine.verification import Report, VerificationError, verify
 
 # Imported on first use, because most need the compiled library.
-_SUBPACKAGES = ("distributed", "fanng", "losses", "metrics", "mining", "ops", "reference", "types", "verification")
+_SUBPACKAGES = (
+    "distributed",
+    "fanng",
+    "integrations",
+    "losses",
+    "metrics",
+    "mining",
+    "ops",
+    "reference",
+    "types",
+    "verification",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

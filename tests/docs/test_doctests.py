@@ -25,9 +25,17 @@ def examples_of(name):
     return [test for test in found if test.examples]
 
 
+def skip_without_its_library(name):
+    """An integration needs the library that it is named after."""
+    _, _, integration = name.partition(".integrations.")
+    if integration:
+        pytest.importorskip(integration.partition(".")[0])
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if "._C" not in name and "._fanng" not in name])
 def test_docstrings_examples_give_shown_output(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some examples save files
+    skip_without_its_library(name)
     for example in examples_of(name):
         torch.manual_seed(0)
         report = []

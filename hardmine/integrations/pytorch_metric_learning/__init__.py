@@ -1,0 +1,15 @@
+"""Classes of pytorch-metric-learning (PML), computed by hardmine's ops: same names, arguments, defaults and values.
+
+Each class is a subclass of PML's, so that PML's wrappers, testers and trainers take it. Where no op gives PML's result,
+PML's own code runs, with one warning per class and reason. :mod:`losses` and :mod:`miners` hold all of PML's classes.
+"""
+
+from hardmine.integrations.pytorch_metric_learning import _version
+
+_version.check()
+
+from hardmine.integrations.pytorch_metric_learning import losses, miners  # noqa: E402
+from hardmine.integrations.pytorch_metric_learning._losses import TripletMarginLoss  # noqa: E402
+from hardmine.integrations.pytorch_metric_learning._miners import BatchEasyHardMiner, BatchHardMiner  # noqa: E402
+
+__all__ = ["BatchEasyHardMiner", "BatchHardMiner", "TripletMarginLoss", "losses", "miners"]

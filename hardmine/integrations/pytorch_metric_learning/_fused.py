@@ -1,0 +1,194 @@
+"""When a hardmine op computes a class of pytorch-metric-learning (PML), and when PML's own code does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_metric_learning import distances
+from torch import Tensor
+
+from hardmine import _library
+from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES
+from hardmine.types import Similarity
+
+_warned: set[tuple[str, str]] = set()
+
+
+class NotFused(Exception):  # noqa: N818  # no error: PML's code runs instead
+    """No hardmine op computes this call. ``reason`` is None where PML's own code is the faster one."""
+
+    def __init__(self, reason: str | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def fused_or_pml(module: Any, own: type, fused: Callable[..., Any], pml: Callable[..., Any], *inputs: Any) -> Any:
+    """The result of ``fused``, or if it raises :class:`NotFused`, that of ``pml``, with one warning per reason.
+
+    Args:
+        module: A miner or a loss.
+        own: The class of hardmine that calls. Subclasses of it may have other rules, which only PML's code follows.
+        fused: The computation with hardmine's ops.
+        pml: The same method of PML.
+        inputs: What both take. The first is the embeddings, the last two are refs and their labels.
+    """
+    try:
+        if type(module) is not own:
+            raise NotFused(f"it is a subclass of {own.__name__}")
+        _check_inputs(inputs[0], inputs[1], *inputs[-2:])
+        return fused(*inputs)
+    except NotFused as why:
+        reason = why.reason
+    name = type(module).__name__
+    if reason is not None and (name, reason) not in _warned:
+        _warned.add((name, reason))
+        warnings.warn(f"{name} runs the code of pytorch-metric-learning itself: {reason}", stacklevel=2)
+    return pml(*inputs)
+
+
+def loss_or_pml(module: Any, own: type, fused: Callable[..., Any], pml: Callable[..., Any], *inputs: Any) -> Any:
+    """:func:`fused_or_pml` of a loss, which takes embeddings, labels, indices_tuple, refs and their labels."""
+    embeddings, _, indices, refs, _ = inputs
+    check_indices(indices, len(embeddings), len(refs))
+    return fused_or_pml(module, own, fused, pml, *inputs)
+
+
+def _check_inputs(embeddings: Tensor, labels: Tensor | None, refs: Tensor, ref_labels: Tensor | None) -> None:
+    """Raises NotFused for what hardmine's ops would refuse."""
+    for rows in (embeddings, refs):
+        if rows.dim() != 2:
+            raise NotFused(None)  # PML raises its error
+        if rows.dtype not in FLOAT_DTYPES or rows.dtype != embeddings.dtype:
+            raise NotFused(f"embeddings of dtype {embeddings.dtype} and refs of dtype {refs.dtype}")
+        if rows.device != embeddings.device or rows.shape[1] != embeddings.shape[1]:
+            raise NotFused(None)
+    for given in (labels, ref_labels):
+        if given is not None and given.dtype not in INTEGER_DTYPES:
+            raise NotFused(f"labels of dtype {given.dtype}")
+    if embeddings.device.type not in ("cpu", "cuda"):
+        raise NotFused(f"embeddings on the device {embeddings.device.type}")
+    if embeddings.is_cuda and (problem := _library.cuda_problem(embeddings.device.index)):
+        raise NotFused(problem)
+
+
+class Geometry(NamedTuple):
+    """A distance of PML as hardmine's ops see it.
+
+    Attributes:
+        similarity: ``"cosine"`` and ``"dot"`` for similarities; ``"euclidean"`` for distances of rows that
+            :meth:`rows` gives.
+        normalized: Whether the distance normalizes the rows first.
+        squared: Whether it is a squared distance.
+    """
+
+    similarity: Similarity
+    normalized: bool
+    squared: bool
+
+    def rows(self, embeddings: Tensor) -> Tensor:
+        """What an op takes with ``similarity``: ``"cosine"`` normalizes inside, the others do not."""
+        if self.normalized and self.similarity != "cosine":
+            return torch.nn.functional.normalize(embeddings)
+        return embeddings
+
+
+def geometry_of(distance: Any) -> Geometry:
+    """What a distance of PML computes, or NotFused."""
+    kind = type(distance)
+    if kind not in (distances.CosineSimilarity, distances.DotProductSimilarity, distances.LpDistance):
+        raise NotFused(f"its distance is {kind.__name__}")
+    if distance.p != 2:
+        raise NotFused(f"its distance has p={distance.p!r}")
+    powers = (1, 2) if kind is distances.LpDistance else (1,)
+    if distance.power not in powers:
+        raise NotFused(f"its distance has power={distance.power!r}")
+    normalized = bool(distance.normalize_embeddings)
+    if kind is distances.LpDistance:
+        return Geometry("euclidean", normalized, distance.power == 2)
+    return Geometry("cosine" if normalized else "dot", normalized, False)
+
+
+def as_cosine(geometry: Geometry, embeddings: Tensor, refs: Tensor) -> Geometry:
+    """Squared distances of unit rows are 2 - 2 cos: the cosine in their place. A row of norm 0 is no unit row."""
+    if not (geometry.squared and geometry.normalized):
+        raise NotFused("its distance is squared but not normalized")
+    forbid_zero_rows(embeddings, refs)
+    return Geometry("cosine", True, False)
+
+
+def forbid_zero_rows(*rows: Tensor) -> None:
+    """A row of norm 0 stays 0 when it is normalized."""
+    if any((each.detach().norm(dim=1) <= 1e-12).any() for each in rows):
+        raise NotFused("an embedding has norm 0")
+
+
+def record_distance(distance: Any, embeddings: Tensor, refs: Tensor) -> None:
+    """The statistics that a call of the distance would leave."""
+    if distance.collect_stats:
+        distance.reset_stats()
+        normalized = (distance.maybe_normalize(rows) for rows in (embeddings, refs))
+        distance.set_default_stats(embeddings, refs, *normalized)
+
+
+def refs_of(embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor) -> dict[str, Any]:
+    """The refs of an op, and the ids that exclude what PML excludes: the pairs (i, i) if labels are one tensor."""
+    if ref_labels is labels and refs is embeddings:
+        return {}
+    found: dict[str, Any] = {"ref_embeddings": refs, "ref_labels": ref_labels}
+    if ref_labels is labels:
+        own = torch.arange(len(labels), device=labels.device)
+        found |= {"ids": own, "ref_ids": own}
+    return found
+
+
+def positive_pairs(labels: Tensor, ref_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs of equal labels that PML lists, in its order, without the matrix of labels: int64 [P] each."""
+    ascending, order = ref_labels.sort(stable=True)
+    start = torch.searchsorted(ascending, labels.contiguous())
+    count = torch.searchsorted(ascending, labels.contiguous(), right=True) - start
+    anchor = torch.arange(len(labels), device=labels.device).repeat_interleave(count)
+    position = torch.arange(len(anchor), device=labels.device) - (count.cumsum(0) - count)[anchor]
+    positive = order[start[anchor] + position]
+    if ref_labels is labels:
+        keep = anchor != positive
+        anchor, positive = anchor[keep], positive[keep]
+    return anchor, positive
+
+
+def pair_distances(distance: Any, geometry: Geometry, rows: Tensor, refs: Tensor, pairs: tuple[Any, Any]) -> Tensor:
+    """The distance of each of P pairs, from the rows of the pairs: [P]."""
+    first, second = rows[pairs[0]], refs[pairs[1]]
+    if geometry.similarity == "euclidean":
+        return (first - second).norm(dim=1) ** distance.power
+    return (first * second).sum(1)
+
+
+def check_indices(indices: Any, count: int, ref_count: int) -> None:
+    """``indices`` is None or index tensors that fit [B] embeddings and [M] refs.
+
+    Raises:
+        ValueError: It is from another batch: an index is out of range. Checked on the CPU only.
+    """
+    if not isinstance(indices, (tuple, list)) or not all(isinstance(each, Tensor) for each in indices):
+        return  # None, or what PML has errors for
+    if len(indices) not in (3, 4):
+        raise ValueError(f"indices_tuple must have 3 tensors (a, p, n) or 4 (a1, p, a2, n), got {len(indices)}")
+    names = ("a", "p", "n") if len(indices) == 3 else ("a1", "p", "a2", "n")
+    pairs = ((0, 1), (0, 2)) if len(indices) == 3 else ((0, 1), (2, 3))
+    for one, other in pairs:
+        if len(indices[one]) != len(indices[other]):
+            raise ValueError(
+                f"{names[other]} of indices_tuple must be as long as {names[one]}, {len(indices[one])}, "
+                f"got {len(indices[other])}"
+            )
+    for name, index in zip(names, indices, strict=True):
+        rows, limit = ("embeddings", count) if name.startswith("a") else ("ref_emb", ref_count)
+        if len(index) and index.device.type == "cpu" and not 0 <= index.min() <= index.max() < limit:
+            wrong = index[(index < 0) | (index >= limit)][0].item()
+            raise ValueError(
+                f"{name} of indices_tuple must be rows of {rows}, 0 to {limit - 1}, got {wrong}: "
+                "is it from another batch?"
+            )

@@ -1,0 +1,5 @@
+"""Every loss of pytorch-metric-learning, those that hardmine's ops compute in place of its own."""
+
+from pytorch_metric_learning.losses import *  # noqa: F403
+
+from hardmine.integrations.pytorch_metric_learning._losses import TripletMarginLoss as TripletMarginLoss

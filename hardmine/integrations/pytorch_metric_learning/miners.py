@@ -1,0 +1,6 @@
+"""Every miner of pytorch-metric-learning, those that hardmine's ops compute in place of its own."""
+
+from pytorch_metric_learning.miners import *  # noqa: F403
+
+from hardmine.integrations.pytorch_metric_learning._miners import BatchEasyHardMiner as BatchEasyHardMiner
+from hardmine.integrations.pytorch_metric_learning._miners import BatchHardMiner as BatchHardMiner
