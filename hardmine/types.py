@@ -99,7 +99,7 @@ class PairSelection(NamedTuple):
             >>> selection = hardmine.ops.select_triplets(embeddings, labels, positive="all", negative="semihard")
             >>> anchor, positive, negative = selection.triplets()
             >>> list(zip(anchor.tolist(), positive.tolist(), negative.tolist()))
-            [(0, 1, 4), (1, 0, 4), (1, 2, -1)]
+            [(0, 1, 4), (1, 0, 4), (3, 4, 1), (4, 3, 0)]
         """
         valid = self.valid
         return self.anchor_index[valid], self.positive_index[valid], self.negative_index[valid]
