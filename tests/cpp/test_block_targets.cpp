@@ -279,6 +279,94 @@ TYPED_TEST(tuplet_weights_any_target_gives_same_bits, T) {
   });
 }
 
+// Arrays of rows are read in whole vectors here. The maxima of blocks are close together or far apart.
+TYPED_TEST(logsumexp_update_any_target_gives_same_bits, T) {
+  int64_t added = 0;
+  for_each_case<T>([&](Case<T>& c) {
+    const bool symmetric = c.scalar_pass.symmetric;
+    const int64_t padded_rows = round_up_to(c.rows(), cpu::kBlockStep),
+                  padded_columns = round_up_to(c.columns(), cpu::kBlockStep);
+    for (const auto& [for_columns, offsets, steep, excludes] : all_flags<4>()) {
+      const auto sums_of = [&, for_columns = for_columns, offsets = offsets, steep = steep,
+                            excludes = excludes](const Kernels<T>& kernel) {
+        const T nothing = -std::numeric_limits<T>::infinity();
+        std::vector<T> shift(padded_rows, nothing), column_shift(padded_columns, nothing);
+        std::vector<double> sum(c.rows(), 0.0), offset(c.rows(), 0.0), positive(c.rows(), 0.0),
+            column_sum(c.columns(), 0.0), column_offset(c.columns(), 0.0);
+        std::vector<int64_t> count(c.rows(), 0);
+        cpu::LogSumExpUpdate<T> update{};
+        update.log2e_over_temperature = T(steep ? 800 : 14.4);
+        update.excludes_positives = excludes;
+        update.rows = {shift.data(), sum.data(), offsets ? offset.data() : nullptr};
+        update.row_positives = {positive.data(), count.data()};
+        if (symmetric) {
+          update.columns = update.rows;
+          update.column_positives = update.row_positives;
+        } else if (for_columns) {
+          update.columns = {column_shift.data(), column_sum.data(), offsets ? column_offset.data() : nullptr};
+        }
+        for (const cpu::Block& block : c.blocks)
+          kernel.logsumexp_update(c.pass_of(kernel), block, update,
+                                  filled(c, c.scalar, cpu::PairKind::kAny, block).data());
+        for (const std::vector<double>* more : {&offset, &positive, &column_sum, &column_offset})
+          sum.insert(sum.end(), more->begin(), more->end());
+        for (const std::vector<T>* shifts : {&shift, &column_shift})
+          for (const T value : *shifts) sum.push_back(std::isinf(value) ? 77.0 : static_cast<double>(value));
+        for (const int64_t positives : count) sum.push_back(static_cast<double>(positives));
+        return sum;
+      };
+      const std::vector<double> want = sums_of(c.scalar);
+      CHECK(same_bits(sums_of(c.simd), want));
+      CHECK(std::none_of(want.begin(), want.end(), [](double value) { return std::isnan(value); }));
+      added += std::count_if(want.begin(), want.begin() + c.rows(), [](double value) { return value > 0; });
+    }
+  });
+  CHECK(added > 1000);
+}
+
+TYPED_TEST(logsumexp_weights_any_target_gives_same_bits, T) {
+  for_each_case<T>([](Case<T>& c) {
+    const bool symmetric = c.scalar_pass.symmetric;
+    for (const auto& [for_columns, positives, excludes, far] : all_flags<4>()) {
+      // Shifts are at least the scores, as after a forward pass, and far apart or not.
+      const double high = far ? 60 : 2;
+      std::vector<T> weight = c.numbers(c.rows(), cpu::kBlockStep, -1, 1),
+                     shift = c.numbers(c.rows(), cpu::kBlockStep, 1, high),
+                     positive = c.numbers(c.rows(), cpu::kBlockStep, -1, 1),
+                     column_weight = c.numbers(c.columns(), cpu::kBlockStep, -1, 1),
+                     column_shift = c.numbers(c.columns(), cpu::kBlockStep, 1, high);
+      for (size_t i = 0; i < shift.size(); ++i)
+        if (i % 5 == 0 || static_cast<int64_t>(i) >= c.rows()) {
+          shift[i] = std::numeric_limits<T>::infinity();  // without a pair
+          weight[i] = 0;
+        }
+      cpu::LogSumExpWeights<T> weights{};
+      weights.log2e_over_temperature = T(14.4);
+      weights.excludes_positives = excludes;
+      weights.positives = positives;
+      weights.rows = {weight.data(), shift.data(), positives ? positive.data() : nullptr};
+      if (symmetric) {
+        weights.columns = weights.rows;
+      } else if (for_columns) {
+        weights.columns = {column_weight.data(), column_shift.data(), nullptr};
+      }
+      const auto weigh = [&](const Kernels<T>& kernel) {
+        std::vector<T> all_cells;
+        for (const cpu::Block& block : c.blocks) {
+          std::vector<T> numbers = filled_for_weights(c, kernel, cpu::PairKind::kAny, block);
+          kernel.logsumexp_weights(c.pass_of(kernel), block, weights, numbers.data());
+          const std::vector<T> cells = inside(kernel, block, numbers);
+          all_cells.insert(all_cells.end(), cells.begin(), cells.end());
+        }
+        return all_cells;
+      };
+      const std::vector<T> want = weigh(c.scalar);
+      CHECK(same_bits(weigh(c.simd), want));
+      CHECK(std::none_of(want.begin(), want.end(), [](T value) { return std::isnan(value); }));
+    }
+  });
+}
+
 TYPED_TEST(batch_all_negatives_any_target_gives_same_bits, T) { check_batch_all<T>(true); }
 
 TYPED_TEST(batch_all_positives_any_target_gives_same_bits, T) { check_batch_all<T>(false); }

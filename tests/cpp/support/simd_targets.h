@@ -10,6 +10,7 @@
 #include "cpu/simd/block_table.h"
 #include "cpu/simd/gradient_gemm_table.h"
 #include "cpu/simd/knn_block_table.h"
+#include "cpu/simd/logsumexp_block_table.h"
 #include "cpu/simd/range_block_table.h"
 #include "cpu/simd/rank_block_table.h"
 #include "cpu/simd/row_kernels_table.h"
@@ -26,16 +27,18 @@ struct Kernels : cpu::RowKernels<T>,
                  cpu::GradientKernels<T>,
                  cpu::SelectKernels<T>,
                  cpu::KnnKernels<T>,
+                 cpu::LogSumExpKernels<T>,
                  cpu::RankKernels<T>,
                  cpu::RangeKernels<T>,
                  cpu::TupletKernels<T>,
                  cpu::BatchAllKernels<T> {};
 
 // get(table) of the kernels' own types.
-#define HARDMINE_ALL_KERNELS(get)                                                              \
-  {get<cpu::RowKernels<T>>(),    get<cpu::TileKernels<T>>(),   get<cpu::GradientKernels<T>>(), \
-   get<cpu::SelectKernels<T>>(), get<cpu::KnnKernels<T>>(),    get<cpu::RankKernels<T>>(),     \
-   get<cpu::RangeKernels<T>>(),  get<cpu::TupletKernels<T>>(), get<cpu::BatchAllKernels<T>>()}
+#define HARDMINE_ALL_KERNELS(get)                                                               \
+  {get<cpu::RowKernels<T>>(),     get<cpu::TileKernels<T>>(),  get<cpu::GradientKernels<T>>(),  \
+   get<cpu::SelectKernels<T>>(),  get<cpu::KnnKernels<T>>(),   get<cpu::LogSumExpKernels<T>>(), \
+   get<cpu::RankKernels<T>>(),    get<cpu::RangeKernels<T>>(), get<cpu::TupletKernels<T>>(),    \
+   get<cpu::BatchAllKernels<T>>()}
 
 // Those of the target in force.
 template <class T>
