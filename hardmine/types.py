@@ -303,7 +303,7 @@ class TupletLossOptions(PairIds, GroupOptions, total=False):
 
     ignore_index: int | None
     positive: TupletPositiveRule
-    temperature: float
+    temperature: float | Tensor
     similarity: Similarity
     duplicate_threshold: float | None
     reduction: Reduction

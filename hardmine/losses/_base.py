@@ -44,6 +44,9 @@ class Loss(nn.Module):
             and (value is not None or name not in defaults or defaults[name].default is not None)
         }
         self._check(self.options)
+        for name, value in self.options.items():
+            if isinstance(value, nn.Parameter):  # trained with the module
+                self.register_parameter(name, value)
 
     def _check(self, options: dict[str, Any]) -> None:
         """Let the op check its options on an empty batch, so that errors come before the first training step."""

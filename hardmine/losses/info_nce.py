@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hardmine import ops
 from hardmine.losses._base import Loss
@@ -53,8 +53,6 @@ class InfoNCELoss(Loss):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(locals())
-        if isinstance(temperature, nn.Parameter):
-            self.temperature = temperature
 
     def _check(self, options: dict[str, Any]) -> None:
         """Let the op check its options on an empty batch, so that errors come before the first training step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine import ops
@@ -58,8 +58,6 @@ class SupConLoss(Loss):
         gradient_reduction: GradientReduction | None = None,
     ) -> None:
         super().__init__(locals())
-        if isinstance(temperature, nn.Parameter):
-            self.temperature = temperature
 
     # The overloads differ in the flag and the result: the layout shows only these side by side.
     # fmt: off

@@ -24,7 +24,8 @@ class TupletLoss(Loss):
     Args:
         positive: The ``"easiest"`` or ``"hardest"`` sample of the anchor's class, or ``"all"``: the mean of the loss
             over all positives.
-        temperature: In units of the similarity, at least 1e-30.
+        temperature: In units of the similarity, at least 1e-30; or, unless ``positive`` is ``"all"``, a tensor []. An
+            ``nn.Parameter`` becomes a parameter of the module, and is trained with it.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
@@ -56,7 +57,7 @@ class TupletLoss(Loss):
         self,
         *,
         positive: TupletPositiveRule = "easiest",
-        temperature: float = 0.1,
+        temperature: float | Tensor = 0.1,
         similarity: Similarity = "cosine",
         duplicate_threshold: float | None = None,
         reduction: Reduction = "mean",

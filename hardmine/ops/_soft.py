@@ -109,6 +109,14 @@ def soft_sums(
     )
 
 
+def reduced(value: Tensor, count: Tensor, reduction: str) -> Tensor:
+    """The loss of each anchor, or their sum or mean; those that do not count are 0."""
+    if reduction == "none":
+        return value
+    total = value.sum()
+    return total if reduction == "sum" else total / count.clamp(min=1)
+
+
 @torch.library.register_fake("hardmine::logsumexp")
 def _(
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, temperature, similarity, pairs, of_columns, positives,

@@ -14,7 +14,7 @@ from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranks import PartialLoss, check_tensors, group_loss, own_part, with_requested
-from hardmine.ops._soft import check_soft_options, soft_sums, temperature_tensor
+from hardmine.ops._soft import check_soft_options, reduced, soft_sums, temperature_tensor
 from hardmine.types import GradientReduction, Reduction, Similarity
 
 
@@ -155,11 +155,3 @@ def _compute(inputs: tuple[Any, ...], options: dict[str, Any], return_count: Any
     value = torch.where(counts, sums.logsumexp_minus(sums.positive_similarity), 0.0)
     count = valid.sum()
     return reduced(value, count, options["reduction"]), count
-
-
-def reduced(value: Tensor, count: Tensor, reduction: str) -> Tensor:
-    """The loss of each anchor, or their sum or mean; those that do not count are 0."""
-    if reduction == "none":
-        return value
-    total = value.sum()
-    return total if reduction == "sum" else total / count.clamp(min=1)

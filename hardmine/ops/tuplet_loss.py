@@ -6,11 +6,20 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import REDUCTIONS, SIMILARITIES, allow_tf32, check_choice, check_ids, check_labeled_rows
+from hardmine.ops._arguments import (
+    NEGATIVES,
+    REDUCTIONS,
+    SIMILARITIES,
+    allow_tf32,
+    check_choice,
+    check_ids,
+    check_labeled_rows,
+)
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._groups import agree_on_checks
@@ -26,6 +35,7 @@ from hardmine.ops._ranks import (
     with_requested,
 )
 from hardmine.ops._shared_losses import TUPLET_OPTIONS, split_options
+from hardmine.ops._soft import reduced, soft_sums, temperature_tensor
 from hardmine.types import (
     GradientReduction,
     LossResult,
@@ -85,7 +95,7 @@ def tuplet_loss(
     ref_ids: Tensor | None = None,
     ignore_index: int | None = None,
     positive: TupletPositiveRule = "easiest",
-    temperature: float = 0.1,
+    temperature: float | Tensor = 0.1,
     similarity: Similarity = "cosine",
     duplicate_threshold: float | None = None,
     reduction: Reduction = "mean",
@@ -116,7 +126,10 @@ def tuplet_loss(
             :func:`hardmine.ops.select_triplets`; they do not count in a mean.
         positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
             positive of the anchor. With two samples per class all three are N-pair.
-        temperature: From 1e-30 to 1e30, because float32 must be able to divide similarities by it.
+        temperature: A number from 1e-30 to 1e30, because float32 must be able to divide similarities by it. Or, unless
+            ``positive`` is ``"all"``, a tensor [] of a floating-point dtype on the device of ``embeddings``, which gets
+            a gradient if it requires one; see :func:`hardmine.ops.logsumexp`. A tensor takes a second pass for the
+            positives.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
@@ -182,7 +195,7 @@ def tuplet_loss(
 
         agree_on_checks(call.group, call.check, check)
         same = {**options, "gradient_reduction": gradient_reduction}
-        if shares_pairs(inputs, options):
+        if shares_pairs(inputs, options) and not isinstance(temperature, Tensor):
             compiled_options = split_options(_check_options(embeddings, options, flags), TUPLET_OPTIONS)
             rows, anchors = all_rows(call.group, "tuplet_loss", same, inputs)
             loss, *outputs = torch.ops.hardmine.tuplet_loss_in_parts(
@@ -209,15 +222,28 @@ def _check_options(embeddings: Tensor, options: dict[str, Any], flags: tuple[Any
     return [
         check_choice("similarity", options["similarity"], SIMILARITIES),
         check_choice("positive", options["positive"], get_args(TupletPositiveRule)),
-        check_temperature(options["temperature"]),
+        _check_temperature(embeddings, options),
         optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf, like=embeddings),
         check_choice("reduction", options["reduction"], REDUCTIONS),
         allow_tf32(embeddings),
     ]
 
 
+def _check_temperature(embeddings: Tensor, options: dict[str, Any]) -> float:
+    """The temperature; for a tensor, which the compiled op does not take, 1."""
+    temperature = options["temperature"]
+    if not isinstance(temperature, Tensor):
+        return check_temperature(temperature)
+    temperature_tensor(temperature, embeddings)
+    if options["positive"] == "all":
+        raise ValueError("temperature must be a number with positive='all', got a Tensor")
+    return 1.0
+
+
 def _compute(inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any, Any]) -> tuple[Tensor, Any, Any]:
     """The loss, and the terms and the count of anchors if their flags are set."""
+    if isinstance(options["temperature"], Tensor):
+        return _compute_with_tensor(inputs, options, flags)
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
@@ -225,6 +251,29 @@ def _compute(inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any,
         embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, *_check_options(embeddings, options, flags)
     )
     return loss, _terms(index, s_ap, level) if flags[0] else None, (positive_count > 0).sum() if flags[1] else None
+
+
+def _compute_with_tensor(
+    inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any, Any]
+) -> tuple[Tensor, Any, Any]:
+    """The same, composed of a selection of positives and the log-sum-exps of negatives."""
+    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
+    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    similarity, positive, _, threshold, _, tf32 = _check_options(embeddings, options, flags)
+    s_ap, _, index, _ = torch.ops.hardmine.select_triplets(
+        *inputs, None, similarity, positive, NEGATIVES.index("hardest"), 0, 0, threshold, math.inf, tf32
+    )
+    sums, _ = soft_sums(inputs, options["temperature"], options["similarity"], "negative")
+    has_positive = index >= 0
+    valid = has_positive & (sums.log_sum > -math.inf)
+    excess = sums.logsumexp_minus(torch.where(has_positive, s_ap, 0.0))
+    counts = valid | sums.log_sum.isnan()  # divergence is never hidden
+    value = torch.where(counts, -F.logsigmoid(-excess), 0.0)
+    count = valid.sum()
+    terms = _terms(index, s_ap, sums.logsumexp()) if flags[0] else None
+    return reduced(value, count, options["reduction"]), terms, count if flags[1] else None
 
 
 def _terms(index: Tensor, positive_similarity: Tensor, level: Tensor) -> TupletTerms:

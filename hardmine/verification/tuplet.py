@@ -32,7 +32,7 @@ class TupletComparison(OpComparison):
             return self.check_divergence(loss, gradients)
         options, arguments = self.options, self.arguments
         leaves = self.double_leaves()
-        similarity, temperature = options["similarity"], options["temperature"]
+        similarity, temperature = options["similarity"], float(arguments["temperature"])
         scale = self.similarity_scale()
         s, positives, negatives = self.select.candidate_pairs(
             leaves[0],
@@ -96,7 +96,7 @@ class TupletComparison(OpComparison):
         no_negative = logsumexp == -torch.inf
         if not torch.equal(no_negative, actual == -torch.inf):
             return "negative_logsumexp must be -inf exactly where there is no negative"
-        limit = logsumexp.abs().clamp(min=max(1.0, scale / self.options["temperature"]))
+        limit = logsumexp.abs().clamp(min=max(1.0, scale / float(self.arguments["temperature"])))
         deviation = ((actual - logsumexp).abs() / limit)[~no_negative]
         largest = deviation.max().item() if len(deviation) else 0.0
         self.record.record("logsumexp", largest)

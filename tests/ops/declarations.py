@@ -206,7 +206,16 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     "tuplet_loss": {
         **_TENSORS,
         "positive": Choice(names=("easiest", "hardest", "all")),
-        "temperature": TEMPERATURE,
+        "temperature": SoftTemperature(
+            more_wrong=(
+                Wrong(
+                    torch.tensor(0.5),
+                    ValueError,
+                    "must be a number with positive='all', got a Tensor",
+                    {"positive": "all"},
+                ),
+            )
+        ),
         "similarity": SIMILARITY,
         "duplicate_threshold": THRESHOLD,
         "reduction": REDUCTION,

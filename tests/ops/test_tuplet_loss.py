@@ -445,3 +445,51 @@ def problems(draw):
 def test_tuplet_loss_random_inputs_and_options_match_reference(problem):
     inputs, options = problem
     assert_results_close(*run_both("tuplet_loss", inputs, **options), 1e-10)
+
+
+@pytest.mark.parametrize("positive", ["easiest", "hardest"])
+@each_similarity
+@pytest.mark.parametrize("refs", [None, 50])
+def test_tuplet_loss_with_tensor_temperature_matches_reference(positive, similarity, refs):
+    """Some anchors have no positive or no negative; the temperature gets a gradient."""
+    inputs = random_inputs(60, 7, 25, refs, dtype=torch.float64)
+    for reduction, threshold in (("mean", None), ("none", 0.5), ("sum", None)):
+        options = {"positive": positive, "similarity": similarity, "reduction": reduction}
+        options |= {"duplicate_threshold": threshold, "return_terms": True, "return_count": True}
+        found = []
+        for library in (ops, reference):
+            leaves = [t.detach().clone().requires_grad_() for t in inputs[::2] if t is not None]
+            t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+            rest = () if refs is None else (leaves[1], inputs.ref_labels)
+            loss, terms, count = library.tuplet_loss(leaves[0], inputs.labels, *rest, temperature=t, **options)
+            weights = torch.linspace(0.5, 1.5, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
+            found.append([loss, *terms, count, *torch.autograd.grad((loss * weights).sum(), [*leaves, t])])
+        for a, e in zip(*found, strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-11, equal_nan=True)
+        assert 0 < found[0][4] < 60
+
+
+def test_tuplet_loss_with_tensor_temperature_is_that_with_a_number():
+    inputs = random_inputs(60)
+    for temperature in (0.1, 0.01):
+        t = torch.tensor(temperature, dtype=torch.float64, requires_grad=True)
+        found, expected = ops.tuplet_loss(*inputs, temperature=t), ops.tuplet_loss(*inputs, temperature=temperature)
+        torch.testing.assert_close(found, expected)
+
+
+def test_tuplet_loss_with_tensor_temperature_gradcheck():
+    inputs = random_inputs(14, 4, 4, dtype=torch.float64)
+    t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, t: ops.tuplet_loss(x, inputs.labels, temperature=t), (inputs.embeddings.requires_grad_(), t)
+    )
+
+
+def test_tuplet_loss_with_tensor_temperature_is_verified_and_nan_for_nan(verify):
+    inputs = random_inputs(60)
+    with verify(every=1) as report:
+        ops.tuplet_loss(*inputs, temperature=torch.tensor(0.2))
+        ops.tuplet_loss(*inputs, temperature=torch.tensor(0.2), ignore_index=int(inputs.labels[0]), reduction="none")
+    assert report.ops["tuplet_loss"].checks == 2
+    inputs.embeddings[3, 2] = math.nan
+    assert ops.tuplet_loss(*inputs, temperature=torch.tensor(0.2), reduction="none").isnan().all()
