@@ -18,9 +18,9 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor? ref_ids, Tensor? random, int similarity, int positive, int negative, int semihard_fallback, int tie, "
       "float duplicate_threshold, float semihard_margin, bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor)");
 
-  // The pairs of all anchors with all their positives, each with its own negative, ascending by anchor, then by
-  // positive
+  // The pairs of all anchors with all their positives, each with its own negative, ascending by anchor, then positive
   // -> positive_similarity [P], negative_similarity [P], anchor_index [P], positive_index [P], negative_index [P].
+  // On CUDA this and the loss below are in hardmine/ops/_all_positives_of_blocks.py, and only backward is here.
   m.def(
       "select_all_positives(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
       "Tensor? ref_ids, int similarity, int negative, int semihard_fallback, int tie, float duplicate_threshold, "

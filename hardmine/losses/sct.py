@@ -38,7 +38,7 @@ class SCTLoss(SelectionLoss):
         temperature: Temperature of the easy part, in units of the similarity, > 0.
         preset: The published version to follow: ``"paper"``, ``"code2020"`` or ``"code2021"``.
         positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class; or ``"all"``: a term
-            per pair of an anchor and one of its positives, each with its own negative. On the CPU only.
+            per pair of an anchor and one of its positives, each with its own negative.
         negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         reduction: ``"mean"`` as the preset says, ``"mean_active"``: the same over terms above 0, ``"sum"``, or

@@ -31,7 +31,7 @@ class TripletLoss(SelectionLoss):
 
     Args:
         positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class; or ``"all"``: a term
-            per pair of an anchor and one of its positives, each with its own negative. On the CPU only.
+            per pair of an anchor and one of its positives, each with its own negative.
         negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
         term: ``"nca"``, ``"hinge"``, ``"soft_margin"`` or ``"sct"``.
         margin: Only for hinge; in units of the similarity, 0.2 if None.

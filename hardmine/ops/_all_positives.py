@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardmine.ops._all_positives_of_blocks import loss_in_blocks, select_in_blocks
 from hardmine.ops._arguments import (
     FALLBACKS,
     NEGATIVES,
@@ -30,8 +31,6 @@ def check_all_positives(embeddings: Tensor, options: dict[str, Any]) -> list[int
             "negative must be 'hardest', 'easiest' or 'semihard' with positive='all', got 'random': for random "
             "negatives, use positive='random'"
         )
-    if not embeddings.device.type == "cpu" and not embeddings.is_meta:
-        raise ValueError(f"embeddings must be on the CPU with positive='all', got {embeddings.device}")
     return [
         check_choice("similarity", options["similarity"], SIMILARITIES),
         negative,
@@ -115,6 +114,14 @@ def _backward_of_loss(ctx, saved, grad_loss, grad_positive, grad_negative, *_gra
     )
     return grad if need else None, grad_ref if need_ref else None
 
+
+for _name, _in_blocks in (
+    ("select_all_positives", select_in_blocks),
+    ("all_positives_triplet_loss", loss_in_blocks),
+):
+    for _key in ("CPU", "CUDA"):
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"hardmine::{_name}", _key):
+            torch.library.impl(f"hardmine::{_name}", _key.lower(), _in_blocks)
 
 register_autograd("select_all_positives", (0, 2), _setup_selection, _backward_of_selection)
 forbid_double_backward("select_all_positives", range(4))

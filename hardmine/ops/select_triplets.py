@@ -105,7 +105,8 @@ def select_triplets(
             embedding. On a GPU the host reads the number of other rows.
         positive: ``"easiest"`` (most similar sample of the class), ``"hardest"`` (least similar), or ``"random"``
             (every candidate is equally likely). ``"all"``: every pair of an anchor and one of its positives is listed,
-            each with its own negative, which must not be random; on the CPU only.
+            each with its own negative, which must not be random. On a GPU the host reads the number of pairs, and
+            semi-hard negatives take B D multiply-adds per pair.
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or
             ``"semihard"``: the most similar one that is less similar than the selected positive; with
             ``positive="all"``, than the positive of its pair, as in FaceNet.

@@ -166,7 +166,7 @@ class PairGradient {
       list.loss = *loss;
       list.right = workspace_.array<int64_t>(2 * loss->pairs.count);
       list.gradient = workspace_.array<acc_t>(2 * loss->pairs.count);
-      pairs = {nullptr, list.right, list.gradient, loss->pairs.count, 2};
+      pairs = {loss->left, list.right, list.gradient, loss->pairs.count, 2};
       if (2 * pairs.count > kMaxPairsScanned && loss->grad_loss && loss->reduction == Reduction::kMean) {
         auto* counted = workspace_.array<int64_t>(kTermCounts * kCountChunks);
         launch("count_difficulties", count_difficulties_kernel<acc_t>, {kCountChunks, kListThreads, kSumBytes}, stream_,

@@ -16,9 +16,10 @@ struct LossGradient {
   TermRule term;
   Reduction reduction;
   SelectedPairs<acc_t> pairs;
-  const acc_t* grad_loss;      // [1], or [count] without reduction; null: none
-  const acc_t* grad_positive;  // [count]; null: none
-  const acc_t* grad_negative;  // [count]; null: none
+  const acc_t* grad_loss;         // [1], or [count] without reduction; null: none
+  const acc_t* grad_positive;     // [count]; null: none
+  const acc_t* grad_negative;     // [count]; null: none
+  const int64_t* left = nullptr;  // [count]: the anchors; null: entry i is that of row i
 };
 
 // Gradients in the type of the rows. Null: not computed.
