@@ -26,7 +26,7 @@ class OwnReducer(reducers.MeanReducer):
     pass
 
 
-OWN_CLASSES = [name for name in integration.__all__ if isinstance(getattr(integration, name), type)]
+OWN_CLASSES = [name for name in integration.__all__ if name.endswith(("Loss", "Miner"))]
 LOSSES = [
     ("TripletMarginLoss", {"swap": True}, "swap=True"),
     ("TripletMarginLoss", {"smooth_loss": True}, "smooth_loss=True and no indices_tuple"),
@@ -36,6 +36,9 @@ LOSSES = [
     ("TripletMarginLoss", {"distance": distances.LpDistance(power=3)}, "its distance has power=3"),
     ("TripletMarginLoss", {"reducer": OwnReducer()}, "its reducer is OwnReducer"),
     ("TripletMarginLoss", {"reducer": reducers.ThresholdReducer(low=0.1)}, "its reducer is ThresholdReducer"),
+    ("NTXentLoss", {"distance": OwnDistance()}, "its distance is OwnDistance"),
+    ("NTXentLoss", {"temperature": -0.1}, "its temperature is -0.1"),
+    ("SupConLoss", {"distance": distances.LpDistance(normalize_embeddings=False, power=2)}, "squared but not"),
 ]
 MINERS = [
     ("BatchHardMiner", {"distance": OwnDistance()}, "its distance is OwnDistance"),
@@ -72,6 +75,16 @@ def test_miners_without_op_are_those_of_pml_with_one_warning(name, options, reas
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         own(*batch)
+
+
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
+def test_pairs_of_a_miner_are_those_of_pml(name):
+    batch = batch_of("some alone", "others", requires_grad=True)
+    indices = miners.BatchEasyHardMiner()(*batch)
+    with pytest.warns(UserWarning, match=f"^{name} runs .* an indices_tuple is given"):
+        found = value_and_gradients(getattr(losses, name)(), batch, indices)
+    for one, other in zip(found, value_and_gradients(getattr(pml, name)(), batch, indices), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_subclasses_follow_their_own_rules():

@@ -55,3 +55,88 @@ def test_triplet_margin_loss_takes_reducers_of_pml(reducer):
     assert assert_same_loss(own, expected, batch, miners.BatchHardMiner()(*batch)) > 0
     if type(reducer) not in (reducers.ThresholdReducer, reducers.ClassWeightedReducer):  # these need every loss
         assert assert_same_loss(own, expected, batch) > 0
+
+
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("distance", [name for name in DISTANCES if name != "squared"])
+def test_softmax_losses_of_all_pairs_are_those_of_pml(distance, labels, name):
+    own, expected = (getattr(side, name)(temperature=0.3, distance=DISTANCES[distance]()) for side in (losses, pml))
+    for refs, dtype in itertools.product(REFS, DTYPES):
+        loss = assert_same_loss(own, expected, batch_of(labels, refs, dtype, requires_grad=True))
+        assert loss > 0 or labels in ("no positives", "one class")
+
+
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss", "NPairsLoss"])
+@pytest.mark.parametrize(
+    "reducer",
+    [
+        reducers.AvgNonZeroReducer(),
+        reducers.MeanReducer(),
+        reducers.SumReducer(),
+        reducers.ThresholdReducer(low=0.1, high=2.0, collect_stats=True),
+        reducers.ClassWeightedReducer(torch.arange(1.0, 21.0)),
+        None,
+    ],
+    ids=lambda reducer: type(reducer).__name__,
+)
+def test_losses_with_default_options_take_reducers_of_pml(reducer, name):
+    batch = batch_of("some alone", requires_grad=True)
+    own, expected = (getattr(side, name)(reducer=reducer) for side in (losses, pml))
+    assert assert_same_loss(own, expected, batch) > 0
+    assert vars(own.reducer).get("num_past_filter") == vars(expected.reducer).get("num_past_filter")
+
+
+def test_ntxent_loss_is_bounded_like_that_of_pml():
+    batch = batch_of("balanced", requires_grad=True)
+    batch = batch._replace(embeddings=batch.embeddings * 10)
+    own, expected = (
+        side.NTXentLoss(temperature=0.5, distance=DISTANCES["dot"](), reducer=reducers.SumReducer())
+        for side in (losses, pml)
+    )
+    assert assert_same_loss(own, expected, batch) > 87 * 3
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("distance", [name for name in DISTANCES if name != "squared"])
+def test_n_pairs_loss_is_that_of_pml(distance, labels):
+    own, expected = (
+        side.NPairsLoss(distance=DISTANCES[distance](collect_stats=True), collect_stats=True) for side in (losses, pml)
+    )
+    for dtype in DTYPES:
+        batch = batch_of(labels, dtype=dtype, requires_grad=True)
+        loss = assert_same_loss(own, expected, batch)
+        assert loss > 0 or labels in ("no positives", "one class")
+        assert own.num_pairs == expected.num_pairs
+        mined = miners.BatchHardMiner()(*batch)
+        assert_same_loss(own, expected, batch, mined)
+        if own.num_pairs:
+            assert own.distance.initial_avg_ref_norm == pytest.approx(expected.distance.initial_avg_ref_norm)
+
+
+@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "SupConLoss"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_losses_work_in_self_supervised_loss(name, symmetric):
+    batch = batch_of("balanced", "others, same labels", requires_grad=True)
+
+    def wrapped(side):
+        loss = pml.SelfSupervisedLoss(getattr(side, name)(), symmetric=symmetric)
+        return lambda embeddings, labels, indices, refs, ref_labels: loss(embeddings, refs)
+
+    assert assert_same_loss(wrapped(losses), wrapped(pml), batch) > 0
+
+
+@pytest.mark.filterwarnings("ignore:.* runs the code of pytorch-metric-learning itself")
+@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "SupConLoss"])
+@pytest.mark.parametrize("mine", [True, False])
+def test_losses_work_in_cross_batch_memory(name, mine):
+    def wrapped(side, side_miners):
+        miner = side_miners.BatchHardMiner() if mine and name == "TripletMarginLoss" else None
+        return pml.CrossBatchMemory(getattr(side, name)(), embedding_size=6, memory_size=50, miner=miner)
+
+    own, expected = wrapped(losses, miners), wrapped(pml, pml_miners)
+    for seed in range(4):
+        embeddings, labels, *_ = batch_of("balanced", dtype=torch.float64, seed=seed, requires_grad=True)
+        found, wanted = own(embeddings, labels), expected(embeddings, labels)
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(*(torch.autograd.grad(loss, embeddings)[0] for loss in (found, wanted)))

@@ -9,7 +9,24 @@ from hardmine.integrations.pytorch_metric_learning import _version
 _version.check()
 
 from hardmine.integrations.pytorch_metric_learning import losses, miners  # noqa: E402
-from hardmine.integrations.pytorch_metric_learning._losses import TripletMarginLoss  # noqa: E402
+from hardmine.integrations.pytorch_metric_learning._accuracy import KNN, AccuracyCalculator  # noqa: E402
+from hardmine.integrations.pytorch_metric_learning._losses import (  # noqa: E402
+    NPairsLoss,
+    NTXentLoss,
+    SupConLoss,
+    TripletMarginLoss,
+)
 from hardmine.integrations.pytorch_metric_learning._miners import BatchEasyHardMiner, BatchHardMiner  # noqa: E402
 
-__all__ = ["BatchEasyHardMiner", "BatchHardMiner", "TripletMarginLoss", "losses", "miners"]
+__all__ = [
+    "KNN",
+    "AccuracyCalculator",
+    "BatchEasyHardMiner",
+    "BatchHardMiner",
+    "NPairsLoss",
+    "NTXentLoss",
+    "SupConLoss",
+    "TripletMarginLoss",
+    "losses",
+    "miners",
+]

@@ -11,16 +11,22 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
 from hardmine.integrations.pytorch_metric_learning._fused import (
+    Geometry,
     NotFused,
     as_cosine,
     forbid_zero_rows,
     geometry_of,
     loss_or_pml,
+    pair_distances,
+    positive_pairs,
     record_distance,
     refs_of,
 )
 from hardmine.ops.batch_all_triplet_loss import batch_all_triplet_loss
 from hardmine.ops.indexed_triplet_loss import indexed_triplet_loss
+from hardmine.ops.logsumexp import logsumexp
+from hardmine.ops.supcon_loss import supcon_loss
+from hardmine.ops.tuplet_loss import tuplet_loss
 
 LossDict = dict[str, dict[str, Any]]
 
@@ -135,3 +141,183 @@ def _reduced(value: Tensor, embeddings: Tensor) -> LossDict:
 def _as_pml(value: Tensor, embeddings: Tensor) -> Tensor:
     """The loss in the dtype of PML's: that of the embeddings, or what autocast gives."""
     return value if torch.is_autocast_enabled(embeddings.device.type) else value.to(embeddings.dtype)
+
+
+class NTXentLoss(losses.NTXentLoss):
+    """PML's ``NTXentLoss``, without the matrix of similarities, and with every reducer.
+
+    Arguments and results are those of PML: the loss of each positive pair against all negatives of its anchor, by
+    :func:`hardmine.ops.logsumexp`. PML's own code runs for a given ``indices_tuple``, and for more positive pairs than
+    B M / 8.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.integrations.pytorch_metric_learning import NTXentLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]], requires_grad=True)
+        >>> NTXentLoss(temperature=0.5)(embeddings, torch.tensor([0, 0, 1, 1]))
+        tensor(0.8707, grad_fn=<MeanBackward0>)
+    """
+
+    def compute_loss(self, *inputs: Any) -> LossDict:
+        """The losses of the positive pairs."""
+        return loss_or_pml(self, NTXentLoss, self._fused, super().compute_loss, *inputs)
+
+    def _fused(self, embeddings: Tensor, labels: Tensor, indices: Any, refs: Tensor, ref_labels: Tensor) -> LossDict:
+        _require_all_pairs(labels, indices)
+        geometry, temperature = _softmax_geometry(self, embeddings, refs)
+        if _one_class(labels, ref_labels):
+            return self.zero_losses()
+        anchor, positive = positive_pairs(labels, ref_labels)
+        if len(anchor) == 0:
+            return self.zero_losses()
+        if 8 * len(anchor) > len(embeddings) * len(refs):
+            raise NotFused(None)  # the rows of so many pairs take longer than the matrix
+        record_distance(self.distance, embeddings, refs)
+        rows = geometry.rows(embeddings)
+        ref_rows = rows if refs is embeddings else geometry.rows(refs)
+        negatives = logsumexp(
+            rows,
+            labels,
+            **refs_of(rows, labels, ref_rows, ref_labels),
+            pairs="negative",
+            temperature=temperature,
+            similarity=geometry.similarity,
+        )
+        # The op sums in float32 or, for float64, in float64; so do the positives.
+        first, second = (self.distance.maybe_normalize(x).to(negatives.dtype) for x in (embeddings, refs))
+        similarity = pair_distances(self.distance, geometry, first, second, (anchor, positive))
+        if geometry.similarity == "euclidean":
+            similarity = -similarity
+        log_share = torch.nn.functional.logsigmoid(similarity / temperature - negatives[anchor])
+        # PML adds the smallest normal number to the share, which bounds the loss.
+        value = -torch.log(log_share.exp() + c_f.small_val(embeddings.dtype))
+        return {
+            "loss": {
+                "losses": _as_pml(value, embeddings),
+                "indices": (anchor, positive),
+                "reduction_type": "pos_pair",
+            }
+        }
+
+
+class SupConLoss(losses.SupConLoss):
+    """PML's ``SupConLoss``, computed by :func:`hardmine.ops.supcon_loss`, with every reducer.
+
+    Arguments and results are those of PML. PML's own code runs for a given ``indices_tuple``.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.integrations.pytorch_metric_learning import SupConLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]], requires_grad=True)
+        >>> SupConLoss(temperature=0.5)(embeddings, torch.tensor([0, 0, 1, 1]))
+        tensor(0.8707, grad_fn=<MeanBackward0>)
+    """
+
+    def compute_loss(self, *inputs: Any) -> LossDict:
+        """The losses of the anchors."""
+        return loss_or_pml(self, SupConLoss, self._fused, super().compute_loss, *inputs)
+
+    def _fused(self, embeddings: Tensor, labels: Tensor, indices: Any, refs: Tensor, ref_labels: Tensor) -> LossDict:
+        _require_all_pairs(labels, indices)
+        geometry, temperature = _softmax_geometry(self, embeddings, refs)
+        if _one_class(labels, ref_labels):
+            return self.zero_losses()
+        record_distance(self.distance, embeddings, refs)
+        rows = geometry.rows(embeddings)
+        ref_rows = rows if refs is embeddings else geometry.rows(refs)
+        value = supcon_loss(
+            rows,
+            labels,
+            **refs_of(rows, labels, ref_rows, ref_labels),
+            temperature=temperature,
+            similarity=geometry.similarity,
+            reduction="none",
+        )
+        return _of_anchors(value, embeddings)
+
+
+class NPairsLoss(losses.NPairsLoss):
+    """PML's ``NPairsLoss``, computed by :func:`hardmine.ops.tuplet_loss`, with every reducer.
+
+    Arguments and results are those of PML: one pair of each class, against the pairs of the other classes.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.integrations.pytorch_metric_learning import NPairsLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]], requires_grad=True)
+        >>> NPairsLoss()(embeddings, torch.tensor([0, 0, 1, 1]))
+        tensor(0.5737, grad_fn=<MeanBackward0>)
+    """
+
+    def compute_loss(self, *inputs: Any) -> LossDict:
+        """The losses of the pairs."""
+        return loss_or_pml(self, NPairsLoss, self._fused, super().compute_loss, *inputs)
+
+    def _fused(self, embeddings: Tensor, labels: Tensor, indices: Any, refs: Tensor, ref_labels: Tensor) -> LossDict:
+        c_f.labels_required(labels)
+        c_f.ref_not_supported(embeddings, labels, refs, ref_labels)
+        anchor, positive = _pair_per_class(labels) if indices is None else _listed_pair_per_class(labels, indices)
+        geometry, temperature = _softmax_geometry(self, embeddings, embeddings, temperature=1.0)
+        self.num_pairs = len(anchor)
+        if self.num_pairs == 0:
+            return self.zero_losses()
+        anchors, positives = embeddings[anchor], embeddings[positive]
+        record_distance(self.distance, anchors, positives)
+        number = torch.arange(len(anchor), device=labels.device)
+        value = tuplet_loss(
+            geometry.rows(anchors),
+            number,
+            geometry.rows(positives),
+            number,
+            temperature=temperature,
+            similarity=geometry.similarity,
+            reduction="none",
+        )
+        return _of_anchors(value, embeddings, anchor)
+
+
+def _pair_per_class(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The first two rows of every class of at least two, in the order of the classes."""
+    ascending, order = labels.sort(stable=True)
+    first = torch.ones_like(labels, dtype=torch.bool)
+    first[1:] = ascending[1:] != ascending[:-1]
+    second = ~first
+    second[2:] &= first[1:-1]
+    second[:1] = False
+    position = second.nonzero().squeeze(1)
+    return order[position - 1], order[position]
+
+
+def _listed_pair_per_class(labels: Tensor, indices: Any) -> tuple[Tensor, Tensor]:
+    return lmu.convert_to_pos_pairs_with_unique_labels(indices, labels)
+
+
+def _require_all_pairs(labels: Tensor | None, indices: Any) -> None:
+    """All pairs of the labels: a loss of some pairs has no op."""
+    c_f.labels_or_indices_tuple_required(labels, indices)
+    if indices is not None:
+        raise NotFused("an indices_tuple is given")
+
+
+def _softmax_geometry(loss: Any, embeddings: Tensor, refs: Tensor, temperature: Any = None) -> tuple[Geometry, float]:
+    """The similarity and temperature of a softmax, which does not change if a number is added to all similarities."""
+    temperature = loss.temperature if temperature is None else temperature
+    if not isinstance(temperature, (int, float)) or not 1e-30 <= temperature <= 1e30:
+        raise NotFused(f"its temperature is {temperature!r}")
+    geometry = geometry_of(loss.distance)
+    if geometry.squared:  # -d^2 = 2 cos - 2
+        return as_cosine(geometry, embeddings, refs), temperature / 2
+    return geometry, float(temperature)
+
+
+def _one_class(labels: Tensor, ref_labels: Tensor) -> bool:
+    """Whether there is no pair of different labels."""
+    if not len(labels) or not len(ref_labels):
+        return True
+    return bool((ref_labels == labels[0]).all() and (labels == labels[0]).all())
+
+
+def _of_anchors(value: Tensor, embeddings: Tensor, anchor: Tensor | None = None) -> LossDict:
+    """A loss of each anchor: all of them if None."""
+    anchor = torch.arange(len(value), device=value.device) if anchor is None else anchor
+    return {"loss": {"losses": _as_pml(value, embeddings), "indices": anchor, "reduction_type": "element"}}
