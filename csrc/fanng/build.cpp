@@ -128,11 +128,19 @@ void add_reverse_edges(const PointSet& points, const cpu::ThreadPool& pool, Draf
   for (const Vertex p : order)
     for (const PackedNeighbor* edge = graph.begin(p); edge != graph.end(p); ++edge)
       reverse[next[vertex_of(*edge)]++] = pack_neighbor(sq_dist_of(*edge), p);
-  connect(points, order, pool, graph, stats, [&](int64_t, Vertex p, std::vector<PackedNeighbor>& candidates) {
-    candidates.assign(graph.begin(p), graph.end(p));
-    candidates.insert(candidates.end(), reverse.begin() + first_reverse[p], reverse.begin() + first_reverse[p + 1]);
-    return int64_t{0};
+  const Distances distances(points);
+  std::atomic<int64_t> computed{0};
+  parallel_chunks(pool, graph.vertices(), kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
+    std::vector<PackedNeighbor> others;
+    int64_t computed_here = 0;
+    for (int64_t p = begin; p < end; ++p) {
+      others.assign(reverse.begin() + first_reverse[p], reverse.begin() + first_reverse[p + 1]);
+      std::sort(others.begin(), others.end());
+      computed_here += graph.merge(static_cast<Vertex>(p), others, distances);
+    }
+    computed += computed_here;
   });
+  stats.distance_computations += computed;
 }
 
 void add_all_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph, BuildStats& stats) {

@@ -16,6 +16,14 @@ class Distances {
  public:
   explicit Distances(const PointSet& points) : points_(points), kernel_(cpu::kernels<cpu::RowKernels<float>>()) {}
 
+  // Fetches the row of a vertex that is compared soon.
+  void prefetch(Vertex v) const {
+    constexpr int64_t kCacheLine = 64 / sizeof(float), kMaxLines = 8;
+    const float* const row = points_.vector(v);
+    for (int64_t k = 0; k < std::min(points_.stride(), kMaxLines * kCacheLine); k += kCacheLine)
+      __builtin_prefetch(row + k);
+  }
+
   float between(Vertex a, Vertex b) const { return to(points_.vector(a), b); }
   float to(const float* query, Vertex v) const {
     return kernel_.squared_distance(query, points_.vector(v), points_.stride());
@@ -49,9 +57,36 @@ class DraftGraph {
     std::vector<PackedNeighbor>& edges = edges_[p];
     edges.clear();
     int64_t computed = 0;
-    for (const PackedNeighbor candidate : candidates) {
-      if (degree(p) == capacity_) break;
-      if (!occluded(candidate, begin(p), end(p), distances, computed)) edges.push_back(candidate);
+    for (size_t i = 0; i < candidates.size() && degree(p) < capacity_; ++i) {
+      if (i + kAhead < candidates.size()) distances.prefetch(vertex_of(candidates[i + kAhead]));
+      if (!occluded(candidates[i], begin(p), end(p), distances, computed)) edges.push_back(candidates[i]);
+    }
+    return computed;
+  }
+
+  // Replaces the edges of p by those of them and of `others`, ascending, that no earlier one occludes. No edge of p
+  // occludes another. Returns how many distances were computed.
+  int64_t merge(Vertex p, const std::vector<PackedNeighbor>& others, const Distances& distances) {
+    const std::vector<PackedNeighbor> own = std::move(edges_[p]);
+    std::vector<PackedNeighbor>& edges = edges_[p];
+    edges.clear();
+    std::vector<PackedNeighbor> accepted;  // of the others
+    int64_t computed = 0;
+    auto mine = own.begin();
+    for (auto other = others.begin(); degree(p) < capacity_ && (mine != own.end() || other != others.end());) {
+      if (other == others.end() || (mine != own.end() && *mine <= *other)) {
+        if (other != others.end() && *mine == *other) ++other;
+        if (!occluded(*mine, accepted.data(), accepted.data() + accepted.size(), distances, computed))
+          edges.push_back(*mine);
+        ++mine;
+      } else {
+        if (std::distance(other, others.end()) > kAhead) distances.prefetch(vertex_of(other[kAhead]));
+        if (!occluded(*other, begin(p), end(p), distances, computed)) {
+          edges.push_back(*other);
+          accepted.push_back(*other);
+        }
+        ++other;
+      }
     }
     return computed;
   }
@@ -91,6 +126,8 @@ class DraftGraph {
   }
 
  private:
+  static constexpr int64_t kAhead = 2;  // candidates that are fetched before they are compared
+
   // True if r occludes q, both given with their squared distances from one vertex.
   static bool occludes(PackedNeighbor r, PackedNeighbor q, const Distances& distances, int64_t& computed) {
     const float far = sq_dist_of(q);

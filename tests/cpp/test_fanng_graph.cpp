@@ -250,6 +250,38 @@ TEST(add_edges_of_exact_lists_adds_both_directions) {
   });
 }
 
+TEST(merge_equals_assign_of_all_candidates) {
+  int64_t dropped = 0;
+  for_exact_clouds([&](const Cloud& cloud, Random& random) {
+    const PointSet points = cloud.points();
+    const fanng::Distances distances(points);
+    const int64_t count = points.vertices();
+    for (const int64_t room : {2, 5, 100}) {
+      for (Vertex p = 0; p < count; ++p) {
+        Edges own, others;
+        for (Vertex q = 0; q < count; ++q) {
+          if (q == p) continue;
+          if (random.below(2) == 0) own.push_back(edge_between(points, p, q));
+          if (random.below(3) == 0) others.push_back(edge_between(points, p, q));
+        }
+        std::sort(own.begin(), own.end());
+        std::sort(others.begin(), others.end());
+        DraftGraph merged(count, room), assigned(count, room);
+        merged.assign(p, own, distances);
+        Edges all = edges_of(merged, p);
+        all.insert(all.end(), others.begin(), others.end());
+        std::sort(all.begin(), all.end());
+        all.erase(std::unique(all.begin(), all.end()), all.end());
+        const int64_t computed = assigned.assign(p, all, distances);
+        CHECK(merged.merge(p, others, distances) <= computed);
+        CHECK(edges_of(merged, p) == edges_of(assigned, p));
+        dropped += all.size() > edges_of(merged, p).size();
+      }
+    }
+  });
+  CHECK(dropped > 100);
+}
+
 TEST(add_edges_of_moved_points_measures_and_prunes_again) {
   int64_t changed = 0;
   for_exact_clouds([&](const Cloud& cloud, Random& random) {
