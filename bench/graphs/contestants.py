@@ -198,7 +198,44 @@ class FaissHnsw:
         return {}
 
 
-MODULES = {"hnswlib": "hnswlib", "faiss HNSW": "faiss"}
+@dataclass(frozen=True)
+class FaissNNDescent:
+    """IndexNNDescentFlat of faiss. Its build makes lists, which are the result; the effort is the number of rounds."""
+
+    sampled: int  # S and R of NN-descent: neighbors and reverse neighbors per row and round
+    efforts: tuple[int, ...]
+    list_length: int = 64
+    library: str = field(default="faiss NNDescent", init=False)
+    family: str = field(default="faiss NNDescent", init=False)
+    repeatable: bool = field(default=False, init=False)
+
+    @property
+    def setting(self) -> str:
+        return f"K = {self.list_length}, S = {self.sampled}, R = {4 * self.sampled}, iter = {self.efforts[0]}"
+
+    def build(self, data: DataSet) -> Any:
+        import faiss
+
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        metric = faiss.METRIC_INNER_PRODUCT if data.metric == "cosine" else faiss.METRIC_L2
+        graph = faiss.IndexNNDescentFlat(data.rows.shape[1], self.list_length, metric)
+        parameters = graph.nndescent
+        parameters.S, parameters.R, parameters.L = self.sampled, 4 * self.sampled, 100
+        parameters.iter = self.efforts[0]
+        graph.add(data.rows)
+        return graph
+
+    def lists(self, graph: Any, data: DataSet, k: int, effort: int) -> np.ndarray:
+        import faiss
+
+        found = faiss.vector_to_array(graph.nndescent.final_graph).reshape(len(data.rows), -1)
+        return found[:, :k].astype(np.int64)
+
+    def facts(self, graph: Any) -> dict[str, float]:
+        return {}
+
+
+MODULES = {"hnswlib": "hnswlib", "faiss HNSW": "faiss", "faiss NNDescent": "faiss"}
 
 
 def require(contestant: Contestant) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphs.contestants import Contestant, Exact, FaissHnsw, Fanng, Hnswlib
+from graphs.contestants import Contestant, Exact, FaissHnsw, FaissNNDescent, Fanng, Hnswlib
 
 K = 50
 TARGET_RECALL = 0.98
@@ -34,6 +34,7 @@ FAISS = {
     "cars": ((12, 40), (16, 60), (24, 40)),
     "words": ((16, 60), (24, 40)),
 }
+NNDESCENT = {"sift": ((15, 5), (10, 7)), "cars": ((15, 5), (10, 7)), "words": ((15, 6), (20, 7))}  # (S, rounds)
 # The sweep tries no higher effort after one that reaches STOP_RECALL or takes MAX_TIMES_EXACT times exact search.
 STOP_RECALL = {"sift": 0.995, "cars": 0.995, "words": 0.985}
 MAX_TIMES_EXACT = 25.0
@@ -83,4 +84,5 @@ def contestants(name: str) -> list[Contestant]:
         *fanng_settings(name),
         *(Hnswlib(m, ef_construction, efs) for m, ef_construction in HNSWLIB[name]),
         *(FaissHnsw(m, ef_construction, efs) for m, ef_construction in FAISS[name]),
+        *(FaissNNDescent(sampled, (rounds,)) for sampled, rounds in NNDESCENT[name]),
     ]

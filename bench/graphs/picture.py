@@ -18,6 +18,7 @@ STYLES = {
     SEEDED: ("#D55E00", "s", "hardmine,\nseeded with\nexact lists"),
     "hnswlib": ("#009E73", "^", "hnswlib"),
     "faiss HNSW": ("#CC79A7", "D", "faiss HNSW"),
+    "faiss NNDescent": ("#E69F00", "P", "faiss\nNNDescent"),
 }
 GRAY = "#555555"
 MIN_RECALL, MAX_RECALL = 0.8, 0.998
