@@ -214,6 +214,8 @@ def _index(g: Given) -> Any:
         (i.neighbors(4), i.vectors, i.stats(), i.recall(5, 10), i.recall(5, None)) for i in (index, loaded, copy)
     ]
     euclidean = Index.build(g.rows.double(), metric="euclidean", init=index, refinements=1)
+    changed = index.add(g.refs[:3]).remove([0, 2])
+    answers.append(changed.search(g.refs, 3))
     return answers, euclidean.search(g.refs, 3, start=2), euclidean.search(g.refs, 3, start=start), euclidean.recall()
 
 

@@ -10,6 +10,7 @@
 #include "fanng/connectivity.h"
 #include "fanng/search_width.h"
 #include "fanng/threads.h"
+#include "fanng/update.h"
 
 namespace hardmine::fanng {
 namespace {
@@ -17,6 +18,7 @@ namespace {
 constexpr int64_t kQueriesPerChunk = 32;
 constexpr int64_t kCandidatesPerEdge = 2;   // exact neighbors per edge of the final graph
 constexpr int64_t kEffortPerCandidate = 5;  // distances computed per candidate
+constexpr int64_t kWarmNeighbors = 15;      // entries of a list of the last build that a warm start considers
 constexpr int64_t kDraftEdgesPerEdge = 2;   // edges of the draft per edge of the final graph
 
 // Whether all pairs take less time than leaves: up to 125,000 vertices of 50 dimensions, and 88,000 of 128, as
@@ -24,6 +26,29 @@ constexpr int64_t kDraftEdgesPerEdge = 2;   // edges of the draft per edge of th
 bool exact_is_quicker(const PointSet& points) {
   const auto count = static_cast<double>(points.vertices());
   return count * count * static_cast<double>(points.stride()) <= 1e12;
+}
+
+// The edges of a graph, and the nearest kWarmNeighbors of its lists: candidates for the edges after a move.
+Graph with_neighbors(const Graph& graph, const std::vector<Vertex>& lists, int64_t list_length) {
+  Graph both;
+  for (Vertex v = 0; v < static_cast<Vertex>(graph.vertices()); ++v) {
+    both.target.insert(both.target.end(), graph.begin(v), graph.end(v));
+    const auto list = lists.begin() + v * list_length;
+    both.target.insert(both.target.end(), list, list + std::min(list_length, kWarmNeighbors));
+    both.first_edge.push_back(std::ssize(both.target));
+  }
+  return both;
+}
+
+// Truncates and connects the graph, and measures searches of it.
+Graph finished(const PointSet& points, const DraftGraph& draft, const BuildOptions& options,
+               const std::vector<Sample>& samples, const cpu::ThreadPool& pool, BuildStats& stats) {
+  Graph graph = draft.truncated(options.max_degree);
+  connect(points, options, pool, graph, stats);
+  graph.starts = spread_starts(graph);
+  stats.widths = calibrated_widths(graph, points, samples, pool, stats);
+  stats.success_rate = measured_success_rate(graph, points, options.seed, pool);
+  return graph;
 }
 
 Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding, const Index* warm,
@@ -36,8 +61,10 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   DraftGraph draft(count, std::max<int64_t>(capacity, 1));
   const std::vector<Sample> samples = drawn_samples(points, options.seed, pool, stats);
   if (warm) {
-    add_edges_of(warm->graph(), warm->points(), points, pool, draft, stats);
-    if (options.success_rate > 0) add_reverse_edges(points, pool, draft, stats);
+    const bool has_lists = warm->list_length() > 0;
+    add_edges_of(has_lists ? with_neighbors(warm->graph(), warm->lists(), warm->list_length()) : warm->graph(),
+                 warm->points(), points, pool, draft, stats);
+    if (options.success_rate > 0 || has_lists) add_reverse_edges(points, pool, draft, stats);
   } else if (seeding == Seeding::kNearest || seeding == Seeding::kLeaves) {
     const int64_t length = std::min(candidates, kMaxNeighbors);
     const auto recall = [&](const NearLists& lists) { return list_recall(samples, lists); };
@@ -66,12 +93,7 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
     add_reverse_edges(points, pool, draft, stats);
   for (int64_t i = 0; i < options.refinements; ++i)
     add_edges_to_found(points, candidates, kEffortPerCandidate * candidates, pool, draft, stats);
-  Graph graph = draft.truncated(options.max_degree);
-  connect(points, options, pool, graph, stats);
-  graph.starts = spread_starts(graph);
-  stats.widths = calibrated_widths(graph, points, samples, pool, stats);
-  stats.success_rate = measured_success_rate(graph, points, options.seed, pool);
-  return graph;
+  return finished(points, draft, options, samples, pool, stats);
 }
 
 // Keeps the `wanted` nearest, in ascending order.
@@ -137,6 +159,17 @@ Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, 
   if (stats_.traversals >= kDefaultTraversals * points_.vertices()) stats_.reachable = stats_.build_success_rate;
   check_graph(graph_, points_.vertices());
   check_lists(lists_, points_.vertices());
+}
+
+Index::Index(const Index& before, const float* vectors, int64_t count, const int64_t* source,
+             const BuildOptions& options, const cpu::ThreadPool& pool)
+    : points_(vectors, count, before.points().depth(), before.points().metric()) {
+  DraftGraph draft(points_.vertices(), std::max<int64_t>(kDraftEdgesPerEdge * options.max_degree, 1));
+  const std::vector<Sample> samples = drawn_samples(points_, options.seed, pool, stats_);
+  const VertexMap map = matched_vertices(before.points(), points_, source);
+  add_edges_of_changed(before.graph(), before.points(), map, points_, kCandidatesPerEdge * options.max_degree,
+                       options.seed, pool, draft, stats_);
+  graph_ = finished(points_, draft, options, samples, pool, stats_);
 }
 
 template <class Body>

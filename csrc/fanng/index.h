@@ -43,6 +43,11 @@ class Index {
   Index(const float* vectors, int64_t count, int64_t depth, Metric metric, const BuildOptions& options, Seeding seeding,
         const Index* warm, const cpu::ThreadPool& pool, const BuildProgress& progress);
 
+  // Builds the graph over changed rows from that of `before`: row i is row source[i] of it, or new if that is -1. The
+  // index keeps no lists.
+  Index(const Index& before, const float* vectors, int64_t count, const int64_t* source, const BuildOptions& options,
+        const cpu::ThreadPool& pool);
+
   // Assembles an index from vectors and graph. Throws std::invalid_argument if they do not match.
   Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, std::vector<Vertex> lists,
         const BuildStats& stats);

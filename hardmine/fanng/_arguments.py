@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,26 @@ def check_start(start: Any, queries: int, rows: int) -> Any:
     if rows == 0:
         raise ValueError(f"start must be None for an index without rows, got {start}")
     return torch.full((queries,), check_integer("start", start, 0, rows - 1), dtype=torch.int64, device="cpu").numpy()
+
+
+def check_row_numbers(name: str, rows: Any, count: int) -> Tensor:
+    """Row numbers from 0 to ``count`` - 1 as an int64 tensor [R] on the CPU."""
+    if isinstance(rows, Tensor):
+        if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+            raise TypeError(f"{name} must have an integer dtype, got {rows.dtype}")
+        if rows.ndim != 1:
+            raise ValueError(f"{name} must be [R], got {shape_of(rows)}")
+        numbers = rows.to("cpu", torch.int64)
+    elif isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
+        numbers = torch.tensor(
+            [check_integer(name, row, 0, count - 1) for row in rows], dtype=torch.int64, device="cpu"
+        )
+    else:
+        raise TypeError(f"{name} must be a tensor or a sequence of integers, got {type(rows).__name__}")
+    outside = numbers[(numbers < 0) | (numbers >= count)]
+    if len(outside):
+        raise ValueError(f"{name} must be rows of the index, 0 to {count - 1}, got {int(outside[0])}")
+    return numbers
 
 
 @contextmanager

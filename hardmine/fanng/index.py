@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -16,6 +16,7 @@ from hardmine.fanng._arguments import (
     as_rows,
     build_progress,
     check_k,
+    check_row_numbers,
     check_start,
     check_threads,
 )
@@ -118,7 +119,8 @@ class Index:
                 of random splits, and neighbors of neighbors. ``"auto"``: ``"exact"`` while N^2 D is at most 1e12, where
                 D is rounded up to a multiple of 16; then ``"leaves"``. None: no edges. ``"naive"``: all N^2 pairs,
                 without occluded ones (the paper's Algorithm 1; for tests and small sets). Or an index over as many
-                rows, such as the last epoch's: its edges, remeasured and pruned again, and their reverses. If that
+                rows, such as the last epoch's: its edges and the 15 nearest of its lists, remeasured and pruned again,
+                and their reverses; the new index has no lists. If that
                 index used all 50 N traversals without reaching `success_rate`, this build targets the rate that it did
                 reach.
             max_traversals: Maximal number of traversals; by default 50 N, as in the paper, and at least 4,000.
@@ -180,6 +182,74 @@ class Index:
                 progress=report,
             )
         return cls(core, rows, settings)
+
+    def add(self, rows: Tensor | np.ndarray, *, threads: int | None = None) -> Index:
+        """An index over these rows and others, from this one's graph.
+
+        New rows get edges to the nearest that a search finds, and to the nearest of each other; their reverses are
+        added. A few rows take a small part of the time of a build. The new index has no lists, so :meth:`neighbors`
+        searches. If there are more new rows than old ones, all are built anew.
+
+        Args:
+            rows: Rows [M, D] to add, as in :meth:`build`. They become rows N to N + M - 1.
+            threads: Number of threads; by default torch's.
+
+        Returns:
+            The new index. This one stays as it is.
+
+        Raises:
+            TypeError: An argument has the wrong type or dtype.
+            ValueError: An argument has the wrong shape or value, or a row is not finite.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> index = Index.build(torch.arange(6.0)[:, None], metric="euclidean")  # on a line
+            >>> index.add(torch.tensor([[2.25]])).search(torch.tensor([[2.2]]), k=2).index
+            tensor([[6, 2]])
+        """
+        added = self._as_rows("rows", rows)
+        source = torch.cat([torch.arange(len(self), device="cpu"), torch.full((len(added),), -1, device="cpu")])
+        return self._changed(torch.cat([self._vectors, added]), source, threads)
+
+    def remove(self, rows: Tensor | Sequence[int], *, threads: int | None = None) -> Index:
+        """An index without these rows, from this one's graph.
+
+        An edge to a removed row is replaced by those that the row had. The new index has no lists, so :meth:`neighbors`
+        searches. If less than half of the rows remain, they are built anew.
+
+        Args:
+            rows: Numbers of the rows to remove, a tensor of integers or a sequence. Repeated numbers count once.
+            threads: Number of threads; by default torch's.
+
+        Returns:
+            The new index. The rows that remain keep their order, and are numbered anew from 0. This index stays as it
+            is.
+
+        Raises:
+            TypeError: An argument has the wrong type or dtype.
+            ValueError: A number is out of range.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> index = Index.build(torch.arange(6.0)[:, None], metric="euclidean")  # on a line
+            >>> index.remove([2, 3]).vectors.flatten()
+            tensor([0., 1., 4., 5.])
+        """
+        keep = torch.ones(len(self), dtype=torch.bool, device="cpu")
+        keep[check_row_numbers("rows", rows, len(self))] = False
+        return self._changed(self._vectors[keep], keep.nonzero().flatten(), threads)
+
+    def _changed(self, vectors: Tensor, source: Tensor, threads: int | None) -> Index:
+        """An index over rows of which row i is row source[i] of this one, or new if that is -1."""
+        threads = check_threads(threads)
+        degree, seed = self._settings.get("max_degree", 30), self._settings.get("seed", 0)
+        degree, seed = check_integer("max_degree", degree, 1, 65535), check_integer("seed", seed, 0, 2**64 - 1)
+        if 2 * int((source >= 0).sum()) < max(len(self), len(source)):
+            return Index.build(vectors, metric=self.metric, max_degree=degree, seed=seed, threads=threads)
+        core = self._core.changed(vectors.numpy(), source.numpy(), degree, seed, threads)
+        return Index(core, vectors, self._settings)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -416,9 +486,12 @@ class Index:
         return check_integer("max_distance_computations", max_distance_computations, 1, 2**31 - 1), 0
 
     def _as_queries(self, queries: Any) -> Tensor:
-        rows = as_rows("queries", queries)
+        return self._as_rows("queries", queries, "Q")
+
+    def _as_rows(self, name: str, given: Any, count: str = "M") -> Tensor:
+        rows = as_rows(name, given)
         if rows.shape[1] != self.depth:
-            raise ValueError(f"queries must be [Q, D] with the index's D = {self.depth}, got {shape_of(queries)}")
+            raise ValueError(f"{name} must be [{count}, D] with the index's D = {self.depth}, got {shape_of(given)}")
         return rows
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -121,6 +121,23 @@ def test_build_warm_start_after_small_move_needs_fewer_traversals(metric):
 
 
 @each_metric
+def test_build_warm_start_from_lists_measures_less_and_finds_as_much(metric):
+    x = torch.randn(3000, 12, generator=seeded(1))
+    before = Index.build(x, metric=metric)
+    moved = x + 0.1 * torch.randn(x.shape, generator=seeded(2))
+    queries = torch.randn(300, 12, generator=seeded(3))
+    fresh, warm = (Index.build(moved, metric=metric, init=init) for init in ("auto", before))
+    kept = (before.neighbors(10).index[:, :, None] == fresh.neighbors(10).index[:, None]).any(1).double().mean()
+    assert 0.5 < kept < 0.95, "or this test says nothing"
+    assert warm.stats()["distance_computations"] < 0.5 * fresh.stats()["distance_computations"]
+    assert warm.stats()["traversals"] == 0
+    assert warm.recall(10, None, queries=queries) > 0.95
+    width = {"width": fresh.search_width(10)}
+    found, wanted = (index.recall(10, None, queries=queries, **width) for index in (warm, fresh))
+    assert found > wanted - 0.02
+
+
+@each_metric
 def test_build_success_rate_zero_adds_only_connecting_edges(metric):
     x = sample_rows()
     stats = Index.build(x, metric=metric, init=None, success_rate=0).stats()

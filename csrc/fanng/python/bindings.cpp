@@ -47,6 +47,14 @@ std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double 
                                  Threads(threads, poll_signals), report);
 }
 
+std::unique_ptr<Index> changed(const Index& self, const Array<float>& vectors, const Array<int64_t>& source,
+                               int64_t max_degree, uint64_t seed, int64_t threads) {
+  const BuildOptions options{.success_rate = 0, .max_degree = max_degree, .seed = seed};
+  const py::gil_scoped_release nogil;
+  return std::make_unique<Index>(self, vectors.data(), vectors.shape(0), source.data(), options,
+                                 Threads(threads, poll_signals));
+}
+
 std::unique_ptr<Index> assemble(const Array<float>& vectors, Metric metric, const Array<int64_t>& first_edge,
                                 const Array<Vertex>& target, const Array<Vertex>& starts, const Array<Vertex>& lists,
                                 double success_rate, double build_success_rate, int64_t traversals,
@@ -86,6 +94,8 @@ PYBIND11_MODULE(_fanng, module) {
                   py::arg("max_degree"), py::arg("seed"), py::arg("max_traversals"), py::arg("refinements"),
                   py::arg("threads"), py::arg("seeding"), py::arg("warm").none(true), py::arg("progress"))
       .def_static("assemble", &assemble)
+      .def("changed", &changed, py::arg("vectors"), py::arg("source"), py::arg("max_degree"), py::arg("seed"),
+           py::arg("threads"))
       .def_property_readonly("rows", [](const Index& self) { return self.points().rows(); })
       .def_property_readonly("vertices", [](const Index& self) { return self.points().vertices(); })
       .def_property_readonly("depth", [](const Index& self) { return self.points().depth(); })
