@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 BLOCK_STEP = 96  # kBlockStep of csrc/cpu/simd/operands.h
 DEFAULT_MEMORY = 2**30
-_BLOCKS_PER_RANK = 4  # so that the ranks' parts differ little
+_BLOCKS_PER_RANK = 2  # so that the ranks have about equal parts; more blocks cost more time
 _MIN_BLOCK_ROWS = 43 * BLOCK_STEP  # smaller blocks cost more time than an even division among ranks saves
 _GRAPH_BYTES = 600  # of a graph per row, beside its vectors
 _OPTIONS = ("rows", "depth", "dtype", "refs", "k", "similarity", "method", "fanng", "ids", "ref_ids")
@@ -503,7 +503,13 @@ def digest_of_pairs(pairs: list[Pair]) -> str:
 
 
 def part_of_pairs(pairs: list[Pair], weight: Any, rank: int, ranks: int) -> list[Pair]:
-    """The consecutive pairs of one rank: those whose middle lies in its part of the total weight."""
+    """The pairs of one rank: consecutive ones of about equal weight.
+
+    Ranks take pairs from squares of the matrix of pairs, so that each keeps lists of few blocks.
+    """
+    if ranks > 1:
+        side = max(round(math.sqrt(len(pairs) / ranks)), 1)
+        pairs = sorted(pairs, key=lambda pair: (pair.row // side, pair.column // side, pair))
     total, before, own = sum(map(weight, pairs)), 0.0, []
     for pair in pairs:
         middle = (before + weight(pair) / 2) / total

@@ -1,6 +1,7 @@
 """all_knn: the lists of ops.knn for any blocks and ranks, resumed after a kill, and clear errors for every fault."""
 
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from hardmine import ops
 from hardmine.mining import NeighborShards, _block_pairs, all_knn, plan_all_knn
 from hardmine.mining._list_files import sole_writer
+from hardmine.mining.all_knn import part_of_pairs
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
 from support.ranks import COUNTS, run_ranks
@@ -149,7 +151,9 @@ def shards_of(rows, folder, kinds):
 KINDS = ["tensor", "array", "memmap", "npy", "fortran npy", "safetensors"]
 
 
-@pytest.mark.parametrize("kinds", [*([kind] for kind in KINDS), KINDS], ids=lambda kinds: "+".join(kinds))
+@pytest.mark.parametrize(
+    "kinds", [*([kind] for kind in KINDS), KINDS, KINDS * 5], ids=lambda kinds: "+".join(kinds[:7])
+)
 def test_all_knn_rows_of_every_kind_give_same_lists(tmp_path, kinds):
     rows = small_integers()
     shards = shards_of(rows, tmp_path, kinds)
@@ -416,7 +420,7 @@ def test_all_knn_rows_that_change_during_run_raise(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["progress-00007.rank-0.safetensors", "index-00000-of-00008.npy", "manifest.json"])
-def test_all_knn_damaged_file_raises_and_names_it(tmp_path, monkeypatch, kind):
+def test_all_knn_damaged_file_raises_and_names_it(tmp_path, monkeypatch, counted_pairs, kind):
     rows, folder = small_integers(), tmp_path / "lists"
     restore = interrupt_after(monkeypatch, 9)
     with pytest.raises(InterruptedRunError):
@@ -424,13 +428,44 @@ def test_all_knn_damaged_file_raises_and_names_it(tmp_path, monkeypatch, kind):
     restore()
     content = (folder / kind).read_bytes()
     (folder / kind).write_bytes(content[: len(content) // 2])
+    counted_pairs.clear()
     with pytest.raises(ValueError, match=kind):
         all_knn(rows, folder, 20)
+    assert not counted_pairs, "known before any work"
     if kind == "manifest.json":
         (folder / kind).write_bytes(content)
     else:
         (folder / kind).unlink()  # as the message says
     assert_same_lists(all_knn(rows, folder, 20)[:], ops.knn(rows, k=20))
+
+
+def test_all_knn_altered_lists_in_progress_raise(tmp_path, monkeypatch):
+    rows, folder = small_integers(), tmp_path / "lists"
+    restore = interrupt_after(monkeypatch, 9)
+    with pytest.raises(InterruptedRunError):
+        all_knn(rows, folder, 20, block_rows=BLOCK)
+    restore()
+    path = folder / "progress-00007.rank-0.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"progress-00007.* was changed after it was written: .* delete this file"):
+        all_knn(rows, folder, 20)
+
+
+def test_merged_lists_have_no_row_twice_and_ties_by_number():
+    nan = torch.nan
+    first = (
+        torch.tensor([[3.0, 2.0, 1.0], [5.0, nan, nan], [nan] * 3]),
+        torch.tensor([[7, 1, 9], [4, -1, -1], [-1] * 3]),
+    )
+    second = (
+        torch.tensor([[3.0, 2.0, 2.0], [5.0, 5.0, nan], [nan] * 3]),
+        torch.tensor([[7, 0, 1], [2, 4, -1], [-1] * 3]),
+    )
+    key, number = _block_pairs.merged(first, second)
+    assert number.tolist() == [[7, 0, 1], [2, 4, -1], [-1, -1, -1]]
+    assert_bitwise_equal(key, torch.tensor([[3.0, 2.0, 2.0], [5.0, 5.0, nan], [nan] * 3]))
 
 
 def test_all_knn_missing_shard_of_complete_lists_is_computed_again(tmp_path, counted_pairs):
@@ -517,6 +552,23 @@ def test_all_knn_with_group_gives_bits_of_one_process(tmp_path, count):
             given = {name: value for name, value in options.items() if name != "block_rows"}
             refs = given.pop("refs", None)
             assert_same_lists(lists, ops.knn(rows, refs, 20, ids=ids, **given))
+
+
+@pytest.mark.parametrize(("blocks", "ranks"), [(4, 2), (8, 4), (32, 16), (5, 1), (3, 7)])
+def test_part_of_pairs_is_even_and_touches_few_blocks(blocks, ranks):
+    pairs = [_block_pairs.Pair(row, column) for row in range(blocks) for column in range(row, blocks)]
+
+    def weight(pair):
+        return 0.5 if pair.row == pair.column else 1.0
+
+    parts = [part_of_pairs(pairs, weight, rank, ranks) for rank in range(ranks)]
+    assert sorted(pair for part in parts for pair in part) == pairs
+    if ranks == 1:
+        assert parts == [pairs], "in the order in which blocks are done first"
+    even = blocks**2 / 2 / ranks
+    assert all(abs(sum(map(weight, part)) - even) <= 1 for part in parts)
+    touched = [len({block for pair in part for block in pair}) for part in parts]
+    assert max(touched) <= min(blocks, 3 * math.sqrt(len(pairs) / ranks) + 4)
 
 
 def test_all_knn_interrupted_ranks_go_on_with_any_number(tmp_path, monkeypatch, counted_pairs):

@@ -119,6 +119,7 @@ def test_hard_negatives_of_labels_are_those_by_sorting(with_refs, rule):
 @pytest.mark.parametrize("with_labels", [False, True])
 def test_hard_negatives_leaves_out_equal_ids(with_labels):
     ids = integers(N, 30, 6), integers(M, 30, 7)
+    ids[0][::2] = ids[1][::2] = -1
     labels = (integers(N, 5, 4), integers(M, 5, 5)) if with_labels else None
     check(ROWS, REFS, 9, labels=labels, ids=ids, relations=PAIRS, margin=0.0, ranks=(0, 9))
 
