@@ -41,6 +41,7 @@ LOSSES = [
     ("SupConLoss", {"distance": distances.LpDistance(normalize_embeddings=False, power=2)}, "squared but not"),
 ]
 MINERS = [
+    ("MultiSimilarityMiner", {}, "its refs have the very tensor of labels"),
     ("BatchHardMiner", {"distance": OwnDistance()}, "its distance is OwnDistance"),
     ("BatchHardMiner", {"allowed_neg_range": (0.1, 1.0)}, "it has an allowed_neg_range"),
     ("BatchEasyHardMiner", {"neg_strategy": "all", "collect_stats": True}, "statistics of all negatives"),
@@ -67,7 +68,7 @@ def test_losses_without_op_are_those_of_pml_with_one_warning(name, options, reas
 
 @pytest.mark.parametrize(("name", "options", "reason"), MINERS)
 def test_miners_without_op_are_those_of_pml_with_one_warning(name, options, reason):
-    batch = batch_of("some alone", "others")
+    batch = batch_of("some alone", "others, same labels")
     own, expected = (getattr(side, name)(**options) for side in (miners, pml_miners))
     with pytest.warns(UserWarning, match=f"^{name} runs the code of pytorch-metric-learning itself: .*{reason}"):
         found = own(*batch)

@@ -7,7 +7,7 @@ import torch
 from pytorch_metric_learning import distances
 from pytorch_metric_learning import miners as pml
 
-from hardmine.integrations.pytorch_metric_learning import miners
+from hardmine.integrations.pytorch_metric_learning import _miners, miners
 from integrations.pml_cases import DTYPES, LABELS, REFS, batch_of, fused
 
 DISTANCES = {
@@ -102,3 +102,44 @@ def test_batch_hard_miner_without_triplets_leaves_statistics_of_pml():
     for labels in ("balanced", "no positives", "one class"):
         assert_same_indices(own, expected, batch_of(labels))
         assert_same_statistics(own, expected)
+
+
+@pytest.mark.parametrize("kind", ["all", "hard", "semihard", "easy"])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_triplet_margin_miner_selects_indices_of_pml(distance, kind, monkeypatch):
+    own, expected = (
+        side.TripletMarginMiner(margin=0.3, type_of_triplets=kind, distance=DISTANCES[distance](), collect_stats=True)
+        for side in (miners, pml)
+    )
+    for labels, refs, chunk in itertools.product(LABELS, REFS, (2**22, 50)):
+        monkeypatch.setattr(_miners, "_CHUNK", chunk)
+        a, *_ = assert_same_indices(own, expected, batch_of(labels, refs))
+        assert len(a) or labels in ("no positives", "one class")
+        assert_same_statistics(own, expected)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_multi_similarity_miner_selects_indices_of_pml(distance):
+    refs_of_others = REFS[:-1]  # the last kind runs PML's own code
+    for epsilon, labels, refs, dtype in itertools.product((0.1, -0.4), LABELS, refs_of_others, DTYPES):
+        own, expected = (side.MultiSimilarityMiner(epsilon, distance=DISTANCES[distance]()) for side in (miners, pml))
+        a1, _, a2, _ = assert_same_indices(own, expected, batch_of(labels, refs, dtype))
+        assert len(a1) * len(a2) or labels in ("no positives", "one class") or epsilon < 0
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_pair_margin_miner_selects_indices_of_pml(distance):
+    own, expected = (
+        side.PairMarginMiner(pos_margin=0.4, neg_margin=0.9, distance=DISTANCES[distance](), collect_stats=True)
+        for side in (miners, pml)
+    )
+    for labels, refs, dtype in itertools.product(LABELS, REFS, DTYPES):
+        assert_same_indices(own, expected, batch_of(labels, refs, dtype))
+        assert_same_statistics(own, expected)
+
+
+def test_miners_of_pairs_take_every_distance():
+    batch = batch_of("some alone", "others")
+    for name in ("TripletMarginMiner", "MultiSimilarityMiner", "PairMarginMiner"):
+        own, expected = (getattr(side, name)(distance=distances.LpDistance(p=1)) for side in (miners, pml))
+        assert len(assert_same_indices(own, expected, batch)[0])

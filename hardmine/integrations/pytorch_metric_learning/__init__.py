@@ -16,17 +16,26 @@ from hardmine.integrations.pytorch_metric_learning._losses import (  # noqa: E40
     SupConLoss,
     TripletMarginLoss,
 )
-from hardmine.integrations.pytorch_metric_learning._miners import BatchEasyHardMiner, BatchHardMiner  # noqa: E402
+from hardmine.integrations.pytorch_metric_learning._miners import (  # noqa: E402
+    BatchEasyHardMiner,
+    BatchHardMiner,
+    MultiSimilarityMiner,
+    PairMarginMiner,
+    TripletMarginMiner,
+)
 
 __all__ = [
     "KNN",
     "AccuracyCalculator",
     "BatchEasyHardMiner",
     "BatchHardMiner",
+    "MultiSimilarityMiner",
     "NPairsLoss",
     "NTXentLoss",
+    "PairMarginMiner",
     "SupConLoss",
     "TripletMarginLoss",
+    "TripletMarginMiner",
     "losses",
     "miners",
 ]

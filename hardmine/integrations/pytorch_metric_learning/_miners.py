@@ -23,6 +23,7 @@ from hardmine.ops.select_triplets import select_triplets
 from hardmine.types import NegativeRule
 
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
+_CHUNK = 2**22  # distances that are compared at once
 _NEGATIVE_RULES: dict[str, NegativeRule] = {
     "hard": "hardest",
     "semihard": "semihard",
@@ -147,3 +148,143 @@ def _positive_of_pairs(
     chosen = torch.full_like(negative, -1)
     chosen[anchor[order][first]] = positive[order][first]
     return chosen
+
+
+class TripletMarginMiner(miners.TripletMarginMiner):
+    """PML's ``TripletMarginMiner``, without a tensor of all triplets.
+
+    Arguments, statistics and results are those of PML, bit for bit, with every distance. Memory is that of the matrix
+    of distances, a few chunks of it, and the result.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.integrations.pytorch_metric_learning import TripletMarginMiner
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+        >>> TripletMarginMiner(margin=0.3)(embeddings, torch.tensor([0, 0, 1, 1]))
+        (tensor([1, 2]), tensor([0, 3]), tensor([2, 1]))
+    """
+
+    def mine(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The triplets (a, p, n) of the type."""
+        return fused_or_pml(self, TripletMarginMiner, self._mine, super().mine, *inputs)
+
+    def _mine(
+        self, embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        distance = self.distance(embeddings, refs)
+        is_negative = labels[:, None] != ref_labels
+        anchor, positive = positive_pairs(labels, ref_labels)
+        if self.collect_stats:
+            self._set_means(distance, is_negative, anchor, positive)
+        parts = []
+        for a, p in zip(*(x.split(max(1, _CHUNK // max(len(refs), 1))) for x in (anchor, positive)), strict=True):
+            to_positive, to_negative = distance[a, p][:, None], distance[a]
+            margin = to_positive - to_negative if self.distance.is_inverted else to_negative - to_positive
+            if self.type_of_triplets == "easy":
+                keep = margin > self.margin
+            else:
+                keep = margin <= self.margin
+                if self.type_of_triplets == "hard":
+                    keep &= margin <= 0
+                elif self.type_of_triplets == "semihard":
+                    keep &= margin > 0
+            pair, negative = (keep & is_negative[a]).nonzero(as_tuple=True)
+            parts.append((a[pair], p[pair], negative))
+        if not parts:
+            return anchor, positive, positive.clone()
+        a, p, n = (torch.cat(part) for part in zip(*parts, strict=True))
+        return a, p, n
+
+    def _set_means(self, distance: Tensor, is_negative: Tensor, anchor: Tensor, positive: Tensor) -> None:
+        """PML's statistics, which are means over all triplets."""
+        negatives = is_negative.sum(1)
+        total = negatives[anchor].sum()
+        self.pos_pair_dist = ((distance[anchor, positive] * negatives[anchor]).sum() / total).item()
+        of_negatives = (distance * is_negative).sum(1)
+        self.neg_pair_dist = (of_negatives[anchor].sum() / total).item()
+        margin = self.neg_pair_dist - self.pos_pair_dist
+        self.avg_triplet_margin = -margin if self.distance.is_inverted else margin
+
+
+class MultiSimilarityMiner(miners.MultiSimilarityMiner):
+    """PML's ``MultiSimilarityMiner``, without a sort of the matrix of distances.
+
+    Arguments and results are those of PML, in its order, with every distance.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.integrations.pytorch_metric_learning import MultiSimilarityMiner
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+        >>> MultiSimilarityMiner(epsilon=0.3)(embeddings, torch.tensor([0, 0, 1, 1]))
+        (tensor([1, 2]), tensor([0, 3]), tensor([1, 2]), tensor([2, 1]))
+    """
+
+    def mine(self, *inputs: Tensor) -> Pairs:
+        """The pairs (a1, p, a2, n) that epsilon keeps."""
+        return fused_or_pml(self, MultiSimilarityMiner, self._mine, super().mine, *inputs)
+
+    def _mine(self, embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor) -> Pairs:
+        if ref_labels is labels and refs is not embeddings:
+            raise NotFused("its refs have the very tensor of labels")  # PML takes the pairs (i, i) for both kinds
+        distance = self.distance(embeddings, refs)
+        is_positive = labels[:, None] == ref_labels
+        is_negative = ~is_positive
+        if ref_labels is labels:
+            is_positive.fill_diagonal_(False)
+        if not (is_positive.any() and is_negative.any()):
+            empty = torch.empty(0, dtype=torch.int64, device=labels.device)
+            return empty, empty.clone(), empty.clone(), empty.clone()
+        if refs is embeddings:
+            is_positive.fill_diagonal_(False)
+            is_negative.fill_diagonal_(False)
+        finite = torch.finfo(distance.dtype)
+        if self.distance.is_inverted:
+            hardest_positive = distance.masked_fill(~is_positive, finite.max).amin(1, keepdim=True)
+            hardest_negative = distance.masked_fill(~is_negative, finite.min).amax(1, keepdim=True)
+            is_positive &= distance - self.epsilon < hardest_negative
+            is_negative &= distance + self.epsilon > hardest_positive
+        else:
+            hardest_positive = distance.masked_fill(~is_positive, finite.min).amax(1, keepdim=True)
+            hardest_negative = distance.masked_fill(~is_negative, finite.max).amin(1, keepdim=True)
+            is_positive &= distance + self.epsilon > hardest_negative
+            is_negative &= distance - self.epsilon < hardest_positive
+        return *_by_distance(distance, is_positive), *_by_distance(distance, is_negative)
+
+
+class PairMarginMiner(miners.PairMarginMiner):
+    """PML's ``PairMarginMiner``, without lists of all pairs.
+
+    Arguments, statistics and results are those of PML, bit for bit, with every distance.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.integrations.pytorch_metric_learning import PairMarginMiner
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+        >>> PairMarginMiner(pos_margin=0.2, neg_margin=1.0)(embeddings, torch.tensor([0, 0, 1, 1]))
+        (tensor([0, 1, 2, 3]), tensor([1, 0, 3, 2]), tensor([1, 2]), tensor([2, 1]))
+    """
+
+    def mine(self, *inputs: Tensor) -> Pairs:
+        """The pairs (a1, p, a2, n) beyond the margins."""
+        return fused_or_pml(self, PairMarginMiner, self._mine, super().mine, *inputs)
+
+    def _mine(self, embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor) -> Pairs:
+        distance = self.distance(embeddings, refs)
+        is_negative = labels[:, None] != ref_labels
+        anchor, positive = positive_pairs(labels, ref_labels)
+        to_positive = distance[anchor, positive]
+        if self.collect_stats:
+            self.set_stats(to_positive, distance[is_negative])
+        if self.distance.is_inverted:
+            keep, is_hard = to_positive < self.pos_margin, distance > self.neg_margin
+        else:
+            keep, is_hard = to_positive > self.pos_margin, distance < self.neg_margin
+        return anchor[keep], positive[keep], *(is_negative & is_hard).nonzero(as_tuple=True)
+
+
+def _by_distance(distance: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs of a mask [B, M], by anchor and then by ascending distance."""
+    anchor, other = pairs.nonzero(as_tuple=True)
+    order = distance[anchor, other].sort(stable=True).indices
+    order = order[anchor[order].sort(stable=True).indices]
+    return anchor[order], other[order]
