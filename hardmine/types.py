@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 Similarity: TypeAlias = Literal["cosine", "dot", "euclidean"]
+ProductSimilarity: TypeAlias = Literal["cosine", "dot"]
 DistanceSimilarity: TypeAlias = Literal["cosine", "euclidean"]
 PositiveRule: TypeAlias = Literal["easiest", "hardest", "random"]
 AllPositives: TypeAlias = Literal["all"]

@@ -5,6 +5,7 @@ from hardmine.losses.cross_batch_memory import CrossBatchMemory
 from hardmine.losses.given_triplets import GlobalLoss, RatioTripletLoss
 from hardmine.losses.hierarchical import HierarchicalTripletLoss
 from hardmine.losses.info_nce import InfoNCELoss
+from hardmine.losses.multi_similarity import MultiSimilarityLoss
 from hardmine.losses.papers import (
     BatchAllLoss,
     EPHNLoss,
@@ -34,6 +35,7 @@ __all__ = [
     "HPLoss",
     "HierarchicalTripletLoss",
     "InfoNCELoss",
+    "MultiSimilarityLoss",
     "NPairLoss",
     "RatioTripletLoss",
     "SCTLoss",

@@ -6,6 +6,7 @@ from hardmine.ops.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.ops.info_nce_loss import info_nce_loss
 from hardmine.ops.knn import knn
 from hardmine.ops.logsumexp import logsumexp
+from hardmine.ops.multi_similarity_loss import multi_similarity_loss
 from hardmine.ops.sct_loss import sct_loss
 from hardmine.ops.select_triplets import select_triplets
 from hardmine.ops.supcon_loss import supcon_loss
@@ -25,6 +26,7 @@ __all__ = [
     "info_nce_loss",
     "knn",
     "logsumexp",
+    "multi_similarity_loss",
     "sct_loss",
     "select_triplets",
     "supcon_loss",

@@ -60,12 +60,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:20]}...{text[-10:]}"
 
 
-def check_temperature(value: Any) -> float:
+def check_temperature(value: Any, name: str = "temperature") -> float:
     """``value`` is a number that float32 can hold together with its inverse; returned as a float."""
-    number = _as_float("temperature", value)
+    number = _as_float(name, value)
     if not MIN_TEMPERATURE <= number <= MAX_TEMPERATURE:
         limits = f"from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
-        raise ValueError(f"temperature must be a number {limits}, got {_short(value)}")
+        raise ValueError(f"{name} must be a number {limits}, got {_short(value)}")
     return number
 
 

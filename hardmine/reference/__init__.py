@@ -9,6 +9,7 @@ from hardmine.reference.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.reference.info_nce_loss import info_nce_loss
 from hardmine.reference.knn import knn
 from hardmine.reference.logsumexp import logsumexp
+from hardmine.reference.multi_similarity_loss import multi_similarity_loss
 from hardmine.reference.sct_loss import sct_loss
 from hardmine.reference.select_triplets import select_triplets
 from hardmine.reference.smart_triplets import smart_triplets
@@ -23,6 +24,7 @@ __all__ = [
     "info_nce_loss",
     "knn",
     "logsumexp",
+    "multi_similarity_loss",
     "sct_loss",
     "select_triplets",
     "smart_triplets",

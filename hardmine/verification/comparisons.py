@@ -21,6 +21,7 @@ COMPARISONS: dict[str, type[OpComparison]] = {
     "knn": NeighborComparison,
     "info_nce_loss": InfoNCEComparison,
     "logsumexp": SoftComparison,
+    "multi_similarity_loss": SoftComparison,
     "supcon_loss": SoftComparison,
     "indexed_triplet_loss": TripletComparison,
     "global_loss": GlobalComparison,

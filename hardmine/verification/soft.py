@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -26,7 +27,9 @@ class SoftComparison(OpComparison):
         if not self.in_range():
             return self.check_divergence(loss, gradients)
         arguments, options = self.arguments, dict(self.options)
-        temperature = float(arguments["temperature"])
+        if "temperature" in arguments:  # a number or a tensor
+            options["temperature"] = float(arguments["temperature"])
+        steepest = max([options[name] for name in ("alpha", "beta") if name in options] or [1 / options["temperature"]])
         leaves, similarity = self.double_leaves(), options["similarity"]
         s, positives, negatives = self.select.candidate_pairs(
             leaves[0],
@@ -37,13 +40,14 @@ class SoftComparison(OpComparison):
             arguments["ref_ids"],
             similarity,
         )
-        used = {name: options[name] for name in ("pairs", "reduction") if name in options}
-        expected = self.reference.of_matrix(s, positives, negatives, temperature=temperature, **used)
+        of_matrix = self.reference.of_matrix
+        used = {name: options[name] for name in inspect.signature(of_matrix).parameters if name in options}
+        expected = of_matrix(s, positives, negatives, **used)
         missing = expected.detach() == -torch.inf
         if not torch.equal(missing, self.missing):
             return "the log-sum-exp must be -inf exactly where there is no pair"
         expected = torch.where(missing, 0.0, expected)
-        steepness = self.similarity_scale() / temperature
+        steepness = self.similarity_scale() * steepest
         problem = self.check_loss(loss, expected, max(1.0, steepness))
         if problem:
             return problem

@@ -50,6 +50,12 @@ LOSSES = {
         {"ignore_index": -1},
         {"positive": "all", "reduction": "none", "ignore_index": 0},
     ],
+    "multi_similarity_loss": [
+        {},
+        {"similarity": "dot", "reduction": "none", "beta": 3.0},
+        {"reduction": "sum", "gradient_reduction": "sum"},
+        {"ignore_index": -1},
+    ],
     "supcon_loss": [
         {},
         {"similarity": "euclidean", "reduction": "none"},

@@ -22,6 +22,7 @@ OPS = {
     "HPLoss": ops.tuplet_loss,
     "HierarchicalTripletLoss": ops.batch_all_triplet_loss,
     "InfoNCELoss": ops.info_nce_loss,
+    "MultiSimilarityLoss": ops.multi_similarity_loss,
     "NPairLoss": ops.tuplet_loss,
     "RatioTripletLoss": ops.indexed_triplet_loss,
     "SCTLoss": ops.sct_loss,
@@ -32,7 +33,16 @@ OPS = {
 }
 each = pytest.mark.parametrize("name", OPS)
 # The modules that have all options of their op
-WHOLE = ("BatchAllTripletLoss", "GlobalLoss", "InfoNCELoss", "SCTLoss", "SupConLoss", "TripletLoss", "TupletLoss")
+WHOLE = (
+    "BatchAllTripletLoss",
+    "GlobalLoss",
+    "InfoNCELoss",
+    "MultiSimilarityLoss",
+    "SCTLoss",
+    "SupConLoss",
+    "TripletLoss",
+    "TupletLoss",
+)
 OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "ids", "ref_ids", "triplets"}
 OF_THE_CALL |= {"query", "positive_key", "negative_keys"}
 # The default of the module's term, if the op's default is None

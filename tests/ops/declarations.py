@@ -49,6 +49,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "logsumexp": _WITH_REFS,
     "info_nce_loss": {"query": EMBEDDINGS, "positive_key": REFS[:4]},
     "supcon_loss": _WITH_REFS,
+    "multi_similarity_loss": _WITH_REFS,
     "indexed_triplet_loss": _GIVEN,
     "global_loss": _GIVEN,
     "knn": {"queries": EMBEDDINGS},
@@ -229,6 +230,19 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "temperature": SoftTemperature(),
         "similarity": SIMILARITY,
         "group": Group(),
+    },
+    "multi_similarity_loss": {
+        **_TENSORS,
+        "alpha": TEMPERATURE,
+        "beta": TEMPERATURE,
+        "base": Number(
+            more_wrong=tuple(
+                Wrong(value, ValueError, f"must be a finite number, got {value}") for value in (math.inf, -math.inf)
+            )
+        ),
+        "similarity": Choice(names=("cosine", "dot")),
+        "reduction": REDUCTION,
+        **_OVER_RANKS,
     },
     "info_nce_loss": {
         "query": _EMBEDDINGS,

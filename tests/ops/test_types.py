@@ -63,7 +63,9 @@ def test_schemas_name_every_option(name):
     assert not any("[]" in str(argument.type) for argument in packet.default._schema.arguments)
     python_only = {"preset", "generator", "return_selection", "return_count", "return_terms", "return_counts"}
     python_only |= (
-        {"reduction", "query", "positive_key", "negative_keys", "symmetric", "in_batch"} if name in SOFT_OPS else set()
+        {"reduction", "query", "positive_key", "negative_keys", "symmetric", "in_batch", "alpha", "beta", "base"}
+        if name in SOFT_OPS
+        else set()
     )
     python_only |= {"labels", "margin_labels", "random", "ignore_index", *OF_RANKS}
     assert set(inspect.signature(getattr(ops, name)).parameters) - python_only <= options

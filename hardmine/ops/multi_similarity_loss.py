@@ -1,0 +1,166 @@
+"""The multi-similarity loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from hardmine._hooks import observed
+from hardmine.ops._arguments import REDUCTIONS, check_choice, check_ids, check_labeled_rows
+from hardmine.ops._groups import agree_on_checks
+from hardmine.ops._ignored import drops_ignored
+from hardmine.ops._numbers import MAX_TEMPERATURE, MIN_TEMPERATURE, check_finite, check_temperature
+from hardmine.ops._ranks import PartialLoss, check_tensors, group_loss, own_part
+from hardmine.ops._soft import reduced, soft_sums
+from hardmine.types import GradientReduction, ProductSimilarity, Reduction
+
+PRODUCT_SIMILARITIES = ("cosine", "dot")
+
+
+@observed("multi_similarity_loss")
+@drops_ignored
+def multi_similarity_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    similarity: ProductSimilarity = "cosine",
+    reduction: Reduction = "mean",
+    group: ProcessGroup | None = None,
+    gradient_reduction: GradientReduction | None = None,
+) -> Tensor:
+    """The multi-similarity loss without the matrix of similarities.
+
+    Replaces, with ``x = F.normalize(embeddings)`` and its masks::
+
+        s = x @ x.T
+        positive = (-alpha * (s - base)).masked_fill(~is_positive, -inf).logsumexp(1)
+        negative = (beta * (s - base)).masked_fill(~is_negative, -inf).logsumexp(1)
+        loss = (F.softplus(positive) / alpha + F.softplus(negative) / beta).mean()
+
+    Defaults and values are those of ``MultiSimilarityLoss`` of pytorch-metric-learning 2.9.0, without a miner.
+
+    Args:
+        embeddings: The anchors, [B, D], float32, float64, float16 or bfloat16.
+        labels: The anchors' classes, [B], any integer dtype.
+        ref_embeddings: Rows to compare with, such as a memory bank: [M, D], dtype and device of ``embeddings``. None
+            compares the anchors among themselves, where no sample is paired with itself. Gets a gradient if it requires
+            one.
+        ref_labels: The refs' classes, [M], any integer dtype.
+        ids: [B], any integer dtype; a pair of equal ids >= 0 is left out, as in :func:`hardmine.ops.select_triplets`.
+            With refs, only this excludes an anchor's own copy.
+        ref_ids: [M], the refs' ids; given together with ``ids`` if there are refs.
+        ignore_index: Rows with this label are neither anchors nor candidates, as in
+            :func:`hardmine.ops.select_triplets`; they do not count in a mean.
+        alpha: The weight of positives in the exponent, from 1e-30 to 1e30.
+        beta: That of negatives.
+        base: The similarity at which pairs are neither rewarded nor punished, finite.
+        similarity: ``"cosine"`` or ``"dot"``.
+        reduction: ``"mean"`` over all anchors, ``"sum"``, or ``"none"``: [B].
+        group: A ``torch.distributed`` process group: candidates are the rows of all its ranks, or with refs, the refs
+            of all ranks. The loss is that of one process with all rows, on every rank, except that ``reduction="none"``
+            returns the losses of this rank's anchors. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces the parameters' gradients over the ranks,
+            ``"mean"`` as DDP and FSDP do (and the default), or ``"sum"``. Both give the gradient of one process.
+
+    Returns:
+        The loss, float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value.
+        NotImplementedError: A second derivative is requested.
+
+    Note:
+        Positives or negatives that an anchor does not have add 0. A non-finite element, or a row whose norm overflows,
+        makes the loss and all gradients NaN. Memory is O((B + M) D): the backward pass recomputes the similarities.
+        Results are bitwise equal on every repeat, for any number of threads and at every SIMD level.
+
+    Reference:
+        Wang et al., "Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning", CVPR 2019, equation
+        15, without the mining of section 4.1.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], requires_grad=True)
+        >>> loss = ops.multi_similarity_loss(embeddings, torch.tensor([0, 0, 1, 1]))
+        >>> round(loss.item(), 4)
+        0.2688
+        >>> loss.backward()
+    """
+    options = {"alpha": alpha, "beta": beta, "base": base, "similarity": similarity, "reduction": reduction}
+    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    call = group_loss("multi_similarity_loss", group, gradient_reduction, reduction)
+    if call is None:
+        return _compute(inputs, options)
+
+    def check() -> None:
+        check_tensors(inputs, call.group)
+        _check_options(embeddings, options)
+
+    agree_on_checks(call.group, call.check, check)
+    same = {**options, "gradient_reduction": gradient_reduction}
+    part, _ = own_part(call.group, "multi_similarity_loss", same, inputs)
+    part_options = {**options, "reduction": "none" if reduction == "none" else "sum"}
+    count = labels.new_full((), embeddings.shape[0], dtype=torch.int64)
+    found = call.add_up(
+        lambda: PartialLoss(_compute(part, part_options), None, count), embeddings.device, mean=reduction == "mean"
+    )
+    return found.totals
+
+
+def _check_options(embeddings: Tensor, options: dict[str, Any]) -> tuple[float, float, float]:
+    """``alpha``, ``beta`` and ``base``; all options are checked."""
+    check_choice("similarity", options["similarity"], PRODUCT_SIMILARITIES)
+    check_choice("reduction", options["reduction"], REDUCTIONS)
+    alpha, beta = (check_temperature(options[name], name) for name in ("alpha", "beta"))
+    return alpha, beta, check_finite("base", options["base"], like=embeddings)
+
+
+def _compute(inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
+    alpha, beta, base = _check_options(embeddings, options)
+    similarity = options["similarity"]
+    negatives, _ = soft_sums(
+        (embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids), _inverse(beta), similarity, "negative"
+    )
+    if ref_embeddings is None:  # negated anchors against the anchors: only ids exclude an anchor itself
+        ref_embeddings, ref_labels = embeddings, labels
+        ids = ref_ids = _ids_of_rows(ids, labels)
+    positives, _ = soft_sums(
+        (-embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids), _inverse(alpha), similarity, "positive"
+    )
+    at_base = torch.full_like(negatives.shift, base)
+    value = -F.logsigmoid(-positives.logsumexp_minus(-at_base)) / alpha
+    value = value - F.logsigmoid(-negatives.logsumexp_minus(at_base)) / beta
+    if options["reduction"] == "none":
+        return value
+    return reduced(value, labels.new_full((), embeddings.shape[0]), options["reduction"])
+
+
+def _inverse(factor: float) -> float:
+    """The temperature of a factor; at the limits, 1 / factor may be rounded to a number beyond them."""
+    return min(max(1 / factor, MIN_TEMPERATURE), MAX_TEMPERATURE)
+
+
+def _ids_of_rows(ids: Tensor | None, labels: Tensor) -> Tensor:
+    """Ids that exclude what ``ids`` exclude, and each row itself."""
+    number = torch.arange(labels.shape[0], device=labels.device)
+    if ids is None:
+        return number
+    position = torch.searchsorted(ids.sort().values, ids)
+    return torch.where(ids >= 0, position, labels.shape[0] + number)

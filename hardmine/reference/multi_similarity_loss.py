@@ -1,0 +1,65 @@
+"""Plain PyTorch of :func:`hardmine.ops.multi_similarity_loss`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardmine.reference._ignored import drops_ignored
+from hardmine.reference.select_triplets import candidate_pairs
+from hardmine.reference.triplet_loss import poison
+
+
+@drops_ignored
+def multi_similarity_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
+    ignore_index: int | None = None,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    similarity: str = "cosine",
+    reduction: str = "mean",
+) -> Tensor:
+    """As :func:`hardmine.ops.multi_similarity_loss`, from the whole matrix.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops, reference
+        >>> embeddings, labels = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), torch.tensor([0, 0, 1])
+        >>> loss = reference.multi_similarity_loss(embeddings, labels)
+        >>> torch.allclose(loss, ops.multi_similarity_loss(embeddings, labels))
+        True
+    """
+    matrices = candidate_pairs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, similarity)
+    loss = of_matrix(*matrices, alpha=alpha, beta=beta, base=base, reduction=reduction)
+    return poison(loss, embeddings, ref_embeddings)
+
+
+def of_matrix(
+    s: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    *,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    reduction: str = "mean",
+) -> Tensor:
+    """The loss from similarities and masks of candidates, each [B, M]."""
+
+    def of_pairs(factor: float, chosen: Tensor) -> Tensor:
+        # softplus of a log-sum-exp: that of the logits and 0
+        logits = torch.where(chosen, factor * (s - base), -math.inf)
+        return F.pad(logits, (1, 0)).logsumexp(1) / abs(factor)
+
+    value = of_pairs(-alpha, positives) + of_pairs(beta, negatives)
+    return value if reduction == "none" else value.sum() / (max(len(value), 1) if reduction == "mean" else 1)
