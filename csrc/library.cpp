@@ -208,10 +208,11 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "bool need_queries, bool need_refs) -> (Tensor, Tensor)");
 
   // The ranks, from 1, of the positives of each query among all its candidates -> first [B + 1], rank: those of query
-  // q, ascending, are rank[first[q]] up to, not including, rank[first[q + 1]].
+  // q, ascending, are rank[first[q]] up to, not including, rank[first[q + 1]]. With num_parts > 1, only the negatives
+  // of the pairs of part `part` move ranks down.
   m.def(
       "positive_ranks(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
-      "Tensor? ref_ids, int similarity) -> (Tensor, Tensor)");
+      "Tensor? ref_ids, int similarity, int part, int num_parts) -> (Tensor, Tensor)");
 
   // -> loss [] or [T], similarities of the pairs (a, p) and (a, n), each [T]; with term ratio, negative distances.
   m.def(

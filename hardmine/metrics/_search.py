@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -11,15 +12,19 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine._extras import require
+from hardmine.ops._arguments import SIMILARITIES, check_ids
+from hardmine.ops._fakes import accumulate_dtype
 from hardmine.ops._ignored import drop_ignored
 from hardmine.ops._numbers import check_flag
-from hardmine.ops.knn import MAX_NEIGHBORS
+from hardmine.ops.knn import BLOCK_STEP, MAX_NEIGHBORS
 from hardmine.types import Neighbors
 
 # Pairs of rows times depth per call of knn: about a second, after which the progress bar moves.
 CHUNK_WORK = 2**36
 LONG_WORK_CHUNKS = 5
 MIN_CHUNK_ROWS = 256
+MAX_LISTED = 2**24  # neighbors of all rows at once
+_COSINE = SIMILARITIES.index("cosine")
 
 
 def neighbors(
@@ -40,6 +45,12 @@ def neighbors(
     if search_self and (rows >= count or k == MAX_NEIGHBORS):
         rows = count
     starts = range(0, count, rows)
+    if search_self and len(starts) > 1 and embeddings.is_cpu and count * k <= MAX_LISTED:
+        with progress_bar(count, progress, title, "query", long=len(starts) >= LONG_WORK_CHUNKS) as bar:
+            similarity, index = _neighbors_in_blocks(embeddings.detach(), k, ids, bar)
+        for queries in (slice(start, min(start + rows, count)) for start in starts):
+            yield queries, Neighbors(similarity[queries], index[queries])
+        return
     with progress_bar(count, progress, title, "query", long=len(starts) >= LONG_WORK_CHUNKS) as bar:
         for start in starts:
             queries = slice(start, min(start + rows, count))
@@ -53,6 +64,32 @@ def neighbors(
                 yield queries, ops.knn(embeddings[queries], ref_embeddings, k=k, ids=query_ids, ref_ids=ref_ids)
             if bar is not None:
                 bar.update(queries.stop - start)
+
+
+def _neighbors_in_blocks(embeddings: Tensor, k: int, ids: Tensor | None, bar: Any) -> Neighbors:
+    """``ops.knn(embeddings, k=k, ids=ids)``, from pairs of blocks of rows. Each pair of rows is computed once."""
+    count, depth = embeddings.shape
+    step = max(math.isqrt(4 * CHUNK_WORK // depth) // BLOCK_STEP, 1) * BLOCK_STEP  # larger: rows are packed less often
+    embeddings, (ids, _) = embeddings.contiguous(), check_ids(ids, embeddings, None, None)
+    key = embeddings.new_full((count, k), math.nan, dtype=accumulate_dtype(embeddings.dtype))
+    number = embeddings.new_full((count, k), -1, dtype=torch.int64)
+    done = 0
+    for other in range(0, count, step):
+        second = slice(other, other + step)
+        for first in (slice(start, start + step) for start in range(0, other, step)):
+            rows, row_ids = torch.cat([embeddings[first], embeddings[second]]), None
+            if ids is not None:
+                row_ids = torch.cat([ids[first], ids[second]])
+            lists = key[first], number[first], key[second], number[second]
+            torch.ops.hardmine.knn_block(rows, None, row_ids, None, *lists, True, _COSINE, first.start, other)
+        row_ids = None if ids is None else ids[second]
+        lists = key[:0], number[:0], key[second], number[second]
+        torch.ops.hardmine.knn_block(embeddings[second], None, row_ids, None, *lists, True, _COSINE, 0, other)
+        if bar is not None:  # as far as the pairs are: quadratic in the rows
+            progress = round(count * (min(other + step, count) / count) ** 2)
+            bar.update(progress - done)
+            done = progress
+    return Neighbors(key.clamp_(-1, 1), number)
 
 
 def _drop_self(found: Neighbors, start: int) -> Neighbors:

@@ -26,6 +26,7 @@ from hardmine.types import Similarity
 METRICS = ("map", "map_at_r", "r_precision", "mrr", "precision@K", "recall@K", "cmc@K")
 MAX_RANK = 2**63 - 1
 MAX_CHUNK_POSITIVES = 2**26  # a rank each, 8 bytes
+MAX_REPEATED_SHARE = 1 / 16  # of all pairs, that parts compute more than once
 MAX_SORTED_PAIRS = 2**24  # similarities that are sorted at once where no kernel counts ranks
 
 
@@ -204,11 +205,19 @@ def _ranks(
     positives = class_size[label[:count]].cumsum(0)
     rows = max(MIN_CHUNK_ROWS, CHUNK_WORK // max(len(gallery_labels) * depth, 1))
     starts = _chunk_starts(positives, rows)
-    if refs is None and len(starts) > 2:  # one call with all queries would compute each pair once, a chunk cannot
+    long = len(starts) > LONG_WORK_CHUNKS
+    if refs is None and len(starts) > 2:  # chunks would compute each pair twice, for each of its rows
+        parts = len(starts) // 2
+        total = int(positives[-1])
+        # Every part computes the pairs of equal labels anew.
+        if embeddings.is_cpu and total <= MAX_CHUNK_POSITIVES and total * parts <= MAX_REPEATED_SHARE * count * count:
+            with progress_bar(count, progress, "retrieval", "query", long=long) as bar:
+                yield slice(0, count), *_ranks_in_parts(embeddings, labels, ids, similarity, parts, bar)
+            return
         refs, ref_labels = embeddings, labels
         ids = ref_ids = _own_ids(ids, embeddings)
     find = _finder(embeddings)
-    with progress_bar(count, progress, "retrieval", "query", long=len(starts) > LONG_WORK_CHUNKS) as bar:
+    with progress_bar(count, progress, "retrieval", "query", long=long) as bar:
         for start, stop in itertools.pairwise(starts):
             queries = slice(start, stop)
             chunk_ids = None if ids is None else ids[queries]
@@ -218,9 +227,30 @@ def _ranks(
                 bar.update(stop - start)
 
 
+def _ranks_in_parts(
+    embeddings: Tensor, labels: Tensor, ids: Tensor | None, similarity: int, parts: int, bar: Any
+) -> tuple[Tensor, Tensor]:
+    """The ranks of all queries among each other, from parts of the pairs, each of which is computed once."""
+    count = len(embeddings)
+    first, rank = labels, labels
+    for part in range(parts):
+        first, found = torch.ops.hardmine.positive_ranks(
+            embeddings, labels, None, None, ids, None, similarity, part, parts
+        )
+        rank = found if part == 0 else rank.add_(found)
+        if bar is not None:
+            bar.update(count * (part + 1) // parts - count * part // parts)
+    without_negatives = torch.arange(1, len(rank) + 1, device=rank.device) - first[:-1].repeat_interleave(first.diff())
+    return first, rank.sub_(without_negatives, alpha=parts - 1)
+
+
 def _finder(embeddings: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
     """What finds ranks on the device of the embeddings."""
-    return torch.ops.hardmine.positive_ranks if embeddings.device.type == "cpu" else _sorted_ranks
+    return _counted_ranks if embeddings.is_cpu else _sorted_ranks
+
+
+def _counted_ranks(*inputs: Any) -> tuple[Tensor, Tensor]:
+    return torch.ops.hardmine.positive_ranks(*inputs, 0, 1)
 
 
 def _chunk_starts(positives: Tensor, rows: int) -> list[int]:

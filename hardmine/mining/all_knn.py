@@ -36,7 +36,7 @@ from hardmine.mining.neighbor_shards import NeighborShards, check_format, map_sh
 from hardmine.ops._arguments import SIMILARITIES, check_choice
 from hardmine.ops._groups import NUM_SIZES, agree, check_group
 from hardmine.ops._numbers import check_integer
-from hardmine.ops.knn import MAX_NEIGHBORS
+from hardmine.ops.knn import BLOCK_STEP, MAX_NEIGHBORS
 from hardmine.types import Similarity
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     Shard = Tensor | np.ndarray | str | os.PathLike[str]
     Rows = Shard | Sequence[Shard]
 
-BLOCK_STEP = 96  # kBlockStep of csrc/cpu/simd/operands.h
 DEFAULT_MEMORY = 2**30
 _BLOCKS_PER_RANK = 2  # so that the ranks have about equal parts; more blocks cost more time
 _MIN_BLOCK_ROWS = 43 * BLOCK_STEP  # smaller blocks cost more time than an even division among ranks saves

@@ -19,6 +19,7 @@ from hardmine.ops._ranks import own_part
 from hardmine.types import Neighbors, Similarity
 
 MAX_NEIGHBORS = 1024
+BLOCK_STEP = 96  # kBlockStep of csrc/cpu/simd/operands.h: blocks of a set have a multiple of this many rows
 
 
 @observed("knn")

@@ -46,7 +46,7 @@ Ranks engine_ranks(Similarity kind, const Batch<T>& queries, const Batch<T>* ref
   };
   const LabeledMatrix<T> others = refs ? view(*refs, ref_id) : LabeledMatrix<T>{};
   const cpu::PositiveRanks got =
-      cpu::positive_ranks<T>(kind, view(queries, id), refs ? &others : nullptr, queries.depth, pool);
+      cpu::positive_ranks<T>(kind, view(queries, id), refs ? &others : nullptr, queries.depth, {}, pool);
   Ranks ranks;
   for (int64_t q = 0; q < queries.count; ++q)
     ranks.emplace_back(got.rank.begin() + got.first[q], got.rank.begin() + got.first[q + 1]);

@@ -47,11 +47,13 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def search_in_chunks(monkeypatch):
-    """Make every search long, so it runs in chunks of the given number of queries."""
+    """Make every search long, so it runs in chunks of the given number of queries, or in pairs of blocks if listed."""
 
-    def of(rows: int) -> None:
+    def of(rows: int, listed: bool = False) -> None:
         monkeypatch.setattr(_search, "CHUNK_WORK", 1)
         monkeypatch.setattr(_search, "MIN_CHUNK_ROWS", rows)
+        if not listed:
+            monkeypatch.setattr(_search, "MAX_LISTED", 0)
 
     return of
 
@@ -131,6 +133,21 @@ def test_recall_at_k_chunks_match_naive_ranking(dtype, refs, rows, search_in_chu
     if rows:
         chunks = [rows] * (120 // rows) + [120 % rows] * (120 % rows > 0)
         assert calls == [(chunk, refs or 120, 201 if refs is None else 200) for chunk in chunks]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_recall_at_k_in_pairs_of_blocks_matches_one_call(dtype, search_in_chunks, calls, bars):
+    """Blocks of 96 rows; the last one has 20."""
+    inputs = random_inputs(500, 8, 60, spread=1.5, dtype=dtype)[:2]
+    sizes = (1, 3, 40, 499)
+    ids = torch.arange(500) % 7
+    expected = recall_at_k(*inputs, k=sizes), recall_at_k(*inputs, k=sizes, ids=ids)
+    assert expected[0] != expected[1]
+    calls.clear()
+    search_in_chunks(70, listed=True)
+    assert (recall_at_k(*inputs, k=sizes), recall_at_k(*inputs, k=sizes, ids=ids)) == expected
+    assert calls == []
+    assert [(bar.options["total"], bar.done) for bar in bars] == [(500, 500)] * 2
 
 
 @pytest.mark.parametrize("rows", [None, 1, 3, 10])

@@ -138,6 +138,22 @@ def test_retrieval_in_chunks_equals_one_call(refs, ids, limit, monkeypatch):
     assert len(calls) > 3
 
 
+@pytest.mark.parametrize("ids", [None, "many"])
+@pytest.mark.parametrize("rows", [50, 130])
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+def test_retrieval_in_parts_of_the_pairs_equals_one_call(similarity, rows, ids, monkeypatch):
+    inputs = random_inputs(500, 6, 200, spread=1.0)
+    given = {"similarity": similarity} | ({} if ids is None else random_ids(inputs, ids))
+    expected = metrics.retrieval(*inputs[:2], **given, metrics=ALL, per_query=True)
+    parts = []
+    right = MODULE._ranks_in_parts
+    monkeypatch.setattr(MODULE, "_ranks_in_parts", lambda *inputs: parts.append(inputs[4]) or right(*inputs))
+    monkeypatch.setattr(MODULE, "CHUNK_WORK", 1)
+    monkeypatch.setattr(MODULE, "MIN_CHUNK_ROWS", rows)
+    assert_same(metrics.retrieval(*inputs[:2], **given, metrics=ALL, per_query=True), expected)
+    assert parts == [{50: 5, 130: 2}[rows]]
+
+
 def test_retrieval_equals_recall_at_k_and_scikit_learn():
     average_precision_score = pytest.importorskip("sklearn.metrics").average_precision_score
     inputs = random_inputs(200, 8, 20, 150, spread=1.0)

@@ -24,7 +24,7 @@ struct Positive {
 
 template <class T>
 PositiveRanks positive_ranks(Similarity kind, const LabeledMatrix<T>& queries, const LabeledMatrix<T>* refs,
-                             int64_t depth, const ThreadPool& pool) {
+                             int64_t depth, const PassPart& part, const ThreadPool& pool) {
   const RankKernels<T>& kernel = kernels<RankKernels<T>>();
   const T infinity = std::numeric_limits<T>::infinity();
   PositiveRanks out{.first = WorkspaceVector<int64_t>(queries.count + 1, 0), .rank = {}};
@@ -67,9 +67,10 @@ PositiveRanks positive_ranks(Similarity kind, const LabeledMatrix<T>& queries, c
 
   const RankedPositives<T> ranked{
       .first = first.data(), .key = key.data(), .index = index.data(), .worst = worst.data(), .passed = passed.data()};
-  for_each_block(operands, PairKind::kOtherClass, 1.2, pool, [&](int64_t, const Block& block, const T* scores) {
+  const auto count_better = [&](int64_t, const Block& block, const T* scores) {
     kernel.count_better_negatives(params, block, scores, ranked);
-  });
+  };
+  for_each_block(operands, PairKind::kOtherClass, 1.2, pool, count_better, part);
 
   for (int64_t r = 0; r < count; ++r) out.first[rows.permutation()[r] + 1] = first[r + 1] - first[r];
   for (int64_t q = 0; q < count; ++q) out.first[q + 1] += out.first[q];

@@ -14,14 +14,16 @@ Tensor tensor_of(const WorkspaceVector<int64_t>& values, const Tensor& like) {
 
 std::tuple<Tensor, Tensor> positive_ranks_cpu(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
                                               std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
-                                              std::optional<Tensor> ref_ids, int64_t similarity) {
+                                              std::optional<Tensor> ref_ids, int64_t similarity, int64_t part,
+                                              int64_t num_parts) {
   const Similarity kind = similarity_from_code(similarity);
+  check_part(part, num_parts);
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   PositiveRanks ranks;
   dispatch(inputs.type, [&]<class T>() {
     const LabeledMatrix<T> refs = inputs.refs<T>();
     ranks = positive_ranks<T>(kind, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth,
-                              TorchThreadPool());
+                              {part, num_parts}, TorchThreadPool());
   });
   return {tensor_of(ranks.first, inputs.labels), tensor_of(ranks.rank, inputs.labels)};
 }
