@@ -264,6 +264,8 @@ class SelectionOptions(NegativeSelectionOptions, total=False):
 class TripletTermOptions(GroupOptions, total=False):
     """Options of :func:`hardmine.ops.triplet_loss` beside the selection."""
 
+    weights: Tensor | None
+
     term: Term
     temperature: float | None
     margin: float | None
@@ -282,6 +284,8 @@ class AllPositivesTripletLossOptions(NegativeSelectionOptions, TripletTermOption
 
 class SCTTermOptions(GroupOptions, total=False):
     """Options of :func:`hardmine.ops.sct_loss` beside the selection."""
+
+    weights: Tensor | None
 
     lam: float
     temperature: float

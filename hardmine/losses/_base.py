@@ -90,35 +90,35 @@ class SelectionLoss(Loss):
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
         return_selection: Literal[False] = False, return_count: Literal[False] = False,
     ) -> Tensor: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
         return_selection: Literal[True], return_count: Literal[False] = False,
     ) -> tuple[Tensor, AnySelection]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
         return_selection: Literal[False] = False, return_count: Literal[True],
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
         return_selection: Literal[True], return_count: Literal[True],
     ) -> tuple[Tensor, AnySelection, Tensor]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
         return_selection: bool = False, return_count: bool = False,
     ) -> LossResult[AnySelection]: ...
     # fmt: on
@@ -131,6 +131,7 @@ class SelectionLoss(Loss):
         *,
         ids: Tensor | None = None,
         ref_ids: Tensor | None = None,
+        weights: Tensor | None = None,
         return_selection: bool = False,
         return_count: bool = False,
     ) -> LossResult[AnySelection]:
@@ -144,6 +145,8 @@ class SelectionLoss(Loss):
             ids: The anchors' ids, [B]; a pair of equal ids >= 0 is no candidate. With refs, only this excludes an
                 anchor's own copy.
             ref_ids: The ids of the refs, [M]; given together with ``ids`` if there are refs.
+            weights: The anchors' weights, [B], finite and at least 0: each term is multiplied with its anchor's weight,
+                and means are divided by the sum of the weights that count.
             return_selection: Also return the :class:`hardmine.types.Selection`; with ``positive="all"``, the
                 :class:`hardmine.types.PairSelection`.
             return_count: Also return the number of anchors that count, int64 [].
@@ -158,6 +161,7 @@ class SelectionLoss(Loss):
             ref_labels,
             ids=ids,
             ref_ids=ref_ids,
+            weights=weights,
             return_selection=return_selection,
             return_count=return_count,
             **self.options,

@@ -216,6 +216,28 @@ def check_ids(
     return as_int64, None if refs is None else _check_id_vector(ref_name, ref_ids, refs, "M")
 
 
+def check_weights(weights: Any, embeddings: Tensor) -> Tensor:
+    """``weights`` is one finite number >= 0 per row. The values are checked where they can be read."""
+    check_tensor("weights", weights, embeddings)
+    if weights.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"weights must be float32, float64, float16 or bfloat16, got {weights.dtype}")
+    if weights.dim() != 1 or weights.shape[0] != embeddings.shape[0]:
+        raise ValueError(f"weights must be [B] = [{int(embeddings.shape[0])}], got {shape_of(weights)}")
+    if weights.device != embeddings.device:
+        raise ValueError(f"weights must be on the device of the embeddings, {embeddings.device}, got {weights.device}")
+    if has_values(weights):
+        wrong = (~is_weight(weights)).nonzero()
+        if len(wrong):
+            i = int(wrong[0])
+            raise ValueError(f"weights must be finite and at least 0, got {weights[i].item()} at [{i}]")
+    return weights
+
+
+def is_weight(weights: Tensor) -> Tensor:
+    """Whether each number is finite and at least 0."""
+    return (weights >= 0) & (weights < math.inf)
+
+
 def _check_id_vector(name: str, ids: Any, rows: Tensor, size: str) -> Tensor:
     """``ids`` is one integer per row, and no large uint64, which would turn negative: then it would exclude nothing."""
     as_int64 = check_labels(name, ids, rows, size)

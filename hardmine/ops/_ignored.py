@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hardmine.ops._arguments import check_ids, check_labeled_rows
+from hardmine.ops._arguments import check_ids, check_labeled_rows, check_weights
 from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.ops._numbers import check_integer
 from hardmine.types import PairSelection, Selection, TupletTerms
@@ -163,6 +163,8 @@ def drops_ignored(op: Callable[P, R], fill: float = 0.0) -> Callable[P, R]:
         kept = drop_ignored(ignore_index, **tensors)
         if group is not None:
             kept = _with_all_candidates(kept, op.__name__, check_ignore_index(ignore_index), check_group(group))
+        if given.get("weights") is not None:
+            given["weights"] = check_weights(given["weights"], tensors["embeddings"]).index_select(0, kept.anchors)
         call: Any = op
         result = call(**{name: kept.arguments[name] for name in tensors}, **given)
         lists_pairs = op.__name__ in _LISTING_OPS and given.get("positive") == "all"

@@ -141,6 +141,7 @@ def sct_loss(
     semihard_margin: float | None = None,
     duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
+    weights: Tensor | None = None,
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
@@ -185,6 +186,7 @@ def sct_loss(
         hard_cutoff: Overrides the 0.5 of `code2020` or the 0.8 of `code2021`.
         duplicate_threshold: Overrides the preset's threshold (`paper` has none); infinity disables it.
         min_similarity: Anchors count only if both their similarities exceed this. None: all count.
+        weights: As in :func:`hardmine.ops.triplet_loss`.
         return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost; with
             ``positive="all"``, the :class:`hardmine.types.PairSelection`.
         return_count: Also return the number of anchors that count in the mean, int64 []. In `code2020` these are the
@@ -240,7 +242,7 @@ def sct_loss(
     }
     inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
     flags = return_selection, return_count
-    return loss_of_selected("sct_loss", _resolve, inputs, options, flags, group, gradient_reduction)
+    return loss_of_selected("sct_loss", _resolve, inputs, options, flags, group, gradient_reduction, weights)
 
 
 def _resolve(options: dict[str, Any]) -> dict[str, Any]:

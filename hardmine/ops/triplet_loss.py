@@ -18,7 +18,10 @@ from hardmine.ops._arguments import (
     check_ids,
     check_labeled_rows,
     check_loss,
+    check_weights,
     draw_random,
+    has_values,
+    is_weight,
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
@@ -140,6 +143,7 @@ def triplet_loss(
     semihard_margin: float | None = None,
     duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
+    weights: Tensor | None = None,
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
@@ -177,6 +181,9 @@ def triplet_loss(
             ``"none"``: [B], or [P] with ``positive="all"``; 0 for anchors that do not count.
         min_similarity: Anchors count only if both their similarities exceed this (0 in the EP authors' code). None: all
             count.
+        weights: [B], a floating-point dtype: finite and at least 0. Each anchor's term is multiplied with its weight,
+            and means are divided by the sum of the weights of the anchors that count. Gets a gradient if it requires
+            one. Must be None with ``group``.
         return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost; with
             ``positive="all"``, the :class:`hardmine.types.PairSelection`.
         return_count: Also return the number of anchors that count in the mean, int64 []. This does not synchronize a
@@ -247,7 +254,7 @@ def triplet_loss(
     }
     inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
     flags = return_selection, return_count
-    return loss_of_selected("triplet_loss", _resolve, inputs, options, flags, group, gradient_reduction)
+    return loss_of_selected("triplet_loss", _resolve, inputs, options, flags, group, gradient_reduction, weights)
 
 
 _MEANS = ("mean", "mean_active")
@@ -265,10 +272,17 @@ def loss_of_selected(
     flags: tuple[bool, bool],
     group: Any,
     gradient_reduction: Any,
+    weights: Any = None,
 ) -> LossResult[Any]:
     """The results of triplet_loss and sct_loss; ``flags`` say whether the selection and the count are among them."""
     call = group_loss(op, group, gradient_reduction, options["reduction"])
-    if call is None:
+    if weights is not None:
+        if call is not None:
+            got = type(weights).__name__
+            raise ValueError(f"weights must be None with group, got {got}: weigh the losses of reduction='none'")
+        loss, selection, counted = _weighted(inputs, resolve(options), flags, weights)
+        count: Tensor | None = counted.sum()
+    elif call is None:
         resolved = resolve(options)
         loss, selection, counted = _compute(inputs, resolved, flags)
         count = counted.sum() if flags[1] else None
@@ -331,6 +345,34 @@ def _compute(
         return loss, None, None
     selection = named(*selected)
     return loss, selection, _counts(selection, options) if flags[1] else None
+
+
+def _weighted(
+    inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any, Any], weights: Any
+) -> tuple[Tensor, Any, Tensor]:
+    """The weighted loss, the selection, and whether each anchor counts."""
+    _check_options(inputs[0], options, flags)
+    losses, selection, _ = _compute(inputs, {**options, "reduction": "none"}, (True, False))
+    weights = check_weights(weights, inputs[0])
+    counts = _counts(selection, options)
+    is_valid = None if has_values(weights) else is_weight(weights).all()
+    weights = weights.to(losses.dtype)
+    if options["positive"] == "all":
+        weights = weights[selection.anchor_index]
+    # A loss is NaN if some row is not finite, whether the anchor counts or not.
+    terms = torch.where(counts | losses.isnan(), losses, 0.0) * weights
+    if options["reduction"] == "none":
+        loss = terms
+    elif options["reduction"] == "sum":
+        loss = _sum(terms.double()).to(losses.dtype)
+    else:
+        hard = _is_hard(selection, options) if options.get("separate_means") else torch.zeros_like(counts)
+        means = []
+        for part in (hard, ~hard) if options.get("separate_means") else (~hard,):
+            total, weight = (_sum(torch.where(part, values, 0.0).double()) for values in (terms, weights * counts))
+            means.append(total / torch.where(weight == 0, 1.0, weight))
+        loss = sum(means[1:], means[0]).to(losses.dtype)
+    return loss if is_valid is None else torch.where(is_valid, loss, math.nan), selection, counts
 
 
 def _part_of_loss(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors) -> PartialLoss:

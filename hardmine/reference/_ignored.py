@@ -32,7 +32,7 @@ def drops_ignored(reference: Callable[P, R], fill: float = 0.0) -> Callable[P, R
         keep = given["labels"].long() != ignored
         candidates = keep if given.get("ref_labels") is None else given["ref_labels"].long() != ignored
         for names, mask in (
-            (("embeddings", "labels", "ids"), keep),
+            (("embeddings", "labels", "ids", "weights"), keep),
             (("ref_embeddings", "ref_labels", "ref_ids"), candidates),
         ):
             given |= {name: given[name][mask] for name in names if given.get(name) is not None}

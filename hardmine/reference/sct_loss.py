@@ -11,7 +11,7 @@ from torch import Tensor
 from hardmine._options import resolve_options
 from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import select_triplets
-from hardmine.reference.triplet_loss import poison, reduce_terms, results, valid_pairs
+from hardmine.reference.triplet_loss import poison, reduce_terms, results, valid_pairs, weights_of_entries
 from hardmine.types import AnySelection, LossResult
 
 CUTOFFS = {"code2020": 0.5, "code2021": 0.8}
@@ -45,14 +45,16 @@ def loss_of_selection(
     hard_cutoff: float | None = None,
     min_similarity: float | None = None,
     reduction: str = "mean",
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """The loss of a given selection."""
+    """The loss of a given selection; ``weights`` are those of the anchors, [B]."""
     easy, hard = parts_of_selection(selection, preset, hard_cutoff, min_similarity)
     _, s_ap, s_an = valid_pairs(selection, None)
     value = torch.where(hard, lam * s_an, -F.logsigmoid((s_ap - s_an) / temperature))
     if reduction == "mean_active":
         hard, reduction = hard & (lam * s_an > 0), "mean"
-    return reduce_terms(value, easy, hard, reduction, separate_means=preset == "code2020")
+    weights = weights_of_entries(selection, weights, value.dtype)
+    return reduce_terms(value, easy, hard, reduction, separate_means=preset == "code2020", weights=weights)
 
 
 def count_of_selection(
@@ -111,6 +113,7 @@ def sct_loss(
     semihard_margin: float | None = None,
     duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
+    weights: Tensor | None = None,
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
@@ -145,7 +148,7 @@ def sct_loss(
     )
     terms: dict[str, Any] = {"lam": lam, "preset": preset, "hard_cutoff": hard_cutoff}
     terms |= {"min_similarity": min_similarity, "reduction": reduction}
-    loss = loss_of_selection(selection, temperature=temperature, **terms)
+    loss = loss_of_selection(selection, temperature=temperature, **terms, weights=weights)
     loss = poison(loss, embeddings, ref_embeddings)
     count = count_of_selection(selection, **terms)
     return results(loss, selection, count, return_selection, return_count)

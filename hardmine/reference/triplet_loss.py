@@ -12,19 +12,32 @@ from torch import Tensor
 from hardmine._options import resolve_options
 from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import select_triplets
-from hardmine.types import AnySelection, LossResult
+from hardmine.types import AnySelection, LossResult, PairSelection
 
 
-def reduce_terms(value: Tensor, easy: Tensor, hard: Tensor, reduction: str, separate_means: bool = False) -> Tensor:
+def reduce_terms(
+    value: Tensor,
+    easy: Tensor,
+    hard: Tensor,
+    reduction: str,
+    separate_means: bool = False,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Sums or averages the values of the anchors that are ``easy`` or ``hard``; others are ignored."""
     value = torch.where(easy | hard, value, 0.0)
+    if weights is not None:
+        value = value * weights
     if reduction == "none":
         return value
     if reduction == "sum":
         return value.sum()
 
     def mean(part: Tensor) -> Tensor:
-        return torch.where(part, value, 0.0).sum() / part.sum().clamp(min=1)
+        total = torch.where(part, value, 0.0).sum()
+        if weights is None:
+            return total / part.sum().clamp(min=1)
+        weight = torch.where(part, weights, 0.0).sum()
+        return total / torch.where(weight == 0, 1.0, weight)
 
     return mean(easy) + mean(hard) if separate_means else mean(easy | hard)
 
@@ -55,13 +68,27 @@ def loss_of_selection(
     lam: Any,
     min_similarity: float | None = None,
     reduction: str = "mean",
+    weights: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> Tensor:
-    """The loss of a given selection; numbers that the term does not use are None."""
-    valid, _, _ = valid_pairs(selection, min_similarity)
-    value, active = terms_of_selection(selection, term, temperature, margin, lam)
-    if reduction == "mean_active":
-        valid, reduction = valid & active, "mean"
-    return reduce_terms(value, valid, torch.zeros_like(valid), reduction)
+    """The loss of a given selection; numbers that the term does not use are None.
+
+    ``weights`` are those of the anchors, [B]; ``counts`` replaces which entries count.
+    """
+    numbers = {"term": term, "temperature": temperature, "margin": margin, "lam": lam}
+    if counts is None:
+        counts = entries_that_count(selection, **numbers, min_similarity=min_similarity, reduction=reduction)
+    value, _ = terms_of_selection(selection, term, temperature, margin, lam)
+    reduction = "mean" if reduction == "mean_active" else reduction
+    weights = weights_of_entries(selection, weights, value.dtype)
+    return reduce_terms(value, counts, torch.zeros_like(counts), reduction, weights=weights)
+
+
+def weights_of_entries(selection: AnySelection, weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The weight of each entry of a selection, from those of the anchors."""
+    if weights is None:
+        return None
+    return (weights[selection.anchor_index] if isinstance(selection, PairSelection) else weights).to(dtype)
 
 
 def terms_of_selection(
@@ -82,7 +109,12 @@ def terms_of_selection(
     return value, value > 0 if term == "hinge" else always
 
 
-def count_of_selection(
+def count_of_selection(selection: AnySelection, **options: Any) -> Tensor:
+    """The number of anchors that count in the mean, int64 []."""
+    return entries_that_count(selection, **options).sum()
+
+
+def entries_that_count(
     selection: AnySelection,
     *,
     term: str = "nca",
@@ -92,11 +124,11 @@ def count_of_selection(
     min_similarity: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """The number of anchors that count in the mean, int64 []."""
+    """Whether each anchor counts in the mean, bool [B], or each pair, [P]."""
     valid = valid_pairs(selection, min_similarity)[0]
     if reduction == "mean_active":
         valid = valid & terms_of_selection(selection, term, temperature, margin, lam)[1]
-    return valid.sum()
+    return valid
 
 
 def results(loss: Tensor, returned: Any, count: Tensor, return_this: bool, return_count: bool) -> Any:
@@ -128,6 +160,7 @@ def triplet_loss(
     semihard_margin: float | None = None,
     duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
+    weights: Tensor | None = None,
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
@@ -164,6 +197,6 @@ def triplet_loss(
     )
     terms: dict[str, Any] = {name: options[name] for name in ("term", "temperature", "margin", "lam")}
     terms |= {"min_similarity": min_similarity, "reduction": reduction}
-    loss = poison(loss_of_selection(selection, **terms), embeddings, ref_embeddings)
+    loss = poison(loss_of_selection(selection, **terms, weights=weights), embeddings, ref_embeddings)
     count = count_of_selection(selection, **terms)
     return results(loss, selection, count, return_selection, return_count)

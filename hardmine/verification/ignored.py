@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardmine.types import PairSelection
 
-_ANCHORS = ("embeddings", "labels", "ids")
+_ANCHORS = ("embeddings", "labels", "ids", "weights")
 _REFS = ("ref_embeddings", "ref_labels", "ref_ids")
 
 

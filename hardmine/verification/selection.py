@@ -174,6 +174,9 @@ class SelectionComparison(OpComparison):
         """Uses the op's own similarities in their dtype, so that rounding cannot change which anchors count."""
         if self.name == "select_triplets":
             return None
+        if self.name == "triplet_loss":
+            count = self.reference.entries_that_count
+            return self.check_count(count(selection, **self._accepted_options(count)).sum())
         count = self.reference.count_of_selection
         return self.check_count(count(selection, **self._accepted_options(count)))
 
@@ -220,12 +223,13 @@ class SelectionComparison(OpComparison):
             expected = self._similarity_sum(pairs)
         else:
             options = self._accepted_options(self.reference.loss_of_selection)
-            counted = options["reduction"] == "mean_active" and options.get("term") == "hinge"
-            if counted:  # rounding decides whether a term at the kink is active, so the op's count is used
-                options["reduction"] = "sum"
+            if self.arguments.get("weights") is not None:
+                options["weights"] = self.arguments["weights"].double()
+            if options["reduction"] == "mean_active" and options.get("term") == "hinge":
+                # Rounding decides whether a term at the kink is active: the op's similarities do, in their dtype.
+                count = self.reference.entries_that_count
+                options["counts"] = count(selection, **self._accepted_options(count))
             expected = self.reference.loss_of_selection(pairs, **options)
-            if counted:
-                expected = expected / self.outputs["count"].clamp(min=1)
         problem = self.check_loss(loss, expected)
         if problem:
             return problem

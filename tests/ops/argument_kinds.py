@@ -304,6 +304,31 @@ class Labels(Kind):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights(Kind):
+    """One finite number >= 0 per row of the embeddings."""
+
+    right: Tensor
+    optional: bool = True
+
+    def _valid(self) -> list[Any]:
+        dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+        return [*(self.right.to(dtype) for dtype in dtypes), self.right * 0, self.right.clone().requires_grad_()]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        w, rows = self.right, len(self.right)
+        for value in (w.tolist(), w.numpy(), 3):
+            yield Wrong(value, TypeError, f"must be a torch.Tensor, got {type(value).__name__}")
+        for dtype in (torch.int64, torch.bool, torch.complex64):
+            yield Wrong(w.to(dtype), TypeError, f"must be {FLOAT_NAMES}, got {dtype}")
+        for value in (w[:-1], torch.cat([w, w]), w[:, None], w[0]):
+            yield Wrong(value, ValueError, f"must be [B] = [{rows}], got {list(value.shape)}")
+        yield Wrong(w.to("meta"), ValueError, "must be on the device of the embeddings, cpu, got meta")
+        for value in (-1.0, -math.inf, math.inf, math.nan):
+            words = f"must be finite and at least 0, got {value} at [1]"
+            yield Wrong(w.index_fill(0, torch.tensor([1]), value), ValueError, words)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Triplets(Kind):
     """Row indices of the embeddings, [T, 3]."""
 

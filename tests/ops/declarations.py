@@ -27,6 +27,7 @@ from argument_kinds import (
     SoftTemperature,
     Temperature,
     Triplets,
+    Weights,
     Wrong,
 )
 from support.inputs import seeded
@@ -129,6 +130,7 @@ _SELECTED_LOSS = {
     **_OVER_RANKS,
     "reduction": Choice(names=("mean", "sum", "none", "mean_active")),
     "min_similarity": THRESHOLD,
+    "weights": Weights(right=torch.tensor([0.5, 0.0, 2.0, 1.0])),
     "return_selection": Flag(),
     "return_count": Flag(),
 }

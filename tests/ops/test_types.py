@@ -67,7 +67,7 @@ def test_schemas_name_every_option(name):
         if name in SOFT_OPS
         else set()
     )
-    python_only |= {"labels", "margin_labels", "random", "ignore_index", *OF_RANKS}
+    python_only |= {"labels", "margin_labels", "random", "ignore_index", "weights", *OF_RANKS}
     assert set(inspect.signature(getattr(ops, name)).parameters) - python_only <= options
 
 

@@ -47,6 +47,7 @@ def losses(term: Term, wanted: bool) -> None:
     assert_type(ops.triplet_loss(x, labels, positive="all", return_selection=True), tuple[Tensor, PairSelection])
     assert_type(ops.triplet_loss(x, labels, positive="all", return_count=True), tuple[Tensor, Tensor])
     assert_type(ops.sct_loss(x, labels, positive="all", return_selection=True), tuple[Tensor, PairSelection])
+    assert_type(ops.triplet_loss(x, labels, weights=torch.ones(8)), Tensor)
     assert_type(ops.sct_loss(x, labels, preset="code2021", hard_cutoff=0.7), Tensor)
     assert_type(ops.sct_loss(x, labels, return_selection=True), tuple[Tensor, Selection])
     assert_type(ops.sct_loss(x, labels, return_count=True), tuple[Tensor, Tensor])

@@ -11,6 +11,7 @@ ops.triplet_loss(x, labels, term="ratio")  # rejected
 ops.triplet_loss(x, labels, positive="easy")  # rejected
 ops.triplet_loss(x, labels, negative="all")  # rejected
 ops.triplet_loss(x, labels, reduction="active")  # rejected
+ops.triplet_loss(x, labels, weights=2.0)  # rejected
 len(ops.select_triplets(x, labels).anchor_index)  # rejected
 ops.triplet_loss(x, labels, similarity="l2")  # rejected
 ops.triplet_loss(x, labels, tie=True)  # rejected
