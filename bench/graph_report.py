@@ -1,6 +1,6 @@
 """Measures the graph index against hnswlib, faiss and exact search, and writes Markdown, JSON and a plot.
 
-    python bench/graph_report.py [--quick] [--data sift cars words] [--parts curve warm growth] [--output NAME.md]
+    python bench/graph_report.py [--quick] [--data sift cars words] [--parts curve warm growth] [--only-defaults]
 
 The report has three parts. `curve`: the time of build and all lists against recall, per library. `warm`: the time that
 a graph of the previous epoch saves. `growth`: how degree, time and recall change from 10,000 to 100,000 rows.
@@ -44,7 +44,7 @@ def plan_of(args: argparse.Namespace) -> grids.Plan:
         plan = replace(plan, seconds=args.seconds)
     if args.rounds is not None:
         plan = replace(plan, passes=args.rounds, rounds=args.rounds)
-    return plan
+    return replace(plan, only_defaults=args.only_defaults)
 
 
 def measure_all(results: dict[str, Any], args: argparse.Namespace) -> None:
@@ -102,6 +102,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--rows", type=int, help="maximum rows per data set; targets are then not judged")
     parser.add_argument("--seconds", type=float, help="time limit of the repeated passes over one data set")
     parser.add_argument("--rounds", type=int, help="maximum number of passes and of rounds; default: the plan's")
+    parser.add_argument("--only-defaults", action="store_true", help="of hardmine, only the default build and lists")
     parser.add_argument("--threads", type=int, default=2, help="threads per library; default: 2")
     args = parser.parse_args(arguments)
     for name, minimum in (("rows", 2 * (grids.K + 1)), ("rounds", 1), ("threads", 1)):

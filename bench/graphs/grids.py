@@ -50,6 +50,7 @@ class Plan:
     rounds: int  # head to head
     kept_shares: tuple[float, ...]  # one per move
     growth_sizes: tuple[int, ...]
+    only_defaults: bool = False  # of hardmine's settings
 
 
 FULL = Plan(None, 5, 25.0, 5, KEPT_SHARES, GROWTH_SIZES)
@@ -76,12 +77,12 @@ def fanng_settings(name: str) -> list[Fanng]:
     ]
 
 
-def contestants(name: str) -> list[Contestant]:
-    """All contestants in the sweep of this data set, exact search first."""
+def contestants(name: str, only_defaults: bool = False) -> list[Contestant]:
+    """All contestants in the sweep of this data set, exact search first. Of hardmine perhaps only the defaults."""
     efs = FEW_EFS if name == "words" else EFS
     return [
         Exact(),
-        *fanng_settings(name),
+        *fanng_settings(name)[: 1 if only_defaults else None],
         *(Hnswlib(m, ef_construction, efs) for m, ef_construction in HNSWLIB[name]),
         *(FaissHnsw(m, ef_construction, efs) for m, ef_construction in FAISS[name]),
         *(FaissNNDescent(sampled, (rounds,)) for sampled, rounds in NNDESCENT[name]),

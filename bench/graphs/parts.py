@@ -61,7 +61,7 @@ def curve(name: str, plan: Plan) -> Iterator[Result]:
     """Times every setting at every effort, then the fastest of each family at the target recall in shared rounds."""
     data, whole = load(name, plan)
     truth = Truth(data, K)
-    candidates, missing = installed(grids.contestants(name))
+    candidates, missing = installed(grids.contestants(name, plan.only_defaults))
     result = {**about(data, whole), "missing": missing, "points": [], "head_to_head": []}
     samples: list[Sample] = []
     steps = sweep(
