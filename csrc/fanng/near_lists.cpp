@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <numeric>
+#include <utility>
 
 #include "core/random.h"
 #include "cpu/engine/knn.h"
@@ -127,20 +128,37 @@ void compare_within_leaves(const PointSet& points, int64_t leaves, const std::ve
 }
 
 // Compares each vertex with the kHops nearest of its kHops nearest, and of as many vertices whose lists begin with it.
+//
+// `near` has the beginnings of the lists in the last pass, or is empty. Two vertices that the same entries led to then
+// are not compared again.
 void refine(const PointSet& points, const std::vector<Vertex>& order, const cpu::ThreadPool& pool, NearLists& lists,
-            BuildStats& stats) {
+            std::vector<Vertex>& near, BuildStats& stats) {
   const int64_t count = points.vertices(), length = lists.length, hops = std::min(kHops, length);
   const Distances distances(points);
-  // The lists' beginnings before this pass, and their reverse.
-  std::vector<Vertex> near(count * hops);
-  for (Vertex v = 0; v < static_cast<Vertex>(count); ++v)
-    std::transform(lists.begin(v), lists.begin(v) + hops, near.begin() + v * hops, vertex_of);
-  std::vector<Vertex> reverse(count * hops);
-  std::vector<int32_t> reverse_count(count, 0);
+  // The lists' beginnings before this pass, which of them are new, and their reverses, where the new ones come first.
+  const std::vector<Vertex> last = std::exchange(near, std::vector<Vertex>(count * hops));
+  std::vector<uint8_t> is_new(count * hops, 1);
   for (Vertex v = 0; v < static_cast<Vertex>(count); ++v) {
-    for (int64_t n = 0; n < hops; ++n) {
-      const Vertex u = near[v * hops + n];
-      if (u != kNoVertex && reverse_count[u] < hops) reverse[u * hops + reverse_count[u]++] = v;
+    std::transform(lists.begin(v), lists.begin(v) + hops, near.begin() + v * hops, vertex_of);
+    if (last.empty()) continue;
+    // Old entries keep their order.
+    const Vertex* old = last.data() + v * hops;
+    const Vertex* const old_end = old + hops;
+    for (int64_t n = v * hops; n < (v + 1) * hops && old != old_end; ++n) {
+      is_new[n] = near[n] != *old;
+      old += !is_new[n];
+    }
+  }
+  std::vector<Vertex> reverse(count * hops);
+  std::vector<int32_t> reverse_count(count, 0), new_reverse_count(count, 0);
+  for (const bool fresh : {true, false}) {
+    for (Vertex v = 0; v < static_cast<Vertex>(count); ++v) {
+      for (int64_t n = v * hops; n < (v + 1) * hops; ++n) {
+        const Vertex u = near[n];
+        if (u == kNoVertex || (is_new[n] != 0) != fresh || reverse_count[u] == hops) continue;
+        reverse[u * hops + reverse_count[u]++] = v;
+        new_reverse_count[u] += fresh;
+      }
     }
   }
   struct Space {
@@ -152,7 +170,7 @@ void refine(const PointSet& points, const std::vector<Vertex>& order, const cpu:
   parallel_chunks(pool, count, kVerticesPerChunk, [&](int64_t worker, int64_t begin, int64_t end) {
     if (!spaces[worker]) spaces[worker] = std::make_unique<Space>(Space{std::vector<uint32_t>(count, 0)});
     std::vector<uint32_t>& seen = spaces[worker]->seen;
-    std::vector<Vertex> batch(2 * hops * hops);
+    std::vector<Vertex> batch(2 * hops * hops + hops + 1);
     std::vector<float> sq_dist(2 * hops * hops);
     std::vector<PackedNeighbor> found, scratch;
     int64_t computed_here = 0;
@@ -163,28 +181,29 @@ void refine(const PointSet& points, const std::vector<Vertex>& order, const cpu:
       seen[p] = stamp;
       for (int64_t n = 0; n < length && list[n] != kNoNeighbor; ++n) seen[vertex_of(list[n])] = stamp;
       int64_t fresh = 0;
-      const auto gather = [&](Vertex u) {
-        for (const Vertex* w = near.data() + u * hops; w != near.data() + (u + 1) * hops; ++w) {
-          if (*w == kNoVertex) break;
-          batch[fresh] = *w;
-          fresh += seen[*w] != stamp;
-          seen[*w] = stamp;
-        }
+      const auto add = [&](Vertex w, bool wanted) {
+        batch[fresh] = w;
+        const bool adds = wanted && seen[w] != stamp;
+        fresh += adds;
+        seen[w] = adds ? stamp : seen[w];
       };
-      for (int64_t n = 0; n < hops && near[p * hops + n] != kNoVertex; ++n) gather(near[p * hops + n]);
+      // Pairs that two old entries lead to were compared in the last pass.
+      const auto gather = [&](Vertex u, bool all) {
+        for (int64_t n = u * hops; n < (u + 1) * hops && near[n] != kNoVertex; ++n) add(near[n], all || is_new[n]);
+      };
+      for (int64_t n = p * hops; n < (p + 1) * hops && near[n] != kNoVertex; ++n) gather(near[n], is_new[n]);
       for (int64_t n = 0; n < reverse_count[p]; ++n) {
         const Vertex u = reverse[p * hops + n];
-        batch[fresh] = u;
-        fresh += seen[u] != stamp;
-        seen[u] = stamp;
-        gather(u);
+        const bool is_new_reverse = n < new_reverse_count[p];
+        add(u, is_new_reverse);
+        gather(u, is_new_reverse);
       }
       distances.to(points.vector(p), batch.data(), fresh, sq_dist.data());
       computed_here += fresh;
-      const PackedNeighbor last = list[length - 1];
+      const PackedNeighbor farthest = list[length - 1];
       found.clear();
       for (int64_t n = 0; n < fresh; ++n)
-        if (const PackedNeighbor other = pack_neighbor(sq_dist[n], batch[n]); other < last) found.push_back(other);
+        if (const PackedNeighbor other = pack_neighbor(sq_dist[n], batch[n]); other < farthest) found.push_back(other);
       std::sort(found.begin(), found.end());
       merge(found, list, length, scratch);
     }
@@ -250,9 +269,10 @@ NearLists leaf_lists(const PointSet& points, int64_t length, uint64_t seed, cons
     return lists;
   }
   compare_rounds(kFirstRounds);
+  std::vector<Vertex> near;
   for (int64_t pass = 0; pass < kMaxRefinements; ++pass) {
     if (pass > 0) compare_rounds(kMoreRounds);
-    refine(points, order, pool, lists, stats);
+    refine(points, order, pool, lists, near, stats);
     cpu::throw_if_cancelled(pool);
     if (recall(lists) >= kEnoughRecall) break;
   }
