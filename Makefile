@@ -17,7 +17,7 @@ TORCH = $(abspath $(shell $(PY) -c 'import torch; print(torch.__path__[0])'))
 # collection time.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-EXAMPLES := digits training_loop memory_bank smart_mining hierarchical ddp
+EXAMPLES := digits training_loop memory_bank smart_mining hierarchical ddp from_pml
 TORCHRUN = $(PY) -m torch.distributed.run --standalone --nproc-per-node 2
 
 .PHONY: demo examples test test-slow test-all lint typecheck docs format bench bench-graph test-cpp build-cuda test-emulated build clean

@@ -96,6 +96,18 @@ def test_hierarchical_improves_recall_and_prints_tree(tmp_path):
     assert all(levels[k][k] == 0 for k in range(5))
 
 
+def test_from_pml_prints_the_losses_of_pml(tmp_path):
+    pytest.importorskip("pytorch_metric_learning")
+    own, pml = (
+        [line for line in run("from_pml.py", tmp_path, *flags).splitlines() if line.startswith("epoch")]
+        for flags in ((), ("--pml",))
+    )
+    assert len(own) == 3
+    assert own == pml
+    accuracy = [float(line.rpartition(" ")[2]) for line in own]
+    assert accuracy[-1] > accuracy[0] > UNTRAINED
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_examples_are_short_and_listed(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES
