@@ -38,6 +38,8 @@ LOSSES = [
     ("TripletMarginLoss", {"reducer": reducers.ThresholdReducer(low=0.1)}, "its reducer is ThresholdReducer"),
     ("NTXentLoss", {"distance": OwnDistance()}, "its distance is OwnDistance"),
     ("NTXentLoss", {"temperature": -0.1}, "its temperature is -0.1"),
+    ("MultiSimilarityLoss", {"distance": distances.LpDistance()}, "its distance is LpDistance"),
+    ("MultiSimilarityLoss", {"alpha": -2}, "its alpha is -2"),
     ("SupConLoss", {"distance": distances.LpDistance(normalize_embeddings=False, power=2)}, "squared but not"),
 ]
 MINERS = [
@@ -78,7 +80,7 @@ def test_miners_without_op_are_those_of_pml_with_one_warning(name, options, reas
         own(*batch)
 
 
-@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss", "MultiSimilarityLoss"])
 def test_pairs_of_a_miner_are_those_of_pml(name):
     batch = batch_of("some alone", "others", requires_grad=True)
     indices = miners.BatchEasyHardMiner()(*batch)

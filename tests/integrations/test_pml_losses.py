@@ -67,7 +67,16 @@ def test_softmax_losses_of_all_pairs_are_those_of_pml(distance, labels, name):
         assert loss > 0 or labels in ("no positives", "one class")
 
 
-@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss", "NPairsLoss"])
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("distance", ["cosine", "normalized dot", "dot"])
+def test_multi_similarity_loss_of_all_pairs_is_that_of_pml(distance, labels):
+    options = [{}, {"alpha": 0.7, "beta": 5, "base": -0.2}]
+    for refs, dtype, each in itertools.product(REFS, DTYPES, options):
+        own, expected = (side.MultiSimilarityLoss(**each, distance=DISTANCES[distance]()) for side in (losses, pml))
+        assert assert_same_loss(own, expected, batch_of(labels, refs, dtype, requires_grad=True)) > 0
+
+
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss", "NPairsLoss", "MultiSimilarityLoss"])
 @pytest.mark.parametrize(
     "reducer",
     [
@@ -114,7 +123,7 @@ def test_n_pairs_loss_is_that_of_pml(distance, labels):
             assert own.distance.initial_avg_ref_norm == pytest.approx(expected.distance.initial_avg_ref_norm)
 
 
-@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "SupConLoss"])
+@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss"])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_losses_work_in_self_supervised_loss(name, symmetric):
     batch = batch_of("balanced", "others, same labels", requires_grad=True)
@@ -127,7 +136,7 @@ def test_losses_work_in_self_supervised_loss(name, symmetric):
 
 
 @pytest.mark.filterwarnings("ignore:.* runs the code of pytorch-metric-learning itself")
-@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "SupConLoss"])
+@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss"])
 @pytest.mark.parametrize("mine", [True, False])
 def test_losses_work_in_cross_batch_memory(name, mine):
     def wrapped(side, side_miners):

@@ -11,6 +11,7 @@ _version.check()
 from hardmine.integrations.pytorch_metric_learning import losses, miners  # noqa: E402
 from hardmine.integrations.pytorch_metric_learning._accuracy import KNN, AccuracyCalculator  # noqa: E402
 from hardmine.integrations.pytorch_metric_learning._losses import (  # noqa: E402
+    MultiSimilarityLoss,
     NPairsLoss,
     NTXentLoss,
     SupConLoss,
@@ -29,6 +30,7 @@ __all__ = [
     "AccuracyCalculator",
     "BatchEasyHardMiner",
     "BatchHardMiner",
+    "MultiSimilarityLoss",
     "MultiSimilarityMiner",
     "NPairsLoss",
     "NTXentLoss",

@@ -25,6 +25,7 @@ from hardmine.integrations.pytorch_metric_learning._fused import (
 from hardmine.ops.batch_all_triplet_loss import batch_all_triplet_loss
 from hardmine.ops.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.ops.logsumexp import logsumexp
+from hardmine.ops.multi_similarity_loss import multi_similarity_loss
 from hardmine.ops.supcon_loss import supcon_loss
 from hardmine.ops.tuplet_loss import tuplet_loss
 
@@ -274,6 +275,47 @@ class NPairsLoss(losses.NPairsLoss):
             reduction="none",
         )
         return _of_anchors(value, embeddings, anchor)
+
+
+class MultiSimilarityLoss(losses.MultiSimilarityLoss):
+    """PML's ``MultiSimilarityLoss``, computed by :func:`hardmine.ops.multi_similarity_loss`, with every reducer.
+
+    Arguments and results are those of PML. PML's own code runs for a given ``indices_tuple``, and for distances that
+    are no similarities.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.integrations.pytorch_metric_learning import MultiSimilarityLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]], requires_grad=True)
+        >>> MultiSimilarityLoss()(embeddings, torch.tensor([0, 0, 1, 1]))
+        tensor(0.4988, grad_fn=<MeanBackward0>)
+    """
+
+    def compute_loss(self, *inputs: Any) -> LossDict:
+        """The losses of the anchors."""
+        return loss_or_pml(self, MultiSimilarityLoss, self._fused, super().compute_loss, *inputs)
+
+    def _fused(self, embeddings: Tensor, labels: Tensor, indices: Any, refs: Tensor, ref_labels: Tensor) -> LossDict:
+        _require_all_pairs(labels, indices)
+        numbers: dict[str, Any] = {"alpha": self.alpha, "beta": self.beta, "base": self.base}
+        for name, number in numbers.items():
+            if not isinstance(number, (int, float)) or (name != "base" and number <= 0):
+                raise NotFused(f"its {name} is {number!r}")
+        geometry = geometry_of(self.distance)
+        if geometry.similarity == "euclidean":
+            raise NotFused(f"its distance is {type(self.distance).__name__}")
+        if len(labels) < 2 or len(ref_labels) < 2:
+            raise NotFused(None)  # PML has a rule for a single pair
+        record_distance(self.distance, embeddings, refs)
+        value = multi_similarity_loss(
+            embeddings,
+            labels,
+            **refs_of(embeddings, labels, refs, ref_labels),
+            **numbers,
+            similarity=geometry.similarity,
+            reduction="none",
+        )
+        return _of_anchors(value[:, None], embeddings)  # [B, 1], as in PML: reducers with weights tell the difference
 
 
 def _pair_per_class(labels: Tensor) -> tuple[Tensor, Tensor]:
