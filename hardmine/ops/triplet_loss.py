@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -183,7 +183,7 @@ def triplet_loss(
             count.
         weights: [B], a floating-point dtype: finite and at least 0. Each anchor's term is multiplied with its weight,
             and means are divided by the sum of the weights of the anchors that count. Gets a gradient if it requires
-            one. Must be None with ``group``.
+            one, which is an error with ``group``.
         return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost; with
             ``positive="all"``, the :class:`hardmine.types.PairSelection`.
         return_count: Also return the number of anchors that count in the mean, int64 []. This does not synchronize a
@@ -276,26 +276,28 @@ def loss_of_selected(
 ) -> LossResult[Any]:
     """The results of triplet_loss and sct_loss; ``flags`` say whether the selection and the count are among them."""
     call = group_loss(op, group, gradient_reduction, options["reduction"])
-    if weights is not None:
-        if call is not None:
-            got = type(weights).__name__
-            raise ValueError(f"weights must be None with group, got {got}: weigh the losses of reduction='none'")
-        loss, selection, counted = _weighted(inputs, resolve(options), flags, weights)
-        count: Tensor | None = counted.sum()
-    elif call is None:
+    count: Tensor | None
+    if call is None:
         resolved = resolve(options)
-        loss, selection, counted = _compute(inputs, resolved, flags)
+        if weights is None:
+            loss, selection, counted = _compute(inputs, resolved, flags)
+        else:
+            _check_options(inputs[0], resolved, flags)
+            loss, selection, counted = _weighted(inputs, resolved, weights)
         count = counted.sum() if flags[1] else None
     else:
 
         def check() -> None:
             check_tensors(inputs, call.group)
             _check_options(inputs[0], resolve(options), flags)
+            if weights is not None and check_weights(weights, inputs[0]).requires_grad:
+                raise ValueError("weights must not require a gradient with group: the sum of all ranks has none")
 
         agree_on_checks(call.group, call.check, check)
         resolved = resolve(options)
         same = {**{name: resolved[name] for name in options}, "gradient_reduction": gradient_reduction}
-        if resolved["positive"] != "all" and shares_pairs(inputs, resolved):
+        same["weights"] = weights
+        if weights is None and resolved["positive"] != "all" and shares_pairs(inputs, resolved):
             compiled_options = split_options(_check_options(inputs[0], resolved, flags), TRIPLET_OPTIONS)
             rows, anchors = all_rows(call.group, op, same, inputs)
             loss, *selected = torch.ops.hardmine.triplet_loss_in_parts(
@@ -306,14 +308,15 @@ def loss_of_selected(
             return with_requested(loss, (selection, count), flags)
         part, anchors = own_part(call.group, op, same, inputs)
         mean = resolved["reduction"] in _MEANS
-        loss, selection, count = call.add_up(
-            lambda: _part_of_loss(part, resolved, anchors),
+        size = 2 if mean and resolved.get("separate_means") else 1
+        loss, selection, counts = call.add_up(
+            lambda: _part_of_loss(part, resolved, anchors, weights),
             inputs[0].device,
             mean=mean,
-            size=2 if mean and resolved.get("separate_means") else 1,
+            size=size + 1 if mean and weights is not None else size,
         )
         selection = type(selection)(*(values.detach() for values in selection))
-        count = count.sum()
+        count = counts.sum() if weights is None else counts[-1]
     return with_requested(loss, (selection, count), flags)
 
 
@@ -347,36 +350,71 @@ def _compute(
     return loss, selection, _counts(selection, options) if flags[1] else None
 
 
-def _weighted(
-    inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any, Any], weights: Any
-) -> tuple[Tensor, Any, Tensor]:
-    """The weighted loss, the selection, and whether each anchor counts."""
-    _check_options(inputs[0], options, flags)
-    losses, selection, _ = _compute(inputs, {**options, "reduction": "none"}, (True, False))
+class _WeightedTerms(NamedTuple):
+    """The weighted terms of all entries of a selection, 0 where one does not count, and their weights."""
+
+    terms: Tensor
+    weights: Tensor
+    counts: Tensor
+    selection: AnySelection
+    parts: tuple[Tensor, ...]  # whose means are added: all entries, or hard ones and others
+
+
+def _weighted_terms(
+    inputs: tuple[Any, ...], options: dict[str, Any], weights: Any, anchors: Anchors | None = None
+) -> _WeightedTerms:
+    losses, selection, _ = _compute(inputs, {**options, "reduction": "none"}, (True, False), anchors)
     weights = check_weights(weights, inputs[0])
-    counts = _counts(selection, options)
-    is_valid = None if has_values(weights) else is_weight(weights).all()
+    if not has_values(weights):  # values that could not be checked make the loss NaN
+        weights = torch.where(is_weight(weights).all(), weights, math.nan)
     weights = weights.to(losses.dtype)
     if options["positive"] == "all":
         weights = weights[selection.anchor_index]
+    counts = _counts(selection, options)
     # A loss is NaN if some row is not finite, whether the anchor counts or not.
     terms = torch.where(counts | losses.isnan(), losses, 0.0) * weights
-    if options["reduction"] == "none":
-        loss = terms
-    elif options["reduction"] == "sum":
-        loss = _sum(terms.double()).to(losses.dtype)
+    if options.get("separate_means"):
+        hard = _is_hard(selection, options)
+        parts: tuple[Tensor, ...] = hard, ~hard
     else:
-        hard = _is_hard(selection, options) if options.get("separate_means") else torch.zeros_like(counts)
-        means = []
-        for part in (hard, ~hard) if options.get("separate_means") else (~hard,):
-            total, weight = (_sum(torch.where(part, values, 0.0).double()) for values in (terms, weights * counts))
-            means.append(total / torch.where(weight == 0, 1.0, weight))
-        loss = sum(means[1:], means[0]).to(losses.dtype)
-    return loss if is_valid is None else torch.where(is_valid, loss, math.nan), selection, counts
+        parts = (torch.ones_like(counts),)
+    return _WeightedTerms(terms, torch.where(counts, weights, 0.0), counts, selection, parts)
 
 
-def _part_of_loss(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors) -> PartialLoss:
+def _weighted(inputs: tuple[Any, ...], options: dict[str, Any], weights: Any) -> tuple[Tensor, Any, Tensor]:
+    """The weighted loss, the selection, and whether each anchor counts."""
+    terms, weights, counts, selection, parts = _weighted_terms(inputs, options, weights)
+    if options["reduction"] == "none":
+        return terms, selection, counts
+    if options["reduction"] == "sum":
+        return _sum(terms.double()).to(terms.dtype), selection, counts
+    means = []
+    for part in parts:
+        total, weight = (_sum(torch.where(part, values, 0.0).double()) for values in (terms, weights))
+        means.append(total / torch.where(weight == 0, 1.0, weight))
+    return sum(means[1:], means[0]).to(terms.dtype), selection, counts
+
+
+def _weighted_part(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors, weights: Tensor) -> PartialLoss:
+    """The same of this rank's anchors: means divide by sums of weights. A last total of 0 carries the count."""
+    terms, weights, counts, selection, parts = _weighted_terms(inputs, options, weights, anchors)
+    if options["reduction"] == "none":
+        return PartialLoss(terms, selection, counts.sum())
+    if options["reduction"] == "sum":
+        return PartialLoss(_sum(terms), selection, counts.sum())
+    totals, divisors = (
+        torch.stack([*(_sum(torch.where(part, values, 0.0)) for part in parts), last.to(terms.dtype)])
+        for values, last in ((terms, torch.zeros_like(counts.sum())), (weights.double(), counts.sum()))
+    )
+    return PartialLoss(totals, selection, divisors)
+
+
+def _part_of_loss(
+    inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors, weights: Tensor | None = None
+) -> PartialLoss:
     """The loss of this rank's anchors, not divided by their number; for separate means, of hard ones and of others."""
+    if weights is not None:
+        return _weighted_part(inputs, options, anchors, weights)
     reduction = options["reduction"]
     separate = reduction in _MEANS and options.get("separate_means")
     reduced_by = "none" if separate or reduction in ("none", "mean_active") else "sum"

@@ -75,6 +75,7 @@ def _run(
         "ref_labels",
         "ids",
         "ref_ids",
+        "weights",
         "triplets",
     ):
         if comparison.arguments.get(name) is not None:

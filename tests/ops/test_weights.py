@@ -173,15 +173,3 @@ def test_weights_modules_pass_them_on():
     loss = losses.EPHNLoss()(*inputs, weights=weights)
     assert_bitwise_equal(loss, ops.triplet_loss(*inputs, negative="hardest", weights=weights))
     assert_bitwise_equal(losses.SCTLoss()(*inputs, weights=weights), ops.sct_loss(*inputs, weights=weights))
-
-
-def test_weights_with_group_are_refused():
-    dist = pytest.importorskip("torch.distributed")
-    store = dist.HashStore()
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        inputs = random_inputs(6)
-        with pytest.raises(ValueError, match=r"^weights must be None with group, got Tensor: weigh the losses of"):
-            ops.triplet_loss(*inputs, weights=torch.ones(6), group=dist.group.WORLD)
-    finally:
-        dist.destroy_process_group()
