@@ -1,7 +1,8 @@
 """Samplers and miners: which images share a batch or a triplet."""
 
+from hardmine.mining._knn_call import KnnPlan
 from hardmine.mining.adaptive_kappa import AdaptiveKappa
-from hardmine.mining.all_knn import KnnPlan, all_knn, plan_all_knn
+from hardmine.mining.all_knn import all_knn, plan_all_knn
 from hardmine.mining.anchor_neighbor_sampler import AnchorNeighborSampler
 from hardmine.mining.class_distances import class_distances
 from hardmine.mining.class_tree import ClassTree

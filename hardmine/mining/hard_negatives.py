@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._tensor_file import read_tensors, write_tensors
+from hardmine.mining._knn_call import DEFAULT_MEMORY
 from hardmine.mining._list_files import check_folder, explained, sole_writer
 from hardmine.mining._row_source import RowSource, check_row_numbers, check_same_space, digest_of
-from hardmine.mining.all_knn import DEFAULT_MEMORY, all_knn, meet
+from hardmine.mining.all_knn import all_knn, meet
 from hardmine.mining.neighbor_shards import NeighborShards
 from hardmine.ops._arguments import INTEGER_DTYPES, SIMILARITIES, check_choice, check_tensor, shape_of
 from hardmine.ops._groups import check_group
