@@ -6,11 +6,15 @@ import pytest
 import torch
 from pytorch_metric_learning import losses as pml
 from pytorch_metric_learning import miners as pml_miners
-from pytorch_metric_learning import reducers
+from pytorch_metric_learning import reducers, regularizers
+from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 
 from hardmine.integrations.pytorch_metric_learning import losses, miners
-from integrations.pml_cases import DTYPES, LABELS, REFS, assert_same_loss, batch_of
+from integrations.pml_cases import DTYPES, LABELS, REFS, assert_same_loss, batch_of, fused, value_and_gradients
 from integrations.test_pml_miners import DISTANCES
+from support.ranks import run_ranks
+
+UNIT = [name for name in DISTANCES if name not in ("dot", "euclidean", "squared")]
 
 
 @pytest.mark.parametrize("labels", LABELS)
@@ -149,3 +153,99 @@ def test_losses_work_in_cross_batch_memory(name, mine):
         found, wanted = own(embeddings, labels), expected(embeddings, labels)
         torch.testing.assert_close(found, wanted)
         torch.testing.assert_close(*(torch.autograd.grad(loss, embeddings)[0] for loss in (found, wanted)))
+
+
+@pytest.mark.filterwarnings("ignore:.* runs the code of pytorch-metric-learning itself")
+@pytest.mark.parametrize("efficient", [False, True])
+def test_losses_work_in_distributed_loss_wrapper(efficient):
+    def of_rank(rank):
+        batch = batch_of("balanced", dtype=torch.float64, seed=rank, requires_grad=True)
+        return [
+            [
+                x.detach()
+                for name in ("TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss")
+                for x in value_and_gradients(
+                    lambda embeddings, labels, *_, name=name, side=side: DistributedLossWrapper(
+                        getattr(side, name)(), efficient=efficient
+                    )(embeddings, labels),
+                    batch,
+                )
+            ]
+            for side in (losses, pml)
+        ]
+
+    for found, expected in run_ranks(2, of_rank):
+        torch.testing.assert_close(found, expected)
+
+
+ALL_LOSSES = ["TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss", "NPairsLoss"]
+
+
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_losses_take_regularizer_of_embeddings(name):
+    options = {"embedding_regularizer": regularizers.LpRegularizer(), "embedding_reg_weight": 0.3}
+    own, expected, plain = (
+        getattr(losses, name)(**options),
+        getattr(pml, name)(**options),
+        getattr(pml, name)(),
+    )
+    batch = batch_of("some alone", dtype=torch.float64, requires_grad=True)
+    assert assert_same_loss(own, expected, batch) > plain(*batch[:2]) + 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_losses_of_half_precision_are_those_of_pml(name, dtype):
+    embeddings, labels, *_ = batch_of("some alone", dtype=dtype)
+    own, expected = (getattr(side, name)(distance=DISTANCES["cosine"]()) for side in (losses, pml))
+    with fused():
+        found = own(embeddings, labels)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected(embeddings, labels), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_losses_under_autocast_are_those_of_float32(name):
+    batch = batch_of("some alone", requires_grad=True)
+    own, expected = getattr(losses, name)(), getattr(pml, name)()
+    with torch.autocast("cpu", torch.bfloat16), fused():
+        found = own(*batch[:2])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected(*batch[:2]))
+
+
+@pytest.mark.parametrize("name", ALL_LOSSES)
+@pytest.mark.parametrize("distance", UNIT)
+@pytest.mark.filterwarnings("ignore:.* runs the code of pytorch-metric-learning itself. an embedding has norm 0")
+def test_losses_of_zero_rows_are_those_of_pml(name, distance):
+    own, expected = (getattr(side, name)(distance=DISTANCES[distance]()) for side in (losses, pml))
+    if name == "MultiSimilarityLoss" and "dot" not in distance and distance != "cosine":
+        pytest.skip("runs PML's own code")
+    embeddings, labels, *_ = batch_of("some alone", dtype=torch.float64)
+    embeddings[1] = 0
+    torch.testing.assert_close(own(embeddings, labels), expected(embeddings, labels))
+
+
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_losses_of_other_embeddings_than_finite_are_nan(name):
+    embeddings, labels, *_ = batch_of("balanced")
+    embeddings[0, 0] = torch.nan
+    assert getattr(losses, name)(reducer=reducers.MeanReducer())(embeddings, labels).isnan()
+
+
+def test_triplet_margin_loss_draws_triplets_of_pml():
+    batch = batch_of("balanced", dtype=torch.float64, requires_grad=True)
+    found = []
+    for side in (losses, pml):
+        torch.manual_seed(0)
+        found.append(value_and_gradients(side.TripletMarginLoss(triplets_per_anchor=2), batch))
+    torch.testing.assert_close(*found)
+
+
+def test_triplet_margin_loss_without_labels_is_that_of_pml():
+    batch = batch_of("balanced", dtype=torch.float64, requires_grad=True)
+    indices = miners.BatchHardMiner()(*batch)
+    own, expected = (side.TripletMarginLoss() for side in (losses, pml))
+    assert assert_same_loss(own, expected, batch._replace(labels=None), indices) > 0
+    with pytest.raises(ValueError, match="labels and indices_tuple cannot both be None"):
+        own(batch.embeddings)

@@ -207,9 +207,10 @@ class TripletMarginMiner(miners.TripletMarginMiner):
 
 
 class MultiSimilarityMiner(miners.MultiSimilarityMiner):
-    """PML's ``MultiSimilarityMiner``, without a sort of the matrix of distances.
+    """PML's ``MultiSimilarityMiner``, which sorts only the pairs that are kept.
 
-    Arguments and results are those of PML, in its order, with every distance.
+    Arguments and results are those of PML, in its order, with every distance. PML's own code runs if ``ref_labels`` is
+    the very tensor ``labels``, and ``ref_emb`` is given.
 
     Example:
         >>> import torch
