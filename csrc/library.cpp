@@ -174,6 +174,17 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor state, Tensor column_state, Tensor positive_count, int similarity, int pairs, bool of_columns, "
       "bool allow_tf32, bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
+  // logit: float64 [2], scale and bias, on the device of the query. Pairs of equal labels are positives -> value [B],
+  // the sum of the losses of a query's pairs, and its derivatives by scale and bias, [2, B].
+  m.def(
+      "sigmoid_loss(Tensor query, Tensor labels, Tensor key, Tensor key_labels, Tensor logit, int similarity, "
+      "bool allow_tf32) -> (Tensor, Tensor)");
+
+  // From the gradient of value -> as select_triplets_backward, of query and key.
+  m.def(
+      "sigmoid_loss_backward(Tensor grad_value, Tensor query, Tensor labels, Tensor key, Tensor key_labels, "
+      "Tensor logit, int similarity, bool allow_tf32, bool need_query, bool need_key) -> (Tensor, Tensor)");
+
   // -> loss []; grad_embeddings [B, D], grad_ref_embeddings [M, D]; the numbers of active triplets and of all, []
   // int64. A gradient that is not needed is empty. The loss of all triplets determines its gradients up to grad_loss,
   // so backward only multiplies. ref_table_row [M] is given together with margin_table and refs.

@@ -111,6 +111,7 @@ def _op_calls(library: Any) -> dict[str, Callable[[Given], Any]]:
         "supcon_loss": call("supcon_loss", *among),
         "multi_similarity_loss": call("multi_similarity_loss", *among),
         "info_nce_loss": call("info_nce_loss", "refs"),
+        "sigmoid_loss": call("sigmoid_loss", "refs"),
         "info_nce_loss of both directions": call("info_nce_loss", "refs", symmetric=True),
         "indexed_triplet_loss": call("indexed_triplet_loss", "triplets"),
         "indexed_triplet_loss of each": call("indexed_triplet_loss", "triplets", term="sct", reduction="none"),
@@ -122,7 +123,7 @@ def _loss_call(name: str) -> Callable[[Given], Any]:
     def run(g: Given) -> Any:
         loss = getattr(losses, name)()
         names = inspect.signature(loss.forward).parameters
-        second = g.triplets if "triplets" in names else g.refs if "positive_key" in names else g.labels
+        second = g.triplets if "triplets" in names else g.refs if "query" in names else g.labels
         return _with_gradient(loss, g.rows, second)
 
     return run

@@ -18,6 +18,7 @@ from hardmine.losses.papers import (
     SHNLoss,
 )
 from hardmine.losses.sct import SCTLoss
+from hardmine.losses.sigmoid import SigmoidLoss
 from hardmine.losses.supcon import SupConLoss
 from hardmine.losses.triplet import TripletLoss
 from hardmine.losses.tuplet import TupletLoss
@@ -40,6 +41,7 @@ __all__ = [
     "RatioTripletLoss",
     "SCTLoss",
     "SHNLoss",
+    "SigmoidLoss",
     "SupConLoss",
     "TripletLoss",
     "TupletLoss",

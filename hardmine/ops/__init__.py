@@ -9,6 +9,7 @@ from hardmine.ops.logsumexp import logsumexp
 from hardmine.ops.multi_similarity_loss import multi_similarity_loss
 from hardmine.ops.sct_loss import sct_loss
 from hardmine.ops.select_triplets import select_triplets
+from hardmine.ops.sigmoid_loss import sigmoid_loss
 from hardmine.ops.supcon_loss import supcon_loss
 from hardmine.ops.triplet_loss import triplet_loss
 from hardmine.ops.tuplet_loss import tuplet_loss
@@ -29,6 +30,7 @@ __all__ = [
     "multi_similarity_loss",
     "sct_loss",
     "select_triplets",
+    "sigmoid_loss",
     "supcon_loss",
     "triplet_loss",
     "tuplet_loss",

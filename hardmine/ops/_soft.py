@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_args
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -25,28 +28,54 @@ from hardmine.types import LogSumExpPairs, Similarity
 
 PAIRS = get_args(LogSumExpPairs)
 SIMILARITIES = get_args(Similarity)
+_ROWS = ("query", "positive_key", "key", "negative_keys")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def scalar_tensor(name: str, value: Any, like: Tensor, like_name: str, check: Callable[[Any], float]) -> Tensor:
+    """``value``, a number or a tensor [], as float64 [] on the device of ``like``. Differentiable.
+
+    ``check`` checks a number. The value of a tensor on a GPU is not checked, because the host would wait for it.
+    """
+    if not isinstance(value, Tensor):
+        return like.new_full((), check(value), dtype=torch.float64)
+    check_tensor(name, value, like)
+    forbid_transforms(name, value)
+    if value.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must be a number, or a tensor [] of a floating-point dtype, got {value.dtype}")
+    if value.dim() != 0:
+        raise ValueError(f"{name} must be a number or a tensor [], got {shape_of(value)}")
+    if value.device != like.device:
+        raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {value.device}")
+    if has_values(value):
+        check(value.item())
+    return value.to(torch.float64)
 
 
 def temperature_tensor(temperature: Any, embeddings: Tensor, name: str = "embeddings") -> Tensor:
-    """The temperature, a number or a tensor [], as float64 [] on the device of ``embeddings``. Differentiable.
+    """The temperature as float64 [] on the device of ``embeddings``. Differentiable."""
+    return scalar_tensor("temperature", temperature, embeddings, name, check_temperature)
 
-    The value of a tensor on a GPU is not checked, because the host would wait for it.
-    """
-    if not isinstance(temperature, Tensor):
-        return embeddings.new_full((), check_temperature(temperature), dtype=torch.float64)
-    check_tensor("temperature", temperature, embeddings)
-    forbid_transforms("temperature", temperature)
-    if temperature.dtype not in FLOAT_DTYPES:
-        raise TypeError(
-            f"temperature must be a number, or a tensor [] of a floating-point dtype, got {temperature.dtype}"
-        )
-    if temperature.dim() != 0:
-        raise ValueError(f"temperature must be a number or a tensor [], got {shape_of(temperature)}")
-    if temperature.device != embeddings.device:
-        raise ValueError(f"temperature must be on the device of {name}, {embeddings.device}, got {temperature.device}")
-    if has_values(temperature):
-        check_temperature(temperature.item())
-    return temperature.to(torch.float64)
+
+def promotes_rows(op: Callable[P, R]) -> Callable[P, R]:
+    """Under ``torch.autocast``, rows of different dtypes reach an op on pairs in the dtype that holds them all."""
+    names = [name for name in inspect.signature(op).parameters if name in _ROWS]
+
+    @functools.wraps(op)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given: dict[str, Any] = dict(zip(names, args, strict=False)) | kwargs
+        rows = {name: given[name] for name in names if isinstance(given.get(name), Tensor)}
+        dtypes = {tensor.dtype for tensor in rows.values()}
+        if len(args) > len(names) or len(dtypes) < 2 or not all(dtype.is_floating_point for dtype in dtypes):
+            return op(*args, **kwargs)
+        if not torch.is_autocast_enabled(next(iter(rows.values())).device.type):
+            return op(*args, **kwargs)
+        dtype = functools.reduce(torch.promote_types, dtypes)
+        call: Any = op
+        return call(**given | {name: tensor.to(dtype) for name, tensor in rows.items()})
+
+    return run
 
 
 class SoftSums(NamedTuple):

@@ -19,10 +19,11 @@ from hardmine.ops._arguments import (
     shape_of,
 )
 from hardmine.ops._numbers import check_flag
-from hardmine.ops._soft import SoftSums, check_soft_options, soft_sums, temperature_tensor
+from hardmine.ops._soft import SoftSums, check_soft_options, promotes_rows, soft_sums, temperature_tensor
 from hardmine.types import Reduction, Similarity
 
 
+@promotes_rows
 @observed("info_nce_loss")
 def info_nce_loss(
     query: Tensor,

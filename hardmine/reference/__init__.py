@@ -12,6 +12,7 @@ from hardmine.reference.logsumexp import logsumexp
 from hardmine.reference.multi_similarity_loss import multi_similarity_loss
 from hardmine.reference.sct_loss import sct_loss
 from hardmine.reference.select_triplets import select_triplets
+from hardmine.reference.sigmoid_loss import sigmoid_loss
 from hardmine.reference.smart_triplets import smart_triplets
 from hardmine.reference.supcon_loss import supcon_loss
 from hardmine.reference.triplet_loss import triplet_loss
@@ -27,6 +28,7 @@ __all__ = [
     "multi_similarity_loss",
     "sct_loss",
     "select_triplets",
+    "sigmoid_loss",
     "smart_triplets",
     "supcon_loss",
     "triplet_loss",

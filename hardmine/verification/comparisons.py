@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hardmine.verification.base import OpComparison
 from hardmine.verification.batch_all import BatchAllComparison
-from hardmine.verification.info_nce import InfoNCEComparison
 from hardmine.verification.mining import MiningComparison
 from hardmine.verification.neighbors import NeighborComparison
+from hardmine.verification.query_pairs import InfoNCEComparison, SigmoidComparison
 from hardmine.verification.selection import SelectionComparison
 from hardmine.verification.soft import SoftComparison
 from hardmine.verification.triplets import GlobalComparison, TripletComparison
@@ -20,6 +20,7 @@ COMPARISONS: dict[str, type[OpComparison]] = {
     "batch_all_triplet_loss": BatchAllComparison,
     "knn": NeighborComparison,
     "info_nce_loss": InfoNCEComparison,
+    "sigmoid_loss": SigmoidComparison,
     "logsumexp": SoftComparison,
     "multi_similarity_loss": SoftComparison,
     "supcon_loss": SoftComparison,

@@ -27,6 +27,7 @@ OPS = {
     "RatioTripletLoss": ops.indexed_triplet_loss,
     "SCTLoss": ops.sct_loss,
     "SHNLoss": ops.triplet_loss,
+    "SigmoidLoss": ops.sigmoid_loss,
     "SupConLoss": ops.supcon_loss,
     "TripletLoss": ops.triplet_loss,
     "TupletLoss": ops.tuplet_loss,
@@ -44,7 +45,7 @@ WHOLE = (
     "TupletLoss",
 )
 OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "ids", "ref_ids", "triplets"}
-OF_THE_CALL |= {"query", "positive_key", "negative_keys"}
+OF_THE_CALL |= {"query", "positive_key", "key", "negative_keys", "weights"}
 # The default of the module's term, if the op's default is None
 RESOLVED = {"temperature": 0.1, "margin": 0.2}
 

@@ -47,6 +47,17 @@ def test_info_nce_module_invalid_options_raise(options):
         losses.InfoNCELoss(**options)
 
 
+def test_sigmoid_module_trains_its_numbers():
+    scale, bias = (torch.nn.Parameter(torch.tensor(value)) for value in (5.0, -3.0))
+    module = losses.SigmoidLoss(logit_scale=scale, logit_bias=bias)
+    assert [*module.parameters()] == [scale, bias]
+    found = module(*arguments_of("InfoNCELoss"))
+    assert_bitwise_equal(found, ops.sigmoid_loss(*arguments_of("InfoNCELoss"), logit_scale=5.0, logit_bias=-3.0))
+    found.backward()
+    assert scale.grad != 0
+    assert bias.grad != 0
+
+
 def test_info_nce_module_without_negatives_in_batch_takes_keys():
     query, key = arguments_of("InfoNCELoss")
     found = losses.InfoNCELoss(in_batch=False)(query, key, key[:5].flip(0))

@@ -149,6 +149,27 @@ class SoftTemperature(Temperature):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FiniteOrTensor(Number):
+    """A finite number, or a tensor [] of it, which may get a gradient."""
+
+    like: str
+
+    def _valid(self) -> list[Any]:
+        return [*super()._valid(), torch.tensor(0.5, dtype=torch.float64), torch.tensor(0.5, requires_grad=True)]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        yield from (wrong for wrong in super()._invalid() if not isinstance(wrong.value, Tensor))
+        for value in (math.inf, -math.inf):
+            yield Wrong(value, ValueError, f"must be a finite number, got {value}")
+        yield Wrong(torch.tensor(math.nan), ValueError, "must be a number, got nan")
+        yield Wrong(torch.tensor(math.inf), ValueError, "must be a finite number, got inf")
+        yield Wrong(torch.ones(2), ValueError, "must be a number or a tensor [], got [2]")
+        words = "must be a number, or a tensor [] of a floating-point dtype, got torch.int64"
+        yield Wrong(torch.tensor(1), TypeError, words)
+        yield Wrong(torch.ones((), device="meta"), ValueError, f"must be on the device of {self.like}, cpu, got meta")
+
+
+@dataclass(frozen=True, kw_only=True)
 class NumberOrTable(Number):
     """A finite number, or a tensor; tables have their own tests."""
 

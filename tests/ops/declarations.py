@@ -14,6 +14,7 @@ import torch
 
 from argument_kinds import (
     Choice,
+    FiniteOrTensor,
     Flag,
     Generator,
     GradientReduction,
@@ -51,6 +52,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "info_nce_loss": {"query": EMBEDDINGS, "positive_key": REFS[:4]},
     "supcon_loss": _WITH_REFS,
     "multi_similarity_loss": _WITH_REFS,
+    "sigmoid_loss": {"query": EMBEDDINGS, "key": REFS[:4]},
     "indexed_triplet_loss": _GIVEN,
     "global_loss": _GIVEN,
     "knn": {"queries": EMBEDDINGS},
@@ -232,6 +234,18 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "temperature": SoftTemperature(),
         "similarity": SIMILARITY,
         "group": Group(),
+    },
+    "sigmoid_loss": {
+        "query": _EMBEDDINGS,
+        "key": Rows(
+            rows=4,
+            like="query",
+            more_wrong=(Wrong(REFS, ValueError, "must be [B, D] = [4, 3], got [5, 3]"),),
+        ),
+        "logit_scale": FiniteOrTensor(like="query"),
+        "logit_bias": FiniteOrTensor(like="query"),
+        "similarity": SIMILARITY,
+        "reduction": REDUCTION,
     },
     "multi_similarity_loss": {
         **_TENSORS,

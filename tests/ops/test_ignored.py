@@ -332,6 +332,7 @@ def test_every_loss_on_labels_ignores():
         "GlobalLoss",
         "InfoNCELoss",
         "RatioTripletLoss",
+        "SigmoidLoss",
     }
 
 

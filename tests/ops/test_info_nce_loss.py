@@ -224,3 +224,17 @@ def test_verify_wrong_info_nce_loss_raises(what, monkeypatch):
         monkeypatch.setattr(torch.ops.hardmine, "logsumexp_backward", lambda *a: [1.01 * g for g in backward(*a)])
     with pytest.raises(hardmine.VerificationError, match=f"the {what} deviates by"), hardmine.verify(every=1):
         call(ops, *leaves, temperature=0.1)
+
+
+@each_kind
+def test_info_nce_loss_of_mixed_dtypes_under_autocast_is_that_of_float32(kind):
+    leaves, call = case(kind, 20, dtype=torch.bfloat16)
+    mixed = [leaves[0], *(leaf.float() for leaf in leaves[1:])]
+    expected = call(ops, *(leaf.float() for leaf in leaves), temperature=0.2)
+    with pytest.raises(TypeError, match=r"^positive_key must have the dtype of query"):
+        call(ops, *mixed, temperature=0.2)
+    with torch.autocast(mixed[0].device.type, torch.bfloat16), hardmine.verify(every=1) as report:
+        found = call(ops, *mixed, temperature=0.2)
+    assert_bitwise_equal(found, expected)
+    assert report.ops["info_nce_loss"].checks == 1
+    assert torch.autograd.grad(found, leaves[0])[0].dtype == torch.bfloat16

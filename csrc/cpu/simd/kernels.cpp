@@ -14,4 +14,5 @@
 #include "cpu/simd/rank_block.h"
 #include "cpu/simd/row_kernels.h"
 #include "cpu/simd/select_block.h"
+#include "cpu/simd/sigmoid_block.h"
 #include "cpu/simd/tuplet_block.h"

@@ -15,6 +15,7 @@
 #include "cpu/simd/rank_block_table.h"
 #include "cpu/simd/row_kernels_table.h"
 #include "cpu/simd/select_block_table.h"
+#include "cpu/simd/sigmoid_block_table.h"
 #include "cpu/simd/tuplet_block_table.h"
 #include "support/check.h"
 
@@ -30,15 +31,16 @@ struct Kernels : cpu::RowKernels<T>,
                  cpu::LogSumExpKernels<T>,
                  cpu::RankKernels<T>,
                  cpu::RangeKernels<T>,
+                 cpu::SigmoidKernels<T>,
                  cpu::TupletKernels<T>,
                  cpu::BatchAllKernels<T> {};
 
 // get(table) of the kernels' own types.
-#define HARDMINE_ALL_KERNELS(get)                                                               \
-  {get<cpu::RowKernels<T>>(),     get<cpu::TileKernels<T>>(),  get<cpu::GradientKernels<T>>(),  \
-   get<cpu::SelectKernels<T>>(),  get<cpu::KnnKernels<T>>(),   get<cpu::LogSumExpKernels<T>>(), \
-   get<cpu::RankKernels<T>>(),    get<cpu::RangeKernels<T>>(), get<cpu::TupletKernels<T>>(),    \
-   get<cpu::BatchAllKernels<T>>()}
+#define HARDMINE_ALL_KERNELS(get)                                                                \
+  {get<cpu::RowKernels<T>>(),    get<cpu::TileKernels<T>>(),    get<cpu::GradientKernels<T>>(),  \
+   get<cpu::SelectKernels<T>>(), get<cpu::KnnKernels<T>>(),     get<cpu::LogSumExpKernels<T>>(), \
+   get<cpu::RankKernels<T>>(),   get<cpu::RangeKernels<T>>(),   get<cpu::SigmoidKernels<T>>(),   \
+   get<cpu::TupletKernels<T>>(), get<cpu::BatchAllKernels<T>>()}
 
 // Those of the target in force.
 template <class T>

@@ -1,0 +1,140 @@
+"""The sigmoid loss of SigLIP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine._hooks import observed
+from hardmine.ops._arguments import REDUCTIONS, allow_tf32, check_choice, check_rows, shape_of
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.ops._numbers import check_finite
+from hardmine.ops._soft import SIMILARITIES, promotes_rows, reduced, scalar_tensor
+from hardmine.types import Reduction, Similarity
+
+
+@promotes_rows
+@observed("sigmoid_loss")
+def sigmoid_loss(
+    query: Tensor,
+    key: Tensor,
+    *,
+    logit_scale: float | Tensor = 10.0,
+    logit_bias: float | Tensor = -10.0,
+    similarity: Similarity = "cosine",
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """The sigmoid loss of pairs (SigLIP) without the matrix of similarities.
+
+    Replaces, with ``q = F.normalize(query)`` and ``k = F.normalize(key)``::
+
+        logits = logit_scale * q @ k.T + logit_bias
+        loss = -F.logsigmoid(logits * (2 * torch.eye(B) - 1)).sum() / B
+
+    Args:
+        query: [B, D], float32, float64, float16 or bfloat16.
+        key: The key of each query, [B, D], dtype and device of ``query``. Every other pair is a negative.
+        logit_scale: A finite number, or a tensor [] of a floating-point dtype on the device of ``query``, which gets a
+            gradient if it requires one. The value of a tensor on a GPU is not checked. The paper learns its logarithm:
+            pass ``log_scale.exp()``. The default is the paper's initial value.
+        logit_bias: Likewise.
+        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
+        reduction: ``"mean"``: the sum over all pairs divided by B; ``"sum"`` over all pairs; or ``"none"``: [B], the
+            sum over the pairs of each query.
+
+    Returns:
+        The loss, float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value.
+        NotImplementedError: A second derivative is requested.
+
+    Note:
+        Without pairs the loss is 0. A non-finite element, or a row whose norm overflows, makes the loss and all
+        gradients NaN. The Euclidean similarity of equal rows takes the subgradient 0. Memory is O(B D): the backward
+        pass recomputes the similarities. Results are bitwise equal on every repeat, for any number of threads and at
+        every SIMD level.
+
+    Reference:
+        Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023, equation 1 and algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> image = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-0.6, 0.8]], requires_grad=True)
+        >>> text = torch.tensor([[0.8, 0.6], [0.6, 0.8], [-1.0, 0.0]], requires_grad=True)
+        >>> loss = ops.sigmoid_loss(image, text)
+        >>> round(loss.item(), 4)
+        2.7697
+        >>> loss.backward()
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_rows("query", query, None)
+    check_rows("key", key, query, "query")
+    if key.shape[0] != query.shape[0]:
+        raise ValueError(f"key must be [B, D] = {shape_of(query)}, got {shape_of(key)}")
+    code = check_choice("similarity", similarity, SIMILARITIES)
+    numbers = [_number("logit_scale", logit_scale, query), _number("logit_bias", logit_bias, query)]
+    number = torch.arange(query.shape[0], device=query.device)
+    value, _ = torch.ops.hardmine.sigmoid_loss(
+        query, number, key, number, torch.stack(numbers), code, allow_tf32(query)
+    )
+    return reduced(value, number.new_full((), query.shape[0]), reduction)
+
+
+def _number(name: str, value: Any, query: Tensor) -> Tensor:
+    return scalar_tensor(name, value, query, "query", lambda number: check_finite(name, number, like=query))
+
+
+@torch.library.register_fake("hardmine::sigmoid_loss")
+def _(query, labels, key, key_labels, logit, similarity, allow_tf32):
+    dtype, count = accumulate_dtype(query.dtype), query.shape[0]
+    return query.new_empty(count, dtype=dtype), query.new_empty(2, count, dtype=dtype)
+
+
+@torch.library.register_fake("hardmine::sigmoid_loss_backward")
+def _(grad_value, query, labels, key, *options):
+    return fake_gradients(query, key, *options[-2:])
+
+
+torch.library.define(
+    "hardmine::sigmoid_loss_logit_backward", "(Tensor grad_value, Tensor slopes, Tensor logit) -> Tensor"
+)
+torch.library.impl(
+    "hardmine::sigmoid_loss_logit_backward",
+    ("cpu", "cuda"),
+    lambda grad_value, slopes, logit: (grad_value * slopes).double().sum(1),
+)
+torch.library.register_fake(
+    "hardmine::sigmoid_loss_logit_backward",
+    lambda grad_value, slopes, logit: torch.empty_like(logit),
+)
+
+
+def _setup_context(ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
+    tensors, ctx.options = arguments[:5], arguments[5:]
+    ctx.mark_non_differentiable(outputs[1])
+    ctx.save_for_backward(*tensors, outputs[1])
+
+
+def _backward(
+    ctx: Any, saved: tuple[Tensor, ...], grad: Tensor, *_: Any
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    need_query, need_key, need_logit, *_ = ctx.needs_input_grad
+    *tensors, slopes = saved
+    grad = grad.contiguous()
+    of_query = of_key = of_logit = None
+    if need_query or need_key:
+        of_query, of_key = torch.ops.hardmine.sigmoid_loss_backward(grad, *tensors, *ctx.options, need_query, need_key)
+    if need_logit:
+        of_logit = torch.ops.hardmine.sigmoid_loss_logit_backward(grad, slopes, tensors[4])
+    return of_query if need_query else None, of_key if need_key else None, of_logit
+
+
+register_autograd("sigmoid_loss", (0, 2, 4), _setup_context, _backward)
+forbid_double_backward("sigmoid_loss", (0, 1, 3, 5))
+forbid_double_backward("sigmoid_loss_logit", (0, 2))
