@@ -373,16 +373,17 @@ TYPED_TEST(sigmoid_any_target_gives_same_bits, T) {
     const std::vector<T> row_weight = c.numbers(c.rows(), 1, -1, 1);
     const cpu::SigmoidWeights<T> weights{T(9), T(-3), row_weight.data()};
     const auto results_of = [&](const Kernels<T>& kernel) {
-      std::vector<double> value(c.rows(), 0.0), by_scale(c.rows(), 0.0), by_bias(c.rows(), 0.0);
+      std::vector<double> value(c.rows(), 0.0), by_scale(c.rows(), 0.0), by_bias(c.rows(), 0.0), cells;
       const cpu::SigmoidRowSums<T> sums{T(9), T(-3), value.data(), by_scale.data(), by_bias.data()};
       for (const cpu::Block& block : c.blocks) {
         kernel.sigmoid_sums(c.pass_of(kernel), block, filled(c, c.scalar, cpu::PairKind::kAny, block).data(), sums);
         std::vector<T> numbers = filled_for_weights(c, kernel, cpu::PairKind::kAny, block);
         kernel.sigmoid_weights(c.pass_of(kernel), block, weights, numbers.data());
-        for (const T cell : inside(kernel, block, numbers)) value.push_back(static_cast<double>(cell));
+        for (const T cell : inside(kernel, block, numbers)) cells.push_back(static_cast<double>(cell));
       }
       value.insert(value.end(), by_scale.begin(), by_scale.end());
       value.insert(value.end(), by_bias.begin(), by_bias.end());
+      value.insert(value.end(), cells.begin(), cells.end());
       return value;
     };
     const std::vector<double> want = results_of(c.scalar);
