@@ -40,6 +40,8 @@ def compare(results: Results, name: str, families: tuple[str, ...], what: str, r
     missing = [rival for rival in rivals if rival in curve["missing"]]
     if missing:
         return Verdict(target, None, f"{' and '.join(missing)} not measured")
+    if not any(point["family"] in families for point in curve["points"]):
+        return Verdict(target, None, "not measured")
     ours, theirs = best_of(curve["head_to_head"], families), best_of(curve["head_to_head"], rivals)
     if ours is None:
         best = max((point["recall"] for point in curve["points"] if point["family"] in families), default=0.0)

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("tqdm")
 
 import graph_report
+import graph_search
 from graphs import contestants, data, grids, measuring, parts
 from graphs.contestants import SEEDED, TRAVERSE_ADD, WARM
 from hardmine import ops
@@ -213,6 +214,21 @@ def test_head_to_head_times_all_in_every_round(rows, counted_pair):
     assert points[0]["of_first"]["of_medians"] == 1.0
     expected = points[1]["total_s"] / points[0]["total_s"]
     assert points[1]["of_first"]["of_medians"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("least", [10, 11, 17, 64, 999])
+def test_narrowest_search_is_found_by_bisection(least):
+    widths = []
+
+    def search(width):
+        widths.append(width)
+        return np.array(width)
+
+    def recall_of(found):
+        return 0.95 if found >= least else 0.9
+
+    assert graph_search.narrowest(search, recall_of, 0.95) == least
+    assert max(widths) <= 2 * least, "wide searches take long"
 
 
 # --- the whole report ------------------------------------------------------------------------------------------------
