@@ -99,6 +99,23 @@ def test_accuracy_of_labels_with_levels_is_that_of_pml():
     assert own.get_accuracy(query, levels) == pytest.approx(expected.get_accuracy(query, levels))
 
 
+def test_accuracy_of_given_neighbors_is_that_of_pml():
+    labels = torch.tensor([0, 0, 1, 1])
+    arguments = {
+        "knn_labels": torch.tensor([[0, 1], [1, 0], [1, 0], [0, 1]]),
+        "query_labels": labels,
+        "not_lone_query_mask": torch.ones(4, dtype=torch.bool),
+        "ref_includes_query": True,
+        "label_counts": (torch.tensor([0, 1]), torch.tensor([2, 2])),
+    }
+    own = AccuracyCalculator(include=METRICS)
+    expected = pml.AccuracyCalculator(include=METRICS, knn_func=CustomKNN(SORTED["euclidean"]))
+    for _ in range(2):  # before and after a call that takes ranks
+        found, wanted = (each._get_accuracy(each.curr_function_dict, **arguments) for each in (own, expected))
+        assert found == pytest.approx(wanted)
+        own.get_accuracy(torch.randn(4, 2), labels)
+
+
 def test_accuracy_of_subclass_uses_its_own_metrics():
     class Counted(AccuracyCalculator):
         def calculate_neighbors(self, knn_labels, **_):

@@ -140,6 +140,8 @@ class AccuracyCalculator(accuracy_calculator.AccuracyCalculator):
         {'mean_average_precision_at_r': 0.5, 'precision_at_1': 0.5}
     """
 
+    _has_single_labels = False  # of the current call
+
     def __init__(
         self,
         include: Any = (),
@@ -186,7 +188,7 @@ class AccuracyCalculator(accuracy_calculator.AccuracyCalculator):
         return [] if self._takes_ranks() else super().requires_knn()
 
     def _get_accuracy(self, function_dict: dict[str, Any], **arguments: Any) -> dict[str, Any]:
-        if not self._takes_ranks():
+        if "knn_labels" in arguments or not self._takes_ranks():
             return super()._get_accuracy(function_dict, **arguments)
         names = [name for name in function_dict if name in _RANK_METRICS]
         of_ranks = self._of_ranks(names, **arguments) if names else {}
