@@ -113,7 +113,13 @@ class KnnCall:
         per_row += 2 * (k + min(max(k, 16), 256)) * 2 * number  # reservoirs
         per_row += 5 * list_bytes  # lists of the pair and of the next block, and a block on its way to the disk
         fixed = 0 if self.ids is None else 24 * total
+        # One block of all rows: its rows, converted, packed twice, reservoirs, and lists while they are written.
+        per_row_alone = depth * (2 * stored + (0 if stored == number else number) + 2 * number) + 3 * list_bytes
+        per_row_alone += (k + min(max(k, 16), 256)) * 2 * number
+        fits_alone = self.refs is None and ranks == 1 and per_row_alone * total + fixed <= self.memory
         block_rows = block_rows or self.block_rows
+        if block_rows is None and fits_alone:
+            block_rows = math.ceil(total / BLOCK_STEP) * BLOCK_STEP or BLOCK_STEP
         if block_rows is None:
             fitting = max((self.memory - fixed) // per_row // BLOCK_STEP * BLOCK_STEP, BLOCK_STEP)
             blocks = max(math.ceil(total / fitting), 1)
@@ -123,7 +129,7 @@ class KnnCall:
         in_block = min(block_rows, total)
         blocks = math.ceil(self.rows.count / block_rows)
         ref_blocks = blocks if self.refs is None else math.ceil(self.refs.count / block_rows)
-        memory = per_row * in_block + fixed
+        memory = (per_row_alone if self.refs is None and blocks == 1 else per_row) * in_block + fixed
         if self.method == "fanng":
             memory = self.rows.count * (2 * 4 * depth + stored * depth + _GRAPH_BYTES + 2 * list_bytes)
         if memory > self.memory:

@@ -283,8 +283,8 @@ def test_plan_all_knn_bounds_disk_that_run_uses(tmp_path, saved_always, monkeypa
 
 def test_plan_all_knn_less_memory_means_smaller_blocks():
     rows = torch.zeros(20_000, 16)
-    plans = [plan_all_knn(rows, 10, memory=memory) for memory in (2**22, 2**24, 2**26)]
-    assert [plan.memory_bytes <= memory for plan, memory in zip(plans, (2**22, 2**24, 2**26), strict=True)] == [
+    plans = [plan_all_knn(rows, 10, memory=memory) for memory in (2**22, 2**23, 2**26)]
+    assert [plan.memory_bytes <= memory for plan, memory in zip(plans, (2**22, 2**23, 2**26), strict=True)] == [
         True
     ] * 3
     assert plans[0].block_rows < plans[1].block_rows < plans[2].block_rows
