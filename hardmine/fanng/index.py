@@ -88,7 +88,7 @@ class Index:
         """Build the graph.
 
         By default every row gets edges to its nearest rows, those whose reverses it is, and none that a shorter edge
-        occludes. The lists of nearest rows are exact up to some 200,000 rows, and nearly exact beyond. The index keeps
+        occludes. The lists of nearest rows are exact up to some 200,000 rows, and approximate beyond. The index keeps
         them for :meth:`neighbors`.
 
         ``init=None`` is FANNG as published. Traversals between random vertices walk downhill, always to the neighbor
