@@ -45,7 +45,7 @@ def neighbor_lists(
         embeddings: float32 [N, D], finite, on the CPU. Rows need not have unit length.
         k: Neighbors per row, 1 to 1024.
         method: ``"exact"``: :func:`hardmine.ops.knn`; ``"fanng"``: :class:`hardmine.fanng.Index`.
-        previous: The index of the last epoch, over as many rows, which warm-starts the new one.
+        previous: The index of the last epoch, over as many rows, which warm-starts the new one; or None.
         fanng: Options of :meth:`hardmine.fanng.Index.build`, and ``max_distance_computations`` of the searches.
         progress: Show the method's progress bars, if any, on stderr; needs tqdm.
 
@@ -61,7 +61,7 @@ def neighbor_lists(
         return NeighborLists(found.index, 2 - 2 * found.similarity, method, None)
     options = dict(fanng or {})
     effort = options.pop("max_distance_computations", None)
-    options = {"init": previous, "progress": progress} | options
+    options = {"init": "auto" if previous is None else previous, "progress": progress} | options
     graph = Index.build(embeddings, metric="cosine", **options)
     nearest = graph.neighbors(k, max_distance_computations=effort, progress=progress)
     return NeighborLists(nearest.index, 2 * nearest.distance, method, graph)

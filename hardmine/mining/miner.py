@@ -96,8 +96,8 @@ class SmartMiner:
 
         :meth:`state_dict` does not hold the graph. With exact lists, a run resumed after an epoch continues bit for
         bit. With ``"fanng"``, the first graph after resuming is built without a warm start. The graph then has other
-        edges for the same neighbors, and some lists may differ. ``fanng={"init": None}`` never warm-starts, so resuming
-        is bit for bit too.
+        edges for the same neighbors, and some lists may differ. ``fanng={"init": "auto"}`` never warm-starts, so
+        resuming is bit for bit too.
 
         ``batch_size`` and the batches are those of all ranks together, and do not depend on the number of ranks. Rank r
         embeds its part of a batch's images, :attr:`MinedEpoch.image_rows`. The triplets refer to the images of all

@@ -184,14 +184,14 @@ def test_epoch_fanng_warm_starts_from_last_graph(monkeypatch):
     miner = make_miner(method="fanng")
     for _ in range(3):
         run_epoch(miner)
-    assert started[0] is None
+    assert started[0] == "auto"
     assert all(isinstance(index, Index) for index in started[1:])
     assert started[1] is not started[2]
-    cold = make_miner(method="fanng", fanng={"init": None})
+    cold = make_miner(method="fanng", fanng={"init": "auto"})
     started.clear()
     for _ in range(2):
         run_epoch(cold)
-    assert started == [None, None]
+    assert started == ["auto", "auto"]
 
 
 def test_epoch_default_method_is_exact():
