@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hardmine.ops._arguments import FALLBACKS, HARD_RULES, NEGATIVES, POSITIVES, TERM_REDUCTIONS, TERMS
 from hardmine.ops._fakes import accumulate_dtype
+from hardmine.ops._sums import ordered_sum
 
 _CHUNK = 8192  # pairs whose rows are copied at a time
 _EASIEST, _SEMIHARD = POSITIVES.index("easiest"), NEGATIVES.index("semihard")
@@ -155,7 +156,7 @@ def _loss_of_pairs(
     if how == "none":
         return value
     parts = (hard & valid, valid & ~hard) if separate_means else (valid,)
-    sums = [torch.where(part, value, 0.0).double().sum() for part in parts]
+    sums = [ordered_sum(torch.where(part, value, 0.0).double()) for part in parts]
     if how != "sum":
         sums = [total / part.sum().clamp(min=1) for total, part in zip(sums, parts, strict=True)]
     return sum(sums[1:], sums[0]).to(value.dtype)

@@ -24,6 +24,7 @@ from hardmine.ops._arguments import (
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._numbers import check_temperature
+from hardmine.ops._sums import ordered_sum
 from hardmine.types import LogSumExpPairs, Similarity
 
 PAIRS = get_args(LogSumExpPairs)
@@ -142,7 +143,7 @@ def reduced(value: Tensor, count: Tensor, reduction: str) -> Tensor:
     """The loss of each anchor, or their sum or mean; those that do not count are 0."""
     if reduction == "none":
         return value
-    total = value.sum()
+    total = ordered_sum(value)
     return total if reduction == "sum" else total / count.clamp(min=1)
 
 
@@ -170,7 +171,7 @@ def _temperature_backward(
     total = temperature.new_zeros(())
     for grad, (_, sums, mean_offset) in ((grad_log_sum, state), (grad_column, column_state)):
         if grad is not None:
-            total = total + torch.where(sums == 0, 0.0, grad * mean_offset).double().sum()
+            total = total + ordered_sum(torch.where(sums == 0, 0.0, grad * mean_offset).double())
     return -total / temperature.square()
 
 

@@ -17,9 +17,11 @@ from hardmine.ops._arguments import (
     check_rows,
     check_tensor,
     shape_of,
+    with_row_numbers,
 )
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._soft import SoftSums, check_soft_options, promotes_rows, soft_sums, temperature_tensor
+from hardmine.ops._sums import ordered_sum
 from hardmine.types import Reduction, Similarity
 
 
@@ -97,6 +99,8 @@ def info_nce_loss(
     if positive_key.shape[0] != query.shape[0]:
         raise ValueError(f"positive_key must be [B, D] = {shape_of(query)}, got {shape_of(positive_key)}")
     own, shared = _check_negatives(query, negative_keys)
+    if own is not None and own.shape[1] == 0 and in_batch:
+        own = None  # logaddexp(-inf, -inf) has no gradient
     _check_combination(negative_keys, symmetric, in_batch, ids)
     check_soft_options(query, similarity)
     t = temperature_tensor(temperature, query, "query")
@@ -104,7 +108,7 @@ def info_nce_loss(
 
     call = _Call(t, similarity)
     number = torch.arange(query.shape[0], device=query.device)
-    classes = number if ids is None else _classes_of(ids, number)
+    classes = number if ids is None else with_row_numbers(ids, number)
     value: Tensor | None = None
     of_queries: SoftSums | None = None
     of_keys: SoftSums | None = None
@@ -138,7 +142,8 @@ def info_nce_loss(
         loss = (loss + _softplus(of_keys.logsumexp_minus(s_pos))) / 2
     if reduction == "none":
         return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / max(query.shape[0], 1)
+    total = ordered_sum(loss)
+    return total if reduction == "sum" else total / max(query.shape[0], 1)
 
 
 class _Call(NamedTuple):
@@ -155,12 +160,6 @@ class _Call(NamedTuple):
 def _softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), to the last digits in float64, too; 0 with gradient 0 for -infinity."""
     return -F.logsigmoid(-x)
-
-
-def _classes_of(ids: Tensor, number: Tensor) -> Tensor:
-    """Equal classes for equal ids >= 0; other rows have classes of their own. All are at least 0."""
-    position = torch.searchsorted(ids.sort().values, ids)
-    return torch.where(ids >= 0, position, number.shape[0] + number)
 
 
 def _check_negatives(query: Tensor, negative_keys: Any) -> tuple[Tensor | None, Tensor | None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import REDUCTIONS, check_choice, check_ids, check_labeled_rows
+from hardmine.ops._arguments import REDUCTIONS, check_choice, check_ids, check_labeled_rows, with_row_numbers
 from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import MAX_TEMPERATURE, MIN_TEMPERATURE, check_finite, check_temperature
@@ -160,7 +160,4 @@ def _inverse(factor: float) -> float:
 def _ids_of_rows(ids: Tensor | None, labels: Tensor) -> Tensor:
     """Ids that exclude what ``ids`` exclude, and each row itself."""
     number = torch.arange(labels.shape[0], device=labels.device)
-    if ids is None:
-        return number
-    position = torch.searchsorted(ids.sort().values, ids)
-    return torch.where(ids >= 0, position, labels.shape[0] + number)
+    return number if ids is None else with_row_numbers(ids, number)

@@ -39,6 +39,7 @@ from hardmine.ops._ranks import (
     with_requested,
 )
 from hardmine.ops._shared_losses import TRIPLET_OPTIONS, split_options
+from hardmine.ops._sums import ordered_sum
 from hardmine.ops.select_triplets import as_selection, check_rules
 from hardmine.types import (
     AllPositives,
@@ -387,10 +388,10 @@ def _weighted(inputs: tuple[Any, ...], options: dict[str, Any], weights: Any) ->
     if options["reduction"] == "none":
         return terms, selection, counts
     if options["reduction"] == "sum":
-        return _sum(terms.double()).to(terms.dtype), selection, counts
+        return ordered_sum(terms.double()).to(terms.dtype), selection, counts
     means = []
     for part in parts:
-        total, weight = (_sum(torch.where(part, values, 0.0).double()) for values in (terms, weights))
+        total, weight = (ordered_sum(torch.where(part, values, 0.0).double()) for values in (terms, weights))
         means.append(total / torch.where(weight == 0, 1.0, weight))
     return sum(means[1:], means[0]).to(terms.dtype), selection, counts
 
@@ -401,9 +402,9 @@ def _weighted_part(inputs: tuple[Any, ...], options: dict[str, Any], anchors: An
     if options["reduction"] == "none":
         return PartialLoss(terms, selection, counts.sum())
     if options["reduction"] == "sum":
-        return PartialLoss(_sum(terms), selection, counts.sum())
+        return PartialLoss(ordered_sum(terms), selection, counts.sum())
     totals, divisors = (
-        torch.stack([*(_sum(torch.where(part, values, 0.0)) for part in parts), last.to(terms.dtype)])
+        torch.stack([*(ordered_sum(torch.where(part, values, 0.0)) for part in parts), last.to(terms.dtype)])
         for values, last in ((terms, torch.zeros_like(counts.sum())), (weights.double(), counts.sum()))
     )
     return PartialLoss(totals, selection, divisors)
@@ -421,12 +422,12 @@ def _part_of_loss(
     losses, selection, _ = _compute(inputs, {**options, "reduction": reduced_by}, (True, False), anchors)
     counts = _counts(selection, options)
     if reduction == "mean_active" and not separate:
-        return PartialLoss(_sum(torch.where(counts, losses, 0.0)), selection, counts.sum())
+        return PartialLoss(ordered_sum(torch.where(counts, losses, 0.0)), selection, counts.sum())
     if not separate:
         return PartialLoss(losses, selection, counts.sum())
     hard = counts & _is_hard(selection, options)
     easy = counts & ~hard
-    totals = torch.stack([_sum(torch.where(part, losses, 0.0)) for part in (hard, easy)])
+    totals = torch.stack([ordered_sum(torch.where(part, losses, 0.0)) for part in (hard, easy)])
     return PartialLoss(totals, selection, torch.stack([hard.sum(), easy.sum()]))
 
 
@@ -438,11 +439,6 @@ def _is_hard(selection: AnySelection, options: dict[str, Any]) -> Tensor:
         return hard
     above_cutoff = selection.negative_similarity > float(options["hard_cutoff"])
     return hard & above_cutoff if rule == "above_and_cutoff" else hard | above_cutoff
-
-
-def _sum(values: Tensor) -> Tensor:
-    """The sum of values [B], in an order that does not depend on the number of threads, as that of torch does."""
-    return torch.nn.functional.pad(values, (0, -len(values) % 1024)).view(-1, 1024).sum(1).sum()
 
 
 def _counts(selection: AnySelection, options: dict[str, Any]) -> Tensor:

@@ -238,3 +238,32 @@ def test_info_nce_loss_of_mixed_dtypes_under_autocast_is_that_of_float32(kind):
     assert_bitwise_equal(found, expected)
     assert report.ops["info_nce_loss"].checks == 1
     assert torch.autograd.grad(found, leaves[0])[0].dtype == torch.bfloat16
+
+
+def test_info_nce_without_any_negative_has_loss_and_gradient_0():
+    query, key = (torch.randn(3, 4, generator=seeded(i)).requires_grad_() for i in range(2))
+    same = torch.zeros(3, dtype=torch.int64)
+    loss = ops.info_nce_loss(query, key, torch.zeros(3, 0, 4), ids=same)
+    loss.backward()
+    assert loss == 0
+    assert not query.grad.any()
+    assert not key.grad.any()
+
+
+@pytest.mark.cpu  # threads
+def test_soft_losses_sum_in_the_same_order_for_any_number_of_threads():
+    """Torch splits sums of more than 32,768 numbers among threads."""
+    rows, refs = torch.randn(100003, 4, generator=seeded(0)), torch.randn(4, 4, generator=seeded(1))
+    labels, ref_labels = torch.arange(100003) % 3, torch.arange(4) % 3
+    found = []
+    for number in (1, 2, 3):
+        t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        with threads(number):
+            supcon = ops.supcon_loss(rows, labels, refs, ref_labels, temperature=t)
+            supcon.backward()
+            similar = ops.multi_similarity_loss(rows, labels, refs, ref_labels)
+            info_nce = ops.info_nce_loss(rows, rows.flip(0), refs[:3], in_batch=False, reduction="sum")
+        found.append((supcon.detach(), t.grad, similar, info_nce))
+    for values in found[1:]:
+        for value, first in zip(values, found[0], strict=True):
+            assert_bitwise_equal(value, first)
