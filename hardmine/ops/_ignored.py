@@ -157,14 +157,26 @@ def drops_ignored(op: Callable[P, R], fill: float = 0.0) -> Callable[P, R]:
             return op(*args, **kwargs)
         given: dict[str, Any] = dict(zip(names, args, strict=False)) | kwargs
         tensors = {name: given.pop(name) for name in (*names, "ids", "ref_ids") if name in given}
-        group: Any = given.get("group")
+        if not {"embeddings", "labels"} <= tensors.keys():
+            return op(*args, **kwargs)  # raises
+        group, weights = given.get("group"), given.get("weights")
+        found: list[KeptRows] = []
+
+        def check() -> None:
+            found.append(drop_ignored(ignore_index, **tensors))
+            if weights is not None:
+                check_weights(weights, tensors["embeddings"])
+
         if group is not None:
-            agree_on_checks(check_group(group), lambda: drop_ignored(ignore_index, **tensors))
-        kept = drop_ignored(ignore_index, **tensors)
+            group = check_group(group)
+            agree_on_checks(group, check)
+        if not found:
+            check()
+        kept = found[0]
         if group is not None:
-            kept = _with_all_candidates(kept, op.__name__, check_ignore_index(ignore_index), check_group(group))
-        if given.get("weights") is not None:
-            given["weights"] = check_weights(given["weights"], tensors["embeddings"]).index_select(0, kept.anchors)
+            kept = _with_all_candidates(kept, op.__name__, check_ignore_index(ignore_index), group)
+        if weights is not None:
+            given["weights"] = weights.index_select(0, kept.anchors)
         call: Any = op
         result = call(**{name: kept.arguments[name] for name in tensors}, **given)
         lists_pairs = op.__name__ in _LISTING_OPS and given.get("positive") == "all"

@@ -50,6 +50,12 @@ INVALID = [
         ValueError,
         "gradient_reduction must be None with reduction='none', which scales nothing, got 'mean'",
     ),
+    (
+        "triplet_loss",
+        {"ignore_index": -1, "weights": torch.tensor([1.0, -1.0, 1.0, 1.0])},
+        ValueError,
+        "weights must be finite and at least 0, got -1.0 at [1]",
+    ),
     ("sct_loss", {"ignore_index": 1.5}, TypeError, "ignore_index must be an integer, got float"),
     ("sct_loss", {"preset": "code"}, ValueError, "preset must be one of 'paper', 'code2020', 'code2021', got 'code'"),
     (

@@ -366,3 +366,8 @@ def test_memory_of_a_loss_that_ignores_a_label():
         assert (memory.labels[chosen[chosen >= 0]] != IGNORED).all()
     assert loss > 0
     assert (memory.labels == IGNORED).any()
+
+
+def test_op_with_ignore_index_but_without_labels_names_itself():
+    with pytest.raises(TypeError, match=r"^triplet_loss\(\) missing 1 required positional argument: 'labels'"):
+        ops.triplet_loss(torch.ones(2, 2), ignore_index=0)
