@@ -130,7 +130,7 @@ def all_knn(
         group: A ``torch.distributed`` process group whose ranks share the pairs of blocks. All ranks must be given the
             same rows, and a folder on a disk that they share. None: this process alone.
         progress: Show a progress bar with an estimate of the remaining time on stderr, which needs tqdm; on rank 0
-            only. None: only for long runs, and only if tqdm is installed.
+            only. None: only for long runs with method "exact", and only if tqdm is installed.
 
     Returns:
         :class:`hardmine.mining.NeighborShards`, the lists in the folder.
@@ -337,8 +337,10 @@ class _Run:
 
     def _complete(self) -> None:
         """Removes what is left of the work, and marks the lists as complete."""
-        for path in self.path.glob("progress-*.safetensors"):  # of ranks that were late to learn that a block is done
-            path.unlink()
+        files = ListFolder(self.path, self.manifest["run"], self._blocks())
+        for block in range(files.blocks):
+            for path in files.slots(block):  # of ranks that were late to learn that a block is done
+                path.unlink()
         write_json(self.path / MANIFEST, {**self.manifest, "complete": True})
 
 

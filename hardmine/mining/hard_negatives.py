@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from torch.distributed import ProcessGroup
 
 from hardmine._tensor_file import read_tensors, write_tensors
 from hardmine.mining._knn_call import DEFAULT_MEMORY
-from hardmine.mining._list_files import check_folder, explained, sole_writer
+from hardmine.mining._list_files import MANIFEST, check_folder, explained, sole_writer
 from hardmine.mining._row_source import RowSource, check_row_numbers, check_same_space, digest_of
 from hardmine.mining.all_knn import all_knn, meet
 from hardmine.mining.neighbor_shards import NeighborShards
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = "hardmine.hard_negatives"
 FILE = "negatives.safetensors"
+_LISTS = re.compile("lists-[0-9a-f]{16}")
 _READ_ROWS = 65536  # at a time
 _LIST_ENTRIES = 2**22  # at a time
 
@@ -101,7 +103,11 @@ class _Rules:
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"min_similarity must be at most max_similarity = {self.maximum}, got {self.minimum}")
         self.margin = None if margin is None else check_finite("margin", margin)
-        self.relative = None if relative_margin is None else check_finite("relative_margin", relative_margin)
+        self.relative = (
+            None if relative_margin is None else check_finite("relative_margin", relative_margin, at_least=0)
+        )
+        if self.relative is not None and not 0 <= self.relative <= 1:
+            raise ValueError(f"relative_margin must be a share from 0 to 1, got {relative_margin}: 0.05 stands for 5 %")
 
     def take(
         self, index: Tensor, similarity: Tensor, is_candidate: Tensor, positive_similarity: Tensor
@@ -147,6 +153,8 @@ class _Task:
         method: Any,
     ) -> None:
         check_choice("similarity", similarity, SIMILARITIES)
+        if method == "fanng" and labels[0] is not None:
+            raise ValueError("labels must be None with method='fanng'")
         self._rules, self._similarity = rules, similarity
         self._anchors = RowSource("anchors", anchors)
         self._candidates = self._anchors if refs is None else RowSource("refs", refs)
@@ -157,6 +165,8 @@ class _Task:
         if relations is not None:
             self._pairs = _check_relations(relations, counts[0], self._candidates.count)
         classes, copies = _check_integers("labels", labels, counts), _check_integers("ids", ids, counts)
+        if self._pairs is None and classes is None and copies is None:
+            raise ValueError("labels, relations or ids must be given: without them every neighbor is a negative")
         if classes is not None:  # unlike ids, negative labels are classes too
             _, inverse = torch.cat(classes).unique(return_inverse=True)
             classes = inverse[: counts[0]].clone(), inverse[-self._candidates.count :].clone()
@@ -271,8 +281,8 @@ def hard_negatives(
         min_similarity: The least similarity of a negative. None: no bound.
         max_similarity: The largest similarity of a negative. None: no bound.
         margin: A negative's similarity is at most the positive's minus this.
-        relative_margin: A negative's similarity s is at most p - relative_margin |p|, with the positive's similarity p.
-            0.05 is the rule "95 % of the positive" of NV-Retriever.
+        relative_margin: A negative's similarity s is at most p - relative_margin |p|, with the positive's similarity p;
+            from 0 to 1. 0.05 is the rule "95 % of the positive" of NV-Retriever.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         folder: Where lists in progress and the result are kept, so that a killed call goes on, and other processes read
             the newest complete result with :func:`hardmine.mining.newest_negatives`. None: a temporary folder.
@@ -463,6 +473,7 @@ def _publish(home: Path, found: HardNegatives) -> HardNegatives:
     tensors = {name: value.contiguous().numpy() for name, value in found._asdict().items() if name != "generation"}
     with explained(file):
         write_tensors(file, tensors, {"format": FORMAT, "generation": str(generation)})
-    for lists in home.glob("lists-*"):
-        shutil.rmtree(lists)
+    for lists in home.iterdir():
+        if _LISTS.fullmatch(lists.name) and (lists / MANIFEST).is_file():
+            shutil.rmtree(lists)
     return found._replace(generation=generation)

@@ -179,7 +179,10 @@ def test_hard_negatives_float32_similarities_are_those_of_knn():
         ({"refs": None, "ref_ids": torch.ones(N).long()}, ValueError, "ref_ids must be None without refs"),
         ({"group": 3}, TypeError, "group must be a torch.distributed.ProcessGroup"),
         ({"similarity": "l2"}, ValueError, "similarity must be one of"),
-        ({"folder": 5}, TypeError, "folder must be a str"),
+        ({"relations": PAIRS, "folder": 5}, TypeError, "folder must be a str"),
+        ({}, ValueError, "labels, relations or ids must be given"),
+        ({"relations": PAIRS, "relative_margin": 5}, ValueError, "relative_margin must be a share from 0 to 1, got 5"),
+        ({"labels": torch.ones(N).long(), "method": "fanng"}, ValueError, "labels must be None with method='fanng'"),
     ],
 )
 def test_hard_negatives_bad_argument_raises(options, error, message):
@@ -219,7 +222,11 @@ def _refresh(folder, ended):
     try:
         for generation in range(1, 26):
             hard_negatives(
-                torch.full((N, D), float(generation)).addcmul(ROWS, ROWS), 3, similarity="dot", folder=folder
+                torch.full((N, D), float(generation)).addcmul(ROWS, ROWS),
+                3,
+                ids=torch.arange(N),
+                similarity="dot",
+                folder=folder,
             )
     finally:
         ended.set()
@@ -287,3 +294,14 @@ def test_hard_negatives_with_group_are_those_of_one_process(tmp_path):
             "on rank 0: folder must be given with group, got None",
             "on rank 0: k must be from 1 to 1024, got 0",
         ]
+
+
+def test_hard_negatives_other_files_in_folder_stay(tmp_path):
+    (tmp_path / "lists-of-images").mkdir()
+    (tmp_path / "lists-0123456789abcdef").mkdir()
+    for name in ("lists-2.txt", "progress-mine.safetensors", "lists-of-images/a.jpg"):
+        (tmp_path / name).write_text("mine")
+    kept = sorted(tmp_path.rglob("*"))
+    hard_negatives(ROWS, 3, refs=REFS, relations=PAIRS, folder=tmp_path)
+    assert set(kept) <= set(tmp_path.rglob("*"))
+    assert not [path for path in tmp_path.glob("lists-*") if path not in kept]
