@@ -208,6 +208,9 @@ class Index:
             tensor([[6, 2]])
         """
         added = self._as_rows("rows", rows)
+        if not added.isfinite().all():
+            row, column = (~added.isfinite()).nonzero()[0].tolist()
+            raise ValueError(f"rows must be finite, got {added[row, column]:g} in row {row}, column {column}")
         source = torch.cat([torch.arange(len(self), device="cpu"), torch.full((len(added),), -1, device="cpu")])
         return self._changed(torch.cat([self._vectors, added]), source, threads)
 

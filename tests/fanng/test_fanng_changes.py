@@ -146,7 +146,7 @@ def test_remove_invalid_rows_raise(rows, error, message):
         (torch.ones(2, 3), ValueError, "rows must be [M, D] with the index's D = 12, got [2, 3]"),
         (torch.ones(12), ValueError, "rows must be [rows, D], got [12]"),
         ([[1.0] * 12], TypeError, "rows must be a torch.Tensor or a NumPy array, got list"),
-        (torch.full((2, 12), float("nan")), ValueError, "vectors must be finite, got nan in row 20, column 0"),
+        (torch.full((2, 12), float("nan")), ValueError, "rows must be finite, got nan in row 0, column 0"),
     ],
 )
 def test_add_invalid_rows_raise(rows, error, message):

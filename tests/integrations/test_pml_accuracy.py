@@ -173,3 +173,19 @@ def test_knn_of_inference_model_saves_and_loads_its_rows(tmp_path):
 def test_knn_refuses_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(batch_of("balanced").embeddings)
+
+
+def test_knn_of_many_neighbors_far_from_the_origin_is_that_of_few():
+    rows = torch.randn(1200, 3, generator=torch.Generator().manual_seed(0)) + 1000
+    search = KNN("euclidean")
+    many, few = (search(rows, k, rows) for k in (1100, 1000))
+    torch.testing.assert_close(many[0][:, :1000], few[0], rtol=1e-5, atol=0)
+    assert search(rows.half(), 1100, rows.half())[0].dtype == torch.float32
+
+
+def test_knn_of_an_array_raises():
+    rows = torch.ones(4, 2)
+    with pytest.raises(TypeError, match=r"^query must be a torch.Tensor, got ndarray"):
+        KNN()(rows.numpy(), 2, rows)
+    with pytest.raises(TypeError, match=r"^reference must be a torch.Tensor, got ndarray"):
+        KNN()(rows, 2, rows.numpy())

@@ -133,9 +133,15 @@ def test_modules_have_every_class_of_pml():
     ("indices", "message"),
     [
         (((0, 20), (1, 2), (3, 4)), "a of indices_tuple must be rows of embeddings, 0 to 19, got 20"),
-        (((0, 1), (1, -1), (3, 4)), "p of indices_tuple must be rows of ref_emb, 0 to 26, got -1"),
-        (((0, 1), (1, 2), (3, 99)), "n of indices_tuple must be rows of ref_emb, 0 to 26, got 99: is it from another"),
-        (((0, 1), (1, 2), (3,), (27,)), "n of indices_tuple must be rows of ref_emb, 0 to 26, got 27"),
+        (((0, 1), (1, -1), (3, 4)), "p of indices_tuple must be rows of ref_emb, or else embeddings, 0 to 26, got -1"),
+        (
+            ((0, 1), (1, 2), (3, 99)),
+            "n of indices_tuple must be rows of ref_emb, or else embeddings, 0 to 26, got 99: is it from another",
+        ),
+        (
+            ((0, 1), (1, 2), (3,), (27,)),
+            "n of indices_tuple must be rows of ref_emb, or else embeddings, 0 to 26, got 27",
+        ),
         (((0, 1), (1,), (3, 4)), "p of indices_tuple must be as long as a, 2, got 1"),
         (((0, 1), (1, 2), (3,), (5, 6)), "n of indices_tuple must be as long as a2, 1, got 2"),
         (((0, 1), (1, 2)), r"indices_tuple must have 3 tensors \(a, p, n\) or 4 \(a1, p, a2, n\), got 2"),

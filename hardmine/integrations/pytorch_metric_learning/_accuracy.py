@@ -11,7 +11,7 @@ from pytorch_metric_learning.utils.inference import return_results
 from torch import Tensor
 
 from hardmine.metrics.retrieval import retrieval
-from hardmine.ops._arguments import SIMILARITIES, check_choice
+from hardmine.ops._arguments import SIMILARITIES, check_choice, check_tensor
 from hardmine.ops.knn import MAX_NEIGHBORS, knn
 from hardmine.types import Similarity
 
@@ -64,6 +64,9 @@ class KNN:
             ref_includes_query: The first Q rows of the reference are the queries: none is its own neighbor.
         """
         refs = self.rows if reference is None else reference
+        check_tensor("query", query)
+        if reference is not None:
+            check_tensor("reference", reference)
         if refs is None:
             raise ValueError("reference must be given before train() or add() was called, got None")
         refs = refs.to(query.device)
@@ -89,9 +92,10 @@ class KNN:
         return similarity.square() if self.similarity == "euclidean" else similarity, index
 
     def _sorted(self, query: Tensor, refs: Tensor, k: int, ref_includes_query: bool) -> tuple[Tensor, Tensor]:
-        """As :func:`hardmine.ops.knn`, for any k."""
+        """As :func:`hardmine.ops.knn`, for any k; equal similarities are in any order."""
+        query, refs = (rows if rows.dtype == torch.float64 else rows.float() for rows in (query, refs))
         if self.similarity == "euclidean":
-            similarity = -torch.cdist(query, refs)
+            similarity = -torch.cdist(query, refs, compute_mode="donot_use_mm_for_euclid_dist")
         else:
             if self.similarity == "cosine":
                 query, refs = (torch.nn.functional.normalize(rows) for rows in (query, refs))

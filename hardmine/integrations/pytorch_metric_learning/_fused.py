@@ -185,7 +185,7 @@ def check_indices(indices: Any, count: int, ref_count: int) -> None:
                 f"got {len(indices[other])}"
             )
     for name, index in zip(names, indices, strict=True):
-        rows, limit = ("embeddings", count) if name.startswith("a") else ("ref_emb", ref_count)
+        rows, limit = ("embeddings", count) if name.startswith("a") else ("ref_emb, or else embeddings", ref_count)
         if len(index) and index.device.type == "cpu" and not 0 <= index.min() <= index.max() < limit:
             wrong = index[(index < 0) | (index >= limit)][0].item()
             raise ValueError(
