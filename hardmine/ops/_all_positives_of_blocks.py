@@ -21,10 +21,10 @@ _CHUNK = 8192  # pairs whose rows are copied at a time
 _EASIEST, _SEMIHARD = POSITIVES.index("easiest"), NEGATIVES.index("semihard")
 
 
-def _list_pairs(
+def positive_pairs(
     labels: Tensor, ref_labels: Tensor, ids: Tensor | None, ref_ids: Tensor | None, skips_self: bool
 ) -> tuple[Tensor, Tensor]:
-    """Anchors and positives of all pairs, each int64 [P], ascending. The host reads P."""
+    """Anchors and positives of all pairs of equal labels, each int64 [P], ascending. The host reads P."""
     sorted_labels, order = ref_labels.sort(stable=True)
     begin = torch.searchsorted(sorted_labels, labels)
     counts = torch.searchsorted(sorted_labels, labels, right=True) - begin
@@ -57,7 +57,7 @@ def select_in_blocks(
     refs = embeddings if ref_embeddings is None else ref_embeddings
     of_refs = labels if ref_labels is None else ref_labels
     ids_of_refs = ids if ref_embeddings is None else ref_ids
-    anchor, positive = _list_pairs(labels, of_refs, ids, ids_of_refs, ref_embeddings is None)
+    anchor, positive = positive_pairs(labels, of_refs, ids, ids_of_refs, ref_embeddings is None)
 
     def chunks() -> zip[tuple[Tensor, Tensor]]:
         return zip(anchor.split(_CHUNK), positive.split(_CHUNK), strict=True)

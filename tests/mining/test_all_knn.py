@@ -348,7 +348,7 @@ def _slow_run(rows, folder, started):
 
     def slow(self, *arguments):
         started.set()
-        time.sleep(0.02)
+        time.sleep(0.02)  # the run must last longer than the longest pause before the kill
         compare(self, *arguments)
 
     _block_pairs.BlockPairs._compare = slow
@@ -364,7 +364,7 @@ def test_all_knn_killed_at_any_time_goes_on(tmp_path, counted_pairs):
         process = context.Process(target=_slow_run, args=(rows, folder, started))
         process.start()
         assert started.wait(30)
-        time.sleep(pause)
+        time.sleep(pause)  # the kill comes at another point of the run each time
         os.kill(process.pid, signal.SIGKILL)
         process.join(30)
         assert process.exitcode == -signal.SIGKILL

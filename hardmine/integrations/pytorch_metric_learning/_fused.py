@@ -11,6 +11,7 @@ from pytorch_metric_learning import distances
 from torch import Tensor
 
 from hardmine import _library
+from hardmine.ops import _all_positives_of_blocks
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES
 from hardmine.types import Similarity
 
@@ -146,16 +147,7 @@ def refs_of(embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor
 
 def positive_pairs(labels: Tensor, ref_labels: Tensor) -> tuple[Tensor, Tensor]:
     """The pairs of equal labels that PML lists, in its order, without the matrix of labels: int64 [P] each."""
-    ascending, order = ref_labels.sort(stable=True)
-    start = torch.searchsorted(ascending, labels.contiguous())
-    count = torch.searchsorted(ascending, labels.contiguous(), right=True) - start
-    anchor = torch.arange(len(labels), device=labels.device).repeat_interleave(count)
-    position = torch.arange(len(anchor), device=labels.device) - (count.cumsum(0) - count)[anchor]
-    positive = order[start[anchor] + position]
-    if ref_labels is labels:
-        keep = anchor != positive
-        anchor, positive = anchor[keep], positive[keep]
-    return anchor, positive
+    return _all_positives_of_blocks.positive_pairs(labels.contiguous(), ref_labels, None, None, ref_labels is labels)
 
 
 def pair_distances(distance: Any, geometry: Geometry, rows: Tensor, refs: Tensor, pairs: tuple[Any, Any]) -> Tensor:
