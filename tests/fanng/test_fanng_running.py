@@ -310,7 +310,7 @@ def test_index_progress_true_shows_bars(capsys):
 
 def test_neighbors_with_progress_in_chunks_is_equal(monkeypatch, capsys):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr("hardmine.fanng.index._CHUNK_ROWS", 64)
+    monkeypatch.setattr("hardmine.fanng._searches._CHUNK_ROWS", 64)
     index = Index.build(torch.randn(300, 8, generator=seeded(1)))
     for a, b in zip(index.neighbors(3, progress=True), index.neighbors(3), strict=True):
         assert_bitwise_equal(a, b)
