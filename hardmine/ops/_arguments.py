@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from hardmine import _library, types
 from hardmine._hooks import replaying
 from hardmine._options import check_choice as check_choice  # for the modules that check other arguments
-from hardmine.ops._numbers import check_number, check_temperature, optional_number
+from hardmine.ops._numbers import check_finite, check_temperature, optional_number
 
 if TYPE_CHECKING:
     from hardmine.ops._ranks import Anchors
@@ -379,8 +379,8 @@ def check_term_numbers(embeddings: Tensor, options: dict[str, Any]) -> tuple[flo
     has_margin, above = term in ("hinge", "ratio"), 0.0 if term == "ratio" else -math.inf
     return (
         check_temperature(options["temperature"]) if term in ("nca", "sct") else 1.0,
-        check_number("margin", options["margin"], above=above, like=embeddings) if has_margin else 0.0,
-        check_number("lam", options["lam"], like=embeddings) if term == "sct" else 0.0,
+        check_finite("margin", options["margin"], above=above, like=embeddings) if has_margin else 0.0,
+        check_finite("lam", options["lam"], like=embeddings) if term == "sct" else 0.0,
     )
 
 

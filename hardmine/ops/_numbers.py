@@ -72,7 +72,7 @@ def check_temperature(value: Any, name: str = "temperature") -> float:
 def check_finite(name: str, value: Any, **limits: Any) -> float:
     """Like :func:`check_number`, but infinity is refused too."""
     number = check_number(name, value, **limits)
-    if math.isinf(number):
+    if abs(number) == math.inf:
         raise ValueError(f"{name} must be a finite number, got {value}")
     return number
 

@@ -27,7 +27,7 @@ from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._batch_all_of_ranks import takes_group
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._numbers import check_flag, check_number
+from hardmine.ops._numbers import check_flag, check_finite
 from hardmine.types import (
     BatchAllReduction,
     BatchAllTripletLossOptions,
@@ -173,7 +173,7 @@ def batch_all_triplet_loss(
         ref_table_row,
         kind,
         check_flag("squared", squared),
-        0.0 if table is not None else check_number("margin", margin, like=embeddings),
+        0.0 if table is not None else check_finite("margin", margin, like=embeddings),
         check_choice("reduction", reduction, get_args(BatchAllReduction)),
         allow_tf32(embeddings),
         *(rows is not None and rows.requires_grad and torch.is_grad_enabled() for rows in (embeddings, ref_embeddings)),

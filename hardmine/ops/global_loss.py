@@ -22,7 +22,7 @@ from hardmine.ops._autograd import register_triplet_loss
 from hardmine.ops._fakes import fake_triplet_loss
 from hardmine.ops._gather import check_gathered
 from hardmine.ops._groups import agree_on_checks
-from hardmine.ops._numbers import check_number
+from hardmine.ops._numbers import check_finite
 from hardmine.ops._ranks import PartialLoss, gather, group_loss
 from hardmine.types import DistanceSimilarity, GradientReduction
 
@@ -143,8 +143,8 @@ def _check(
     triplets, labels = check_triplets(embeddings, triplets, labels)
     compiled_options: list[int | float] = [
         check_choice("similarity", options["similarity"], SIMILARITIES),
-        check_number("lam", options["lam"], like=embeddings),
-        check_number("threshold", options["threshold"], like=embeddings),
+        check_finite("lam", options["lam"], like=embeddings),
+        check_finite("threshold", options["threshold"], like=embeddings),
     ]
     check_distance_similarity(options["similarity"], "global_loss")
     return triplets, labels, compiled_options

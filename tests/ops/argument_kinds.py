@@ -93,6 +93,7 @@ class Number(Kind):
     """A real number, not NaN, greater than ``above``."""
 
     above: float = -math.inf
+    finite: bool = True
     values: tuple = (1, 0.5, numpy.float32(0.5), numpy.int64(1), Fraction(1, 2))
 
     def _valid(self) -> list[Any]:
@@ -105,6 +106,9 @@ class Number(Kind):
         outside = () if self.above == -math.inf else (self.above, self.above - 0.1, int(self.above) - 1, -math.inf)
         for value in (math.nan, numpy.float32(math.nan), *outside):
             yield Wrong(value, ValueError, f"must be a number{limit}, got {value}")
+        infinite = (math.inf, -math.inf) if self.above == -math.inf else (math.inf,)
+        for value in infinite if self.finite else ():
+            yield Wrong(value, ValueError, f"must be a finite number, got {value}")
 
     def _wrong_none(self) -> Wrong:
         return Wrong(None, TypeError, "must be a number, got NoneType")
@@ -159,8 +163,6 @@ class FiniteOrTensor(Number):
 
     def _invalid(self) -> Iterator[Wrong]:
         yield from (wrong for wrong in super()._invalid() if not isinstance(wrong.value, Tensor))
-        for value in (math.inf, -math.inf):
-            yield Wrong(value, ValueError, f"must be a finite number, got {value}")
         yield Wrong(torch.tensor(math.nan), ValueError, "must be a number, got nan")
         yield Wrong(torch.tensor(math.inf), ValueError, "must be a finite number, got inf")
         yield Wrong(torch.ones(2), ValueError, "must be a number or a tensor [], got [2]")
@@ -175,8 +177,6 @@ class NumberOrTable(Number):
 
     def _invalid(self) -> Iterator[Wrong]:
         yield from (wrong for wrong in super()._invalid() if not isinstance(wrong.value, Tensor))
-        for value in (math.inf, -math.inf):
-            yield Wrong(value, ValueError, f"must be finite, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

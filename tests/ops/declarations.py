@@ -63,7 +63,7 @@ CALLS: dict[str, dict[str, Any]] = {
 SIMILARITIES = ("cosine", "dot", "euclidean")
 SIMILARITY = Choice(names=SIMILARITIES)
 REDUCTION = Choice(names=("mean", "sum", "none"))
-THRESHOLD = Number(optional=True, values=(0.5, 1, math.inf, -math.inf, numpy.float32(0.5)))
+THRESHOLD = Number(optional=True, finite=False, values=(0.5, 1, math.inf, -math.inf, numpy.float32(0.5)))
 TEMPERATURE = Temperature()
 _EMBEDDINGS, _LABELS = Rows(rows=4), Labels(right=LABELS)
 _TENSORS = {
@@ -122,7 +122,7 @@ _SELECTION = {
     "duplicate_threshold": THRESHOLD,
     "semihard_fallback": Choice(names=("hardest", "easiest"), optional=True, only_with=_SEMIHARD),
     "tie": Choice(names=("exclude", "include"), only_with=_SEMIHARD),
-    "semihard_margin": Number(above=0.0, optional=True, only_with=_SEMIHARD),
+    "semihard_margin": Number(above=0.0, finite=False, optional=True, only_with=_SEMIHARD),
     "generator": Generator(only_with=_RANDOM),
     "group": Group(),
 }
@@ -206,7 +206,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "preset": Choice(names=("paper", "code2020", "code2021")),
         "temperature": TEMPERATURE,
         "lam": Number(),
-        "hard_cutoff": Number(optional=True, only_with={"preset": ("code2020", "code2021")}),
+        "hard_cutoff": Number(finite=False, optional=True, only_with={"preset": ("code2020", "code2021")}),
     },
     "tuplet_loss": {
         **_TENSORS,
@@ -251,11 +251,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         **_TENSORS,
         "alpha": TEMPERATURE,
         "beta": TEMPERATURE,
-        "base": Number(
-            more_wrong=tuple(
-                Wrong(value, ValueError, f"must be a finite number, got {value}") for value in (math.inf, -math.inf)
-            )
-        ),
+        "base": Number(),
         "similarity": Choice(names=("cosine", "dot")),
         "reduction": REDUCTION,
         **_OVER_RANKS,
