@@ -25,8 +25,8 @@ class Loss(nn.Module):
     Args:
         arguments: The options by name, or the ``locals()`` of a constructor.
 
-    Attributes:
-        options: The op's options by name, without those that the op resolves itself.
+    A tensor among the options, such as a temperature, is a parameter of the module if it is an ``nn.Parameter``, else a
+    buffer: it moves with ``.to()`` and is in the ``state_dict``.
     """
 
     _op: ClassVar[Callable[..., Any]]
@@ -37,16 +37,26 @@ class Loss(nn.Module):
         super().__init__()
         defaults = inspect.signature(type(self)).parameters
         # A None that is the default is left to the op. Any other None is passed on, and the op names it in its error.
-        self.options = {
+        self._options = {
             name: value
             for name, value in arguments.items()
             if name not in ("self", "__class__")
             and (value is not None or name not in defaults or defaults[name].default is not None)
         }
-        self._check(self.options)
-        for name, value in self.options.items():
+        self._check(self._options)
+        for name, value in self._options.items():
             if isinstance(value, nn.Parameter):  # trained with the module
                 self.register_parameter(name, value)
+            elif isinstance(value, Tensor):
+                self.register_buffer(name, value if value.requires_grad else value.clone())
+        self._tensors = [name for name, value in self._options.items() if isinstance(value, Tensor)]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The op's options by name, without those that the op resolves itself."""
+        if not self._tensors:
+            return self._options
+        return {**self._options, **{name: getattr(self, name) for name in self._tensors}}
 
     def _check(self, options: dict[str, Any]) -> None:
         """Let the op check its options on an empty batch, so that errors come before the first training step."""

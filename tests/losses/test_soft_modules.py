@@ -62,3 +62,21 @@ def test_info_nce_module_without_negatives_in_batch_takes_keys():
     query, key = arguments_of("InfoNCELoss")
     found = losses.InfoNCELoss(in_batch=False)(query, key, key[:5].flip(0))
     assert_bitwise_equal(found, ops.info_nce_loss(query, key, key[:5].flip(0), in_batch=False))
+
+
+@pytest.mark.parametrize("name", ["SupConLoss", "InfoNCELoss", "SigmoidLoss"])
+def test_module_tensor_options_are_buffers(name):
+    """A plain tensor moves, and is saved, with the module."""
+    option = "logit_scale" if name == "SigmoidLoss" else "temperature"
+    module = getattr(losses, name)(**{option: torch.tensor(0.2)})
+    assert [key for key, _ in module.named_buffers()] == [option]
+    before = module(*arguments_of(name))
+    module.to(torch.float64)
+    assert module.options[option].dtype == torch.float64
+    torch.testing.assert_close(module(*arguments_of(name)), before)
+    module.to("meta")
+    assert module.options[option].is_meta
+    other = getattr(losses, name)(**{option: torch.tensor(0.7)})
+    other.load_state_dict({option: torch.tensor(0.2)})
+    assert_bitwise_equal(other(*arguments_of(name)), before)
+    assert_bitwise_equal(copy.deepcopy(other)(*arguments_of(name)), before)
