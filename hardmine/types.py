@@ -267,7 +267,7 @@ class TripletTermOptions(GroupOptions, total=False):
     weights: Tensor | None
 
     term: Term
-    temperature: float | None
+    temperature: float | Tensor | None
     margin: float | None
     lam: float | None
     reduction: TermReduction
@@ -288,7 +288,7 @@ class SCTTermOptions(GroupOptions, total=False):
     weights: Tensor | None
 
     lam: float
-    temperature: float
+    temperature: float | Tensor
     preset: Preset
     reduction: TermReduction
     hard_cutoff: float | None
@@ -312,6 +312,7 @@ class TupletLossOptions(PairIds, GroupOptions, total=False):
     similarity: Similarity
     duplicate_threshold: float | None
     reduction: Reduction
+    weights: Tensor | None
 
 
 class BatchAllTripletLossOptions(PairIds, GroupOptions, total=False):

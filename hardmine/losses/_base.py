@@ -60,16 +60,20 @@ class Loss(nn.Module):
 
     def _check(self, options: dict[str, Any]) -> None:
         """Let the op check its options on an empty batch, so that errors come before the first training step."""
+        local, device = self._local_options(options)
+        if options.get("ignore_index") is not None:
+            check_ignore_index(options["ignore_index"])
+        rows = torch.empty(0, 1, dtype=torch.float32, device=device)
+        inspect.unwrap(self._op)(rows, torch.empty(self._empty, dtype=torch.int64, device=device), **local)
+
+    def _local_options(self, options: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """The options for a call without other ranks, and the device of such a call; checks those for ranks."""
         local = {name: value for name, value in options.items() if name not in ("group", "gradient_reduction")}
         call = group_loss("", options.get("group"), options.get("gradient_reduction"), options.get("reduction"))
         if call is not None:
             call.check()
-        if options.get("ignore_index") is not None:
-            check_ignore_index(options["ignore_index"])
         devices = [value.device for value in local.values() if isinstance(value, (Tensor, torch.Generator))]
-        device = devices[0] if devices else "cpu"
-        rows = torch.empty(0, 1, dtype=torch.float32, device=device)
-        inspect.unwrap(self._op)(rows, torch.empty(self._empty, dtype=torch.int64, device=device), **local)
+        return local, devices[0] if devices else "cpu"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Loss:
         """A copy with the same process group: processes cannot be copied."""

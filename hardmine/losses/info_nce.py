@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.types import Reduction, Similarity
+from hardmine.types import GradientReduction, Reduction, Similarity
 
 
 class InfoNCELoss(Loss):
@@ -28,6 +29,10 @@ class InfoNCELoss(Loss):
         in_batch: Whether the keys of other queries are negatives.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         reduction: ``"mean"`` over the queries, ``"sum"``, or ``"none"``: [B].
+        group: A ``torch.distributed`` process group: negatives in the batch are the keys of all its ranks, and the loss
+            is that of one process with all pairs. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces gradients over the ranks, ``"mean"`` as DDP and
+            FSDP do (and the default), or ``"sum"``.
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
@@ -51,15 +56,17 @@ class InfoNCELoss(Loss):
         in_batch: bool = True,
         similarity: Similarity = "cosine",
         reduction: Reduction = "mean",
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
         super().__init__(locals())
 
     def _check(self, options: dict[str, Any]) -> None:
         """Let the op check its options on an empty batch, so that errors come before the first training step."""
-        temperature = options["temperature"]
-        rows = torch.empty(0, 1, device=temperature.device if isinstance(temperature, Tensor) else "cpu")
+        local, device = self._local_options(options)
+        rows = torch.empty(0, 1, device=device)
         needs_negatives = options["in_batch"] is False and options["symmetric"] is False
-        inspect.unwrap(self._op)(rows, rows, rows if needs_negatives else None, **options)
+        inspect.unwrap(self._op)(rows, rows, rows if needs_negatives else None, **local)
 
     def forward(
         self,
@@ -68,6 +75,7 @@ class InfoNCELoss(Loss):
         negative_keys: Tensor | None = None,
         *,
         ids: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch of pairs.
 
@@ -76,11 +84,13 @@ class InfoNCELoss(Loss):
             positive_key: The key of each query, [B, D].
             negative_keys: Further negatives: [K, D] for all queries, or [B, K, D], K for each query.
             ids: [B]: pairs of equal ids >= 0, such as duplicate texts, are no negatives of each other.
+            weights: The queries' weights, [B], finite and at least 0: each loss is multiplied with its query's weight,
+                and means are divided by the sum of the weights.
 
         Returns:
             The loss.
         """
-        loss: Tensor = self._op(query, positive_key, negative_keys, ids=ids, **self.options)
+        loss: Tensor = self._op(query, positive_key, negative_keys, ids=ids, weights=weights, **self.options)
         return loss
 
     if TYPE_CHECKING:

@@ -70,6 +70,7 @@ class MultiSimilarityLoss(Loss):
         *,
         ids: Tensor | None = None,
         ref_ids: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch. Samples are compared with each other or with refs.
 
@@ -81,12 +82,14 @@ class MultiSimilarityLoss(Loss):
             ids: The anchors' ids, [B]; a pair of equal ids >= 0 is no candidate. With refs, only this excludes an
                 anchor's own copy.
             ref_ids: The ids of the refs, [M]; given together with ``ids`` if there are refs.
+            weights: The anchors' weights, [B], finite and at least 0: each loss is multiplied with its anchor's weight,
+                and means are divided by the sum of the weights that count.
 
         Returns:
             The loss.
         """
         loss: Tensor = self._op(
-            embeddings, labels, ref_embeddings, ref_labels, ids=ids, ref_ids=ref_ids, **self.options
+            embeddings, labels, ref_embeddings, ref_labels, ids=ids, ref_ids=ref_ids, weights=weights, **self.options
         )
         return loss
 

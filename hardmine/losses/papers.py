@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine.losses.triplet import TripletLoss
@@ -27,7 +28,7 @@ class _HardestNegativeLoss(TripletLoss):
     def __init__(
         self,
         *,
-        temperature: float = 0.1,
+        temperature: float | Tensor = 0.1,
         similarity: Similarity = "cosine",
         reduction: Reduction = "mean",
         duplicate_threshold: float | None = None,
@@ -59,7 +60,7 @@ class _AllNegativesLoss(TupletLoss):
     def __init__(
         self,
         *,
-        temperature: float = 0.1,
+        temperature: float | Tensor = 0.1,
         similarity: Similarity = "cosine",
         duplicate_threshold: float | None = None,
         reduction: Reduction = "mean",
@@ -85,7 +86,7 @@ class EPHNLoss(_HardestNegativeLoss):
     .. math:: \ell_a = \log\left(1 + e^{(\max_n s_{an} - \max_p s_{ap}) / \tau}\right)
 
     Args:
-        temperature: In units of the similarity, > 0.
+        temperature: In units of the similarity, > 0: a number or a tensor [].
         similarity: As in :class:`TripletLoss`, like the other options.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
@@ -96,6 +97,7 @@ class EPHNLoss(_HardestNegativeLoss):
 
     Example:
         >>> import torch
+    from torch import Tensor
         >>> from hardmine.losses import EPHNLoss
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]], requires_grad=True)
         >>> round(EPHNLoss(temperature=0.1)(embeddings, torch.tensor([0, 0, 1, 1])).item(), 3)
@@ -112,7 +114,7 @@ class EPSHNLoss(TripletLoss):
         \quad s_{an} = \max_{s_{an'} < s_{ap}} s_{an'}
 
     Args:
-        temperature: In units of the similarity, > 0.
+        temperature: In units of the similarity, > 0: a number or a tensor [].
         similarity: As in :class:`TripletLoss`, like the other options.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         semihard_fallback: The negative of an anchor without a semi-hard one: ``"hardest"``, ``"easiest"`` or None.
@@ -137,7 +139,7 @@ class EPSHNLoss(TripletLoss):
     def __init__(
         self,
         *,
-        temperature: float = 0.1,
+        temperature: float | Tensor = 0.1,
         similarity: Similarity = "cosine",
         reduction: Reduction = "mean",
         semihard_fallback: SemihardFallback | None = None,
@@ -197,7 +199,7 @@ class HPHNLoss(_HardestNegativeLoss):
     .. math:: \ell_a = \log\left(1 + e^{(\max_n s_{an} - \min_p s_{ap}) / \tau}\right)
 
     Args:
-        temperature: In units of the similarity, > 0.
+        temperature: In units of the similarity, > 0: a number or a tensor [].
         similarity: As in :class:`TripletLoss`, like the other options.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
@@ -224,7 +226,7 @@ class EPLoss(_AllNegativesLoss):
     .. math:: \ell_a = \log\left(1 + \sum_n e^{(s_{an} - \max_p s_{ap}) / \tau}\right)
 
     Args:
-        temperature: In units of the similarity, at least 1e-30.
+        temperature: In units of the similarity, at least 1e-30: a number or a tensor [].
         similarity: As in :class:`TupletLoss`, like the other options.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
@@ -263,7 +265,7 @@ class HPLoss(_AllNegativesLoss):
     .. math:: \ell_a = \log\left(1 + \sum_n e^{(s_{an} - \min_p s_{ap}) / \tau}\right)
 
     Args:
-        temperature: In units of the similarity, at least 1e-30.
+        temperature: In units of the similarity, at least 1e-30: a number or a tensor [].
         similarity: As in :class:`TupletLoss`, like the other options.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
@@ -289,7 +291,7 @@ class BatchAllLoss(_AllNegativesLoss):
     .. math:: \ell_a = \frac{1}{|P_a|} \sum_{p \in P_a} \log\left(1 + \sum_n e^{(s_{an} - s_{ap}) / \tau}\right)
 
     Args:
-        temperature: In units of the similarity, at least 1e-30.
+        temperature: In units of the similarity, at least 1e-30: a number or a tensor [].
         similarity: As in :class:`TupletLoss`, like the other options.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine import ops
@@ -35,7 +36,7 @@ class SCTLoss(SelectionLoss):
 
     Args:
         lam: Weight of the hard part. The paper uses 1 on CUB and CAR, and 0.1 on SOP, In-shop and Hotels.
-        temperature: Temperature of the easy part, in units of the similarity, > 0.
+        temperature: Temperature of the easy part, in units of the similarity, > 0: a number or a tensor [].
         preset: The published version to follow: ``"paper"``, ``"code2020"`` or ``"code2021"``.
         positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class; or ``"all"``: a term
             per pair of an anchor and one of its positives, each with its own negative.
@@ -78,7 +79,7 @@ class SCTLoss(SelectionLoss):
         self,
         *,
         lam: float = 1.0,
-        temperature: float = 0.1,
+        temperature: float | Tensor = 0.1,
         preset: Preset = "paper",
         positive: PositiveRule | AllPositives = "easiest",
         negative: NegativeRule = "hardest",

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.types import Reduction, Similarity
+from hardmine.types import GradientReduction, Reduction, Similarity
 
 
 class SigmoidLoss(Loss):
@@ -28,6 +29,10 @@ class SigmoidLoss(Loss):
         logit_bias: Likewise.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         reduction: ``"mean"``: the sum over all pairs divided by B; ``"sum"``; or ``"none"``: [B].
+        group: A ``torch.distributed`` process group: queries are paired with the keys of all its ranks, and the loss
+            is that of one process with all pairs. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces gradients over the ranks, ``"mean"`` as DDP and
+            FSDP do (and the default), or ``"sum"``.
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
@@ -51,26 +56,30 @@ class SigmoidLoss(Loss):
         logit_bias: float | Tensor = -10.0,
         similarity: Similarity = "cosine",
         reduction: Reduction = "mean",
+        group: ProcessGroup | None = None,
+        gradient_reduction: GradientReduction | None = None,
     ) -> None:
         super().__init__(locals())
 
     def _check(self, options: dict[str, Any]) -> None:
         """Let the op check its options on an empty batch, so that errors come before the first training step."""
-        devices = [value.device for value in options.values() if isinstance(value, Tensor)]
-        rows = torch.empty(0, 1, device=devices[0] if devices else "cpu")
-        inspect.unwrap(self._op)(rows, rows, **options)
+        local, device = self._local_options(options)
+        rows = torch.empty(0, 1, device=device)
+        inspect.unwrap(self._op)(rows, rows, **local)
 
-    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, *, weights: Tensor | None = None) -> Tensor:
         """The loss of a batch of pairs.
 
         Args:
             query: [B, D].
             key: The key of each query, [B, D].
+            weights: The queries' weights, [B], finite and at least 0: each loss is multiplied with its query's weight,
+                and means are divided by the sum of the weights.
 
         Returns:
             The loss.
         """
-        loss: Tensor = self._op(query, key, **self.options)
+        loss: Tensor = self._op(query, key, weights=weights, **self.options)
         return loss
 
     if TYPE_CHECKING:

@@ -65,13 +65,15 @@ class SupConLoss(Loss):
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None, return_count: Literal[False] = False,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
+        return_count: Literal[False] = False,
     ) -> Tensor: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None, return_count: bool = False,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
+        return_count: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]: ...
     # fmt: on
     def forward(
@@ -83,6 +85,7 @@ class SupConLoss(Loss):
         *,
         ids: Tensor | None = None,
         ref_ids: Tensor | None = None,
+        weights: Tensor | None = None,
         return_count: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The loss of a batch. Samples are compared with each other or with refs.
@@ -95,6 +98,8 @@ class SupConLoss(Loss):
             ids: The anchors' ids, [B]; a pair of equal ids >= 0 is no candidate. With refs, only this excludes an
                 anchor's own copy.
             ref_ids: The ids of the refs, [M]; given together with ``ids`` if there are refs.
+            weights: The anchors' weights, [B], finite and at least 0: each loss is multiplied with its anchor's weight,
+                and means are divided by the sum of the weights that count.
             return_count: Also return the number of anchors that count, int64 [].
 
         Returns:
@@ -107,6 +112,7 @@ class SupConLoss(Loss):
             ref_labels,
             ids=ids,
             ref_ids=ref_ids,
+            weights=weights,
             return_count=return_count,
             **self.options,
         )

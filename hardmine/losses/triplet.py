@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine import ops
@@ -35,7 +36,7 @@ class TripletLoss(SelectionLoss):
         negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
         term: ``"nca"``, ``"hinge"``, ``"soft_margin"`` or ``"sct"``.
         margin: Only for hinge; in units of the similarity, 0.2 if None.
-        temperature: Only for nca and sct; in units of the similarity, > 0; 0.1 if None.
+        temperature: Only for nca and sct; in units of the similarity, > 0: a number or a tensor []; 0.1 if None.
         lam: Only for sct: the weight of the hard part; 1 if None.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         reduction: ``"mean"`` over the anchors or pairs that count, ``"mean_active"`` over those with a term above 0,
@@ -86,7 +87,7 @@ class TripletLoss(SelectionLoss):
         negative: NegativeRule = "semihard",
         term: Term = "nca",
         margin: float | None = None,
-        temperature: float | None = None,
+        temperature: float | Tensor | None = None,
         lam: float | None = None,
         similarity: Similarity = "cosine",
         reduction: TermReduction = "mean",

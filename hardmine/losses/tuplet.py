@@ -24,8 +24,8 @@ class TupletLoss(Loss):
     Args:
         positive: The ``"easiest"`` or ``"hardest"`` sample of the anchor's class, or ``"all"``: the mean of the loss
             over all positives.
-        temperature: In units of the similarity, at least 1e-30; or, unless ``positive`` is ``"all"``, a tensor []. An
-            ``nn.Parameter`` becomes a parameter of the module, and is trained with it.
+        temperature: In units of the similarity, at least 1e-30; a number or a tensor []. An ``nn.Parameter`` becomes a
+            parameter of the module, and is trained with it.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
@@ -73,35 +73,35 @@ class TupletLoss(Loss):
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
         return_terms: Literal[False] = False, return_count: Literal[False] = False,
     ) -> Tensor: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
         return_terms: Literal[True], return_count: Literal[False] = False,
     ) -> tuple[Tensor, TupletTerms]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
         return_terms: Literal[False] = False, return_count: Literal[True],
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
         return_terms: Literal[True], return_count: Literal[True],
     ) -> tuple[Tensor, TupletTerms, Tensor]: ...
     @overload
     def forward(
         self, embeddings: Tensor, labels: Tensor,
         ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
-        ids: Tensor | None = None, ref_ids: Tensor | None = None,
+        ids: Tensor | None = None, ref_ids: Tensor | None = None, weights: Tensor | None = None,
         return_terms: bool = False, return_count: bool = False,
     ) -> LossResult[TupletTerms]: ...
     # fmt: on
@@ -114,6 +114,7 @@ class TupletLoss(Loss):
         *,
         ids: Tensor | None = None,
         ref_ids: Tensor | None = None,
+        weights: Tensor | None = None,
         return_terms: bool = False,
         return_count: bool = False,
     ) -> LossResult[TupletTerms]:
@@ -127,6 +128,8 @@ class TupletLoss(Loss):
             ids: The anchors' ids, [B]; a pair of equal ids >= 0 is no candidate. With refs, only this excludes an
                 anchor's own copy.
             ref_ids: The ids of the refs, [M]; given together with ``ids`` if there are refs.
+            weights: The anchors' weights, [B], finite and at least 0: each loss is multiplied with its anchor's weight,
+                and means are divided by the sum of the weights that count.
             return_terms: Also return the :class:`hardmine.types.TupletTerms`.
             return_count: Also return the number of anchors that count, int64 [].
 
@@ -140,6 +143,7 @@ class TupletLoss(Loss):
             ref_labels,
             ids=ids,
             ref_ids=ref_ids,
+            weights=weights,
             return_terms=return_terms,
             return_count=return_count,
             **self.options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -216,7 +217,7 @@ def check_ids(
     return as_int64, None if refs is None else _check_id_vector(ref_name, ref_ids, refs, "M")
 
 
-def check_weights(weights: Any, embeddings: Tensor) -> Tensor:
+def check_weights(weights: Any, embeddings: Tensor, name: str = "embeddings") -> Tensor:
     """``weights`` is one finite number >= 0 per row. The values are checked where they can be read."""
     check_tensor("weights", weights, embeddings)
     if weights.dtype not in FLOAT_DTYPES:
@@ -224,7 +225,8 @@ def check_weights(weights: Any, embeddings: Tensor) -> Tensor:
     if weights.dim() != 1 or weights.shape[0] != embeddings.shape[0]:
         raise ValueError(f"weights must be [B] = [{int(embeddings.shape[0])}], got {shape_of(weights)}")
     if weights.device != embeddings.device:
-        raise ValueError(f"weights must be on the device of the embeddings, {embeddings.device}, got {weights.device}")
+        where = "the embeddings" if name == "embeddings" else name
+        raise ValueError(f"weights must be on the device of {where}, {embeddings.device}, got {weights.device}")
     if has_values(weights):
         wrong = (~is_weight(weights)).nonzero()
         if len(wrong):
@@ -374,14 +376,44 @@ def check_loss(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]
 
 
 def check_term_numbers(embeddings: Tensor, options: dict[str, Any]) -> tuple[float, float, float]:
-    """Temperature, margin and lam of a term; an unused one is a fixed number."""
-    term = options["term"]
+    """Temperature, margin and lam of a term; an unused one, and a temperature that is a tensor, is a fixed number."""
+    term, temperature = options["term"], options["temperature"]
+    if term not in ("nca", "sct"):
+        temperature = 1.0
+    elif isinstance(temperature, Tensor):
+        temperature_tensor(temperature, embeddings)
+        temperature = 1.0
     has_margin, above = term in ("hinge", "ratio"), 0.0 if term == "ratio" else -math.inf
     return (
-        check_temperature(options["temperature"]) if term in ("nca", "sct") else 1.0,
+        check_temperature(temperature),
         check_finite("margin", options["margin"], above=above, like=embeddings) if has_margin else 0.0,
         check_finite("lam", options["lam"], like=embeddings) if term == "sct" else 0.0,
     )
+
+
+def scalar_tensor(name: str, value: Any, like: Tensor, like_name: str, check: Callable[[Any], float]) -> Tensor:
+    """``value``, a number or a tensor [], as float64 [] on the device of ``like``. Differentiable.
+
+    ``check`` checks a number. The value of a tensor on a GPU is not checked, because the host would wait for it.
+    """
+    if not isinstance(value, Tensor):
+        return like.new_full((), check(value), dtype=torch.float64)
+    check_tensor(name, value, like)
+    forbid_transforms(name, value)
+    if value.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must be a number, or a tensor [] of a floating-point dtype, got {value.dtype}")
+    if value.dim() != 0:
+        raise ValueError(f"{name} must be a number or a tensor [], got {shape_of(value)}")
+    if value.device != like.device:
+        raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {value.device}")
+    if has_values(value):
+        check(value.item())
+    return value.to(torch.float64)
+
+
+def temperature_tensor(temperature: Any, embeddings: Tensor, name: str = "embeddings") -> Tensor:
+    """The temperature as float64 [] on the device of ``embeddings``. Differentiable."""
+    return scalar_tensor("temperature", temperature, embeddings, name, check_temperature)
 
 
 def check_distance_similarity(similarity: str, loss: str) -> None:
@@ -403,9 +435,14 @@ def loss_of_triplets(
     indices are not checked by then, and labels are not looked up.
     """
     loss, _, _ = op(embeddings, triplets, *options)
+    check_classes_where_readable(triplets, labels)
+    return loss
+
+
+def check_classes_where_readable(triplets: Tensor, labels: Tensor | None) -> None:
+    """Triplets of valid indices must fit the labels, if there are any and the host can read them."""
     if labels is not None and has_values(triplets) and has_values(labels):
         check_triplet_classes(triplets, labels)
-    return loss
 
 
 def with_row_numbers(ids: Tensor, number: Tensor) -> Tensor:

@@ -11,19 +11,14 @@ import torch
 from torch import Tensor
 
 from hardmine.ops._arguments import (
-    FLOAT_DTYPES,
     allow_tf32,
     check_choice,
     check_ids,
     check_labeled_rows,
-    check_tensor,
-    forbid_transforms,
-    has_values,
-    shape_of,
+    temperature_tensor,
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
-from hardmine.ops._numbers import check_temperature
 from hardmine.ops._sums import ordered_sum
 from hardmine.types import LogSumExpPairs, Similarity
 
@@ -32,31 +27,6 @@ SIMILARITIES = get_args(Similarity)
 _ROWS = ("query", "positive_key", "key", "negative_keys")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def scalar_tensor(name: str, value: Any, like: Tensor, like_name: str, check: Callable[[Any], float]) -> Tensor:
-    """``value``, a number or a tensor [], as float64 [] on the device of ``like``. Differentiable.
-
-    ``check`` checks a number. The value of a tensor on a GPU is not checked, because the host would wait for it.
-    """
-    if not isinstance(value, Tensor):
-        return like.new_full((), check(value), dtype=torch.float64)
-    check_tensor(name, value, like)
-    forbid_transforms(name, value)
-    if value.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{name} must be a number, or a tensor [] of a floating-point dtype, got {value.dtype}")
-    if value.dim() != 0:
-        raise ValueError(f"{name} must be a number or a tensor [], got {shape_of(value)}")
-    if value.device != like.device:
-        raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {value.device}")
-    if has_values(value):
-        check(value.item())
-    return value.to(torch.float64)
-
-
-def temperature_tensor(temperature: Any, embeddings: Tensor, name: str = "embeddings") -> Tensor:
-    """The temperature as float64 [] on the device of ``embeddings``. Differentiable."""
-    return scalar_tensor("temperature", temperature, embeddings, name, check_temperature)
 
 
 def promotes_rows(op: Callable[P, R]) -> Callable[P, R]:
@@ -137,14 +107,6 @@ def soft_sums(
         SoftSums(state[0], log_sum, t, positive_similarity, count),
         SoftSums(column_state[0], column_log_sum, t, nothing, nothing),
     )
-
-
-def reduced(value: Tensor, count: Tensor, reduction: str) -> Tensor:
-    """The loss of each anchor, or their sum or mean; those that do not count are 0."""
-    if reduction == "none":
-        return value
-    total = ordered_sum(value)
-    return total if reduction == "sum" else total / count.clamp(min=1)
 
 
 @torch.library.register_fake("hardmine::logsumexp")

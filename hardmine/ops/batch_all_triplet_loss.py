@@ -27,7 +27,7 @@ from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._batch_all_of_ranks import takes_group
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._numbers import check_flag, check_finite
+from hardmine.ops._numbers import check_finite, check_flag
 from hardmine.types import (
     BatchAllReduction,
     BatchAllTripletLossOptions,

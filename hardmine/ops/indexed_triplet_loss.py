@@ -15,16 +15,19 @@ from hardmine.ops._arguments import (
     REDUCTIONS,
     SIMILARITIES,
     check_choice,
+    check_classes_where_readable,
     check_distance_similarity,
     check_term_numbers,
     check_triplets,
     loss_of_triplets,
+    temperature_tensor,
 )
 from hardmine.ops._autograd import register_triplet_loss
 from hardmine.ops._fakes import fake_triplet_loss
 from hardmine.ops._gather import check_gathered
 from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ranks import PartialLoss, gather, group_loss
+from hardmine.ops._sums import ordered_sum, softplus_at
 from hardmine.types import GradientReduction, IndexedTerm, Reduction, Similarity
 
 
@@ -34,7 +37,7 @@ def indexed_triplet_loss(
     triplets: Tensor,
     *,
     term: IndexedTerm = "ratio",
-    temperature: float | None = None,
+    temperature: float | Tensor | None = None,
     margin: float | None = None,
     lam: float | None = None,
     similarity: Similarity = "cosine",
@@ -59,7 +62,8 @@ def indexed_triplet_loss(
             ``similarity="cosine"``, or of the rows as given with ``"euclidean"``;
             ``"nca"``, ``"hinge"``, ``"soft_margin"``, ``"sct"``: f(s_ap, s_an) as in
             :func:`hardmine.ops.triplet_loss`.
-        temperature: Only for nca and sct; from 1e-30 to 1e30, 0.1 by default.
+        temperature: Only for nca and sct; from 1e-30 to 1e30, 0.1 by default. Or a tensor [], as in
+            :func:`hardmine.ops.triplet_loss`.
         margin: Only for ratio (in units of the distance, > 0) and hinge (in units of the similarity); 0.2 by default.
         lam: Only for sct: the weight of the hard part; 1 by default.
         similarity: ``"cosine"``, ``"dot"`` (not with ratio) or ``"euclidean"``, as in
@@ -154,8 +158,28 @@ def _check(
 
 
 def _compute(embeddings: Tensor, triplets: Tensor, labels: Tensor | None, options: dict[str, Any]) -> Tensor:
+    if isinstance(options["temperature"], Tensor):
+        return _compute_at_tensor(embeddings, triplets, labels, options)
     triplets, labels, compiled_options = _check(embeddings, triplets, labels, options)
     return loss_of_triplets(torch.ops.hardmine.indexed_triplet_loss, embeddings, triplets, labels, compiled_options)
+
+
+def _compute_at_tensor(embeddings: Tensor, triplets: Tensor, labels: Tensor | None, options: dict[str, Any]) -> Tensor:
+    """The loss nca or sct at a temperature tensor, from the similarities of the triplets."""
+    triplets, labels, _ = _check(embeddings, triplets, labels, options)
+    plain = {**options, "term": "soft_margin", "temperature": None, "lam": None, "reduction": "none"}
+    _, _, compiled_options = _check(embeddings, triplets, labels, plain)
+    soft_margins, s_ap, s_an = torch.ops.hardmine.indexed_triplet_loss(embeddings, triplets, *compiled_options)
+    check_classes_where_readable(triplets, labels)
+    terms = softplus_at(temperature_tensor(options["temperature"], embeddings), s_an - s_ap)
+    if options["term"] == "sct":
+        lam = 1.0 if options["lam"] is None else float(options["lam"])
+        terms = torch.where(s_an > s_ap, lam * s_an, terms)
+    terms = torch.where(soft_margins.isnan(), soft_margins, terms)
+    if options["reduction"] == "none":
+        return terms
+    total = ordered_sum(terms)
+    return total if options["reduction"] == "sum" else total / max(triplets.shape[0], 1)
 
 
 @torch.library.register_fake("hardmine::indexed_triplet_loss")

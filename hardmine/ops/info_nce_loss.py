@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
+from hardmine.ops._anchor_losses import AnchorLosses, add_up_losses, check_group_weights, read_weights, reduce_losses
 from hardmine.ops._arguments import (
     FLOAT_DTYPES,
     REDUCTIONS,
@@ -17,12 +19,15 @@ from hardmine.ops._arguments import (
     check_rows,
     check_tensor,
     shape_of,
+    temperature_tensor,
     with_row_numbers,
 )
+from hardmine.ops._gather import check_gathered
+from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._numbers import check_flag
-from hardmine.ops._soft import SoftSums, check_soft_options, promotes_rows, soft_sums, temperature_tensor
-from hardmine.ops._sums import ordered_sum
-from hardmine.types import Reduction, Similarity
+from hardmine.ops._ranks import GroupLoss, gather, group_loss
+from hardmine.ops._soft import SoftSums, check_soft_options, promotes_rows, soft_sums
+from hardmine.types import GradientReduction, Reduction, Similarity
 
 
 @promotes_rows
@@ -38,6 +43,9 @@ def info_nce_loss(
     ids: Tensor | None = None,
     similarity: Similarity = "cosine",
     reduction: Reduction = "mean",
+    weights: Tensor | None = None,
+    group: ProcessGroup | None = None,
+    gradient_reduction: GradientReduction | None = None,
 ) -> Tensor:
     """InfoNCE on pairs (CLIP, SimCLR, sentence embeddings) without the matrix of similarities.
 
@@ -61,6 +69,15 @@ def info_nce_loss(
         ids: [B], any integer dtype: pairs of equal ids >= 0, such as duplicate texts, are no negatives of each other.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         reduction: ``"mean"`` over the queries, ``"sum"``, or ``"none"``: [B].
+        weights: [B], a floating-point dtype: finite and at least 0: a number per query that multiplies its loss. Means
+            are divided by the sum of the weights. Gets a gradient if it requires one, which is an error with ``group``.
+        group: A ``torch.distributed`` process group: negatives in the batch are the keys of all its ranks, and with
+            ``symmetric``, the queries of all ranks for each key. ``negative_keys`` stay those of this rank's queries.
+            The loss is that of one process with all pairs, on every rank, except that ``reduction="none"`` returns the
+            losses of this rank's queries. Each rank compares its own rows with those of all, and gradients flow to the
+            rows of all: ``ClipLoss(local_loss=True, gather_with_grad=True)`` of open_clip. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces the parameters' gradients over the ranks,
+            ``"mean"`` as DDP and FSDP do (and the default), or ``"sum"``. Both give the gradient of one process.
 
     Returns:
         The loss, float64 for float64 inputs, else float32.
@@ -68,7 +85,7 @@ def info_nce_loss(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: An argument has the wrong shape or value; ``symmetric`` with ``negative_keys`` or without
-            ``in_batch``; neither ``in_batch`` nor ``negative_keys``; ``ids`` without ``in_batch``.
+            ``in_batch``; neither ``in_batch`` nor ``negative_keys``; ``ids`` or ``group`` without ``in_batch``.
         NotImplementedError: A second derivative is requested.
 
     Note:
@@ -91,70 +108,143 @@ def info_nce_loss(
         0.5643
         >>> loss.backward()
     """
-    check_flag("symmetric", symmetric)
-    check_flag("in_batch", in_batch)
-    check_choice("reduction", reduction, REDUCTIONS)
-    check_rows("query", query, None)
-    check_rows("positive_key", positive_key, query, "query")
-    if positive_key.shape[0] != query.shape[0]:
-        raise ValueError(f"positive_key must be [B, D] = {shape_of(query)}, got {shape_of(positive_key)}")
+    options = {
+        "temperature": temperature,
+        "symmetric": symmetric,
+        "in_batch": in_batch,
+        "similarity": similarity,
+        "reduction": reduction,
+    }
+    inputs = query, positive_key, negative_keys, ids
+    call = group_loss("info_nce_loss", group, gradient_reduction, reduction)
+    if call is None:
+        t = _check(inputs, options)
+        losses = _losses(_pairs(query, positive_key, ids), negative_keys, t, options)
+        of_queries = None if weights is None else read_weights(weights, query, losses.values.dtype, "query")
+        return reduce_losses(losses, of_queries, reduction)
+
+    def check() -> None:
+        _check(inputs, options, call.group)
+        check_group_weights(weights, query, "query")
+
+    agree_on_checks(call.group, call.check, check)
+    count = None if negative_keys is None else negative_keys.shape[-2]
+    same = {"the depth D": query.shape[1], "the number K of negative_keys": count, **options, "weights": weights}
+    pairs = _pairs_of_ranks(call, {**same, "gradient_reduction": gradient_reduction}, inputs, symmetric)
+    t = temperature_tensor(temperature, query, "query")
+    return add_up_losses(call, lambda: _losses(pairs, negative_keys, t, options), weights, query)[0]
+
+
+class _Pairs(NamedTuple):
+    """The pairs of this process, and those that they are compared with: of this process too, or of all ranks.
+
+    Attributes:
+        query: [B, D].
+        key: The key of each query, [B, D].
+        number: The numbers of these pairs among all pairs, [B].
+        classes: [B]; pairs of equal classes are no negatives of each other.
+        all_keys: [N, D].
+        all_queries: [N, D]; None if they are those of this process.
+        all_classes: [N].
+        has_ids: Whether classes are not the numbers.
+    """
+
+    query: Tensor
+    key: Tensor
+    number: Tensor
+    classes: Tensor
+    all_keys: Tensor
+    all_queries: Tensor | None
+    all_classes: Tensor
+    has_ids: bool
+
+
+def _pairs(query: Tensor, key: Tensor, ids: Tensor | None) -> _Pairs:
+    number = torch.arange(query.shape[0], device=query.device)
+    ids, _ = check_ids(ids, query, None, None)
+    classes = number if ids is None else with_row_numbers(ids, number)
+    return _Pairs(query, key, number, classes, key, None, classes, ids is not None)
+
+
+def _pairs_of_ranks(call: GroupLoss, same: dict[str, Any], inputs: tuple[Any, ...], symmetric: bool) -> _Pairs:
+    query, key, _, ids = inputs
+    rows = torch.cat([key, query], 1) if symmetric else key
+    found = gather(call.group, call.name, same, rows, None, ids, names=("positive_key", "labels", "ids"))
+    number, own = found.anchors
+    classes = number if ids is None else with_row_numbers(found.ids, number)
+    all_keys, *all_queries = found.rows.split(query.shape[1], 1)
+    return _Pairs(
+        query, key, own, classes[own], all_keys, all_queries[0] if symmetric else None, classes, ids is not None
+    )
+
+
+def _losses(pairs: _Pairs, negative_keys: Tensor | None, t: Tensor, options: dict[str, Any]) -> AnchorLosses:
+    """The losses of this process's queries; with ``symmetric``, each is the mean of both directions."""
+    query, key, number, classes, all_keys, all_queries, all_classes, has_ids = pairs
+    in_batch, symmetric = options["in_batch"], options["symmetric"]
     own, shared = _check_negatives(query, negative_keys)
     if own is not None and own.shape[1] == 0 and in_batch:
         own = None  # logaddexp(-inf, -inf) has no gradient
-    _check_combination(negative_keys, symmetric, in_batch, ids)
-    check_soft_options(query, similarity)
-    t = temperature_tensor(temperature, query, "query")
-    ids, _ = check_ids(ids, query, None, None)
 
-    call = _Call(t, similarity)
-    number = torch.arange(query.shape[0], device=query.device)
-    classes = number if ids is None else with_row_numbers(ids, number)
+    def sums(rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], pairs: str, **wanted: bool) -> Any:
+        """The sums of rows, and if wanted of columns, each given with labels."""
+        return soft_sums((*rows, *columns, None, None), t, options["similarity"], pairs, **wanted)
+
     value: Tensor | None = None
     of_queries: SoftSums | None = None
     of_keys: SoftSums | None = None
-    if in_batch and ids is None and shared is None and own is None:
-        of_queries, of_keys = call.sums(
-            (query, number), (positive_key, number), "negative", of_columns=symmetric, positives=True
+    of_columns = symmetric and all_queries is None
+    if in_batch and not has_ids and shared is None and own is None:
+        of_queries, of_keys = sums(
+            (query, classes), (all_keys, all_classes), "negative", of_columns=of_columns, positives=True
         )
         s_pos = of_queries.positive_similarity
     else:
-        positive, _ = call.sums((query, number), (positive_key, number), "positive", positives=True)
-        s_pos = positive.positive_similarity
+        s_pos = sums((query, number), (key, number), "positive", positives=True)[0].positive_similarity
         rows, labels = [], []
         if in_batch:
-            rows, labels = [positive_key], [classes]
+            rows, labels = [all_keys], [all_classes]
         if shared is not None:
             rows, labels = [*rows, shared], [*labels, classes.new_full(shared.shape[:1], -1)]
         if rows:
-            of_queries, of_keys = call.sums(
-                (query, classes), (torch.cat(rows), torch.cat(labels)), "negative", of_columns=symmetric
+            of_queries, of_keys = sums(
+                (query, classes), (torch.cat(rows), torch.cat(labels)), "negative", of_columns=of_columns
             )
         if own is not None:
             flat = own.reshape(-1, query.shape[1]), number.repeat_interleave(own.shape[1])
-            value = call.sums((query, number), flat, "positive")[0].logsumexp_minus(s_pos)
+            value = sums((query, number), flat, "positive")[0].logsumexp_minus(s_pos)
     if of_queries is not None:
         among_all = of_queries.logsumexp_minus(s_pos)
         value = among_all if value is None else torch.logaddexp(among_all, value)
     assert value is not None  # there are negatives
     loss = _softplus(value)
     if symmetric:
+        if all_queries is not None:
+            of_keys, _ = sums((key, classes), (all_queries, all_classes), "negative")
         assert of_keys is not None  # negatives in the batch
         loss = (loss + _softplus(of_keys.logsumexp_minus(s_pos))) / 2
-    if reduction == "none":
-        return loss
-    total = ordered_sum(loss)
-    return total if reduction == "sum" else total / max(query.shape[0], 1)
+    return AnchorLosses(loss, torch.ones_like(loss, dtype=torch.bool))
 
 
-class _Call(NamedTuple):
-    temperature: Tensor
-    similarity: Similarity
-
-    def sums(
-        self, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], pairs: str, **wanted: bool
-    ) -> tuple[SoftSums, SoftSums]:
-        """The sums of rows, and if wanted of columns, each given with labels."""
-        return soft_sums((*rows, *columns, None, None), self.temperature, self.similarity, pairs, **wanted)
+def _check(inputs: tuple[Any, ...], options: dict[str, Any], group: ProcessGroup | None = None) -> Tensor:
+    """Checks all arguments but the weights; returns the temperature as a tensor."""
+    query, positive_key, negative_keys, ids = inputs
+    check_flag("symmetric", options["symmetric"])
+    check_flag("in_batch", options["in_batch"])
+    check_choice("reduction", options["reduction"], REDUCTIONS)
+    check_rows("query", query, None)
+    check_rows("positive_key", positive_key, query, "query")
+    if positive_key.shape[0] != query.shape[0]:
+        raise ValueError(f"positive_key must be [B, D] = {shape_of(query)}, got {shape_of(positive_key)}")
+    _check_negatives(query, negative_keys)
+    _check_combination(negative_keys, options["symmetric"], options["in_batch"], ids)
+    if group is not None:
+        if not options["in_batch"]:
+            raise ValueError("group must be None with in_batch=False, which needs no keys of other ranks")
+        check_gathered(positive_key, None, ids, group, ("positive_key", "labels", "ids"))
+    check_soft_options(query, options["similarity"])
+    check_ids(ids, query, None, None)
+    return temperature_tensor(options["temperature"], query, "query")
 
 
 def _softplus(x: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
+from hardmine.ops._arguments import temperature_tensor
 from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._ranks import check_tensors, own_part
-from hardmine.ops._soft import check_soft_options, soft_sums, temperature_tensor
+from hardmine.ops._soft import check_soft_options, soft_sums
 from hardmine.types import LogSumExpPairs, Similarity
 
 

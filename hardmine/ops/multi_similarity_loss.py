@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import REDUCTIONS, check_choice, check_ids, check_labeled_rows, with_row_numbers
-from hardmine.ops._groups import agree_on_checks
+from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
+from hardmine.ops._arguments import check_choice, check_ids, check_labeled_rows, with_row_numbers
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import MAX_TEMPERATURE, MIN_TEMPERATURE, check_finite, check_temperature
-from hardmine.ops._ranks import PartialLoss, check_tensors, group_loss, own_part
-from hardmine.ops._soft import reduced, soft_sums
+from hardmine.ops._soft import soft_sums
 from hardmine.types import GradientReduction, ProductSimilarity, Reduction
 
 PRODUCT_SIMILARITIES = ("cosine", "dot")
@@ -37,6 +36,7 @@ def multi_similarity_loss(
     base: float = 0.5,
     similarity: ProductSimilarity = "cosine",
     reduction: Reduction = "mean",
+    weights: Tensor | None = None,
     group: ProcessGroup | None = None,
     gradient_reduction: GradientReduction | None = None,
 ) -> Tensor:
@@ -68,6 +68,9 @@ def multi_similarity_loss(
         base: The similarity at which pairs are neither rewarded nor punished, finite.
         similarity: ``"cosine"`` or ``"dot"``.
         reduction: ``"mean"`` over all anchors, ``"sum"``, or ``"none"``: [B].
+        weights: [B], a floating-point dtype: finite and at least 0: a number per anchor that multiplies its loss. Means
+            are divided by the sum of the weights of the anchors that count. Gets a gradient if it requires one, which
+            is an error with ``group``.
         group: A ``torch.distributed`` process group: candidates are the rows of all its ranks, or with refs, the refs
             of all ranks. The loss is that of one process with all rows, on every rank, except that ``reduction="none"``
             returns the losses of this rank's anchors. None: this process alone.
@@ -101,35 +104,27 @@ def multi_similarity_loss(
         >>> loss.backward()
     """
     options = {"alpha": alpha, "beta": beta, "base": base, "similarity": similarity, "reduction": reduction}
-    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
-    call = group_loss("multi_similarity_loss", group, gradient_reduction, reduction)
-    if call is None:
-        return _compute(inputs, options)
-
-    def check() -> None:
-        check_tensors(inputs, call.group)
-        _check_options(embeddings, options)
-
-    agree_on_checks(call.group, call.check, check)
-    same = {**options, "gradient_reduction": gradient_reduction}
-    part, _ = own_part(call.group, "multi_similarity_loss", same, inputs)
-    part_options = {**options, "reduction": "none" if reduction == "none" else "sum"}
-    count = labels.new_full((), embeddings.shape[0], dtype=torch.int64)
-    found = call.add_up(
-        lambda: PartialLoss(_compute(part, part_options), None, count), embeddings.device, mean=reduction == "mean"
+    loss, _, _ = loss_of_anchors(
+        "multi_similarity_loss",
+        (embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids),
+        options,
+        {},
+        (group, gradient_reduction),
+        weights,
+        _check_options,
+        _losses,
     )
-    return found.totals
+    return loss
 
 
 def _check_options(embeddings: Tensor, options: dict[str, Any]) -> tuple[float, float, float]:
     """``alpha``, ``beta`` and ``base``; all options are checked."""
     check_choice("similarity", options["similarity"], PRODUCT_SIMILARITIES)
-    check_choice("reduction", options["reduction"], REDUCTIONS)
     alpha, beta = (check_temperature(options[name], name) for name in ("alpha", "beta"))
     return alpha, beta, check_finite("base", options["base"], like=embeddings)
 
 
-def _compute(inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+def _losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
@@ -147,9 +142,7 @@ def _compute(inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
     at_base = torch.full_like(negatives.shift, base)
     value = -F.logsigmoid(-positives.logsumexp_minus(-at_base)) / alpha
     value = value - F.logsigmoid(-negatives.logsumexp_minus(at_base)) / beta
-    if options["reduction"] == "none":
-        return value
-    return reduced(value, labels.new_full((), embeddings.shape[0]), options["reduction"])
+    return AnchorLosses(value, torch.ones_like(value, dtype=torch.bool))
 
 
 def _inverse(factor: float) -> float:

@@ -129,7 +129,7 @@ def sct_loss(
     ref_ids: Tensor | None = None,
     ignore_index: int | None = None,
     lam: float = 1.0,
-    temperature: float = 0.1,
+    temperature: float | Tensor = 0.1,
     preset: Preset = "paper",
     positive: PositiveRule | AllPositives = "easiest",
     negative: NegativeRule = "hardest",
@@ -168,7 +168,7 @@ def sct_loss(
             :func:`hardmine.ops.select_triplets`; they do not count in a mean.
         lam: Weight of the hard part. The paper uses 1 on CUB and CAR, and 0.1 on SOP, In-shop and Hotels.
         temperature: Temperature of the easy part, from 1e-30 to 1e30. The paper prints eq. 1 with 1; its code and EP
-            use 0.1.
+            use 0.1. Or a tensor [], as in :func:`hardmine.ops.triplet_loss`.
         preset: The published version to follow.
 
             `paper`: hard if ``s_an > s_ap``, all others easy; mean over all valid anchors.

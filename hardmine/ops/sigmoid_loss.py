@@ -6,14 +6,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import REDUCTIONS, allow_tf32, check_choice, check_rows, shape_of
+from hardmine.ops._anchor_losses import AnchorLosses, add_up_losses, check_group_weights, read_weights, reduce_losses
+from hardmine.ops._arguments import (
+    REDUCTIONS,
+    SIMILARITIES,
+    allow_tf32,
+    check_choice,
+    check_rows,
+    scalar_tensor,
+    shape_of,
+)
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.ops._gather import check_gathered
+from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._numbers import check_finite
-from hardmine.ops._soft import SIMILARITIES, promotes_rows, reduced, scalar_tensor
-from hardmine.types import Reduction, Similarity
+from hardmine.ops._ranks import gather, group_loss
+from hardmine.ops._soft import promotes_rows
+from hardmine.types import GradientReduction, Reduction, Similarity
 
 
 @promotes_rows
@@ -26,6 +39,9 @@ def sigmoid_loss(
     logit_bias: float | Tensor = -10.0,
     similarity: Similarity = "cosine",
     reduction: Reduction = "mean",
+    weights: Tensor | None = None,
+    group: ProcessGroup | None = None,
+    gradient_reduction: GradientReduction | None = None,
 ) -> Tensor:
     """The sigmoid loss of pairs (SigLIP) without the matrix of similarities.
 
@@ -44,6 +60,15 @@ def sigmoid_loss(
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         reduction: ``"mean"``: the sum over all pairs divided by B; ``"sum"`` over all pairs; or ``"none"``: [B], the
             sum over the pairs of each query.
+        weights: [B], a floating-point dtype: finite and at least 0: a number per query that multiplies its loss. Means
+            are divided by the sum of the weights. Gets a gradient if it requires one, which is an error with ``group``.
+        group: A ``torch.distributed`` process group: each query is also paired with the keys of all other ranks. The
+            loss is that of one process with all pairs, on every rank, so a mean is the sum over all pairs divided by
+            the number of queries of all ranks; ``reduction="none"`` returns the losses of this rank's queries. Where
+            ranks have equally many pairs, the gradient is that of ``SigLipLoss`` of open_clip, which divides by the
+            pairs of each rank. None: this process alone.
+        gradient_reduction: Only with ``group``: how the trainer reduces the parameters' gradients over the ranks,
+            ``"mean"`` as DDP and FSDP do (and the default), or ``"sum"``. Both give the gradient of one process.
 
     Returns:
         The loss, float64 for float64 inputs, else float32.
@@ -72,18 +97,55 @@ def sigmoid_loss(
         2.7697
         >>> loss.backward()
     """
-    check_choice("reduction", reduction, REDUCTIONS)
+    options = {
+        "logit_scale": logit_scale,
+        "logit_bias": logit_bias,
+        "similarity": similarity,
+        "reduction": reduction,
+    }
+    call = group_loss("sigmoid_loss", group, gradient_reduction, reduction)
+    if call is None:
+        logit = _check(query, key, options)
+        number = torch.arange(query.shape[0], device=query.device)
+        losses = _losses(query, number, key, number, logit, similarity)
+        of_queries = None if weights is None else read_weights(weights, query, losses.values.dtype, "query")
+        return reduce_losses(losses, of_queries, reduction)
+
+    def check() -> None:
+        _check(query, key, options)
+        check_gathered(key, None, None, call.group, ("key", "labels", "ids"))
+        check_group_weights(weights, query, "query")
+
+    agree_on_checks(call.group, call.check, check)
+    same = {**options, "weights": weights, "gradient_reduction": gradient_reduction}
+    found = gather(call.group, call.name, same, key, None, names=("key", "labels", "ids"))
+    logit = _check(query, key, options)
+
+    def compute() -> AnchorLosses:
+        return _losses(query, found.anchors.own, found.rows, found.anchors.number, logit, similarity)
+
+    return add_up_losses(call, compute, weights, query)[0]
+
+
+def _check(query: Tensor, key: Tensor, options: dict[str, Any]) -> Tensor:
+    """Checks all arguments but the weights; returns scale and bias as a tensor [2]."""
+    check_choice("reduction", options["reduction"], REDUCTIONS)
     check_rows("query", query, None)
     check_rows("key", key, query, "query")
     if key.shape[0] != query.shape[0]:
         raise ValueError(f"key must be [B, D] = {shape_of(query)}, got {shape_of(key)}")
-    code = check_choice("similarity", similarity, SIMILARITIES)
-    numbers = [_number("logit_scale", logit_scale, query), _number("logit_bias", logit_bias, query)]
-    number = torch.arange(query.shape[0], device=query.device)
+    check_choice("similarity", options["similarity"], SIMILARITIES)
+    return torch.stack([_number(name, options[name], query) for name in ("logit_scale", "logit_bias")])
+
+
+def _losses(
+    query: Tensor, own: Tensor, key: Tensor, number: Tensor, logit: Tensor, similarity: Similarity
+) -> AnchorLosses:
+    """The losses of queries, whose own keys have their numbers."""
     value, _ = torch.ops.hardmine.sigmoid_loss(
-        query, number, key, number, torch.stack(numbers), code, allow_tf32(query)
+        query, own, key, number, logit, SIMILARITIES.index(similarity), allow_tf32(query)
     )
-    return reduced(value, number.new_full((), query.shape[0]), reduction)
+    return AnchorLosses(value, torch.ones_like(value, dtype=torch.bool))
 
 
 def _number(name: str, value: Any, query: Tensor) -> Tensor:

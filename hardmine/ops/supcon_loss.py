@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import REDUCTIONS, check_choice
-from hardmine.ops._groups import agree_on_checks
+from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
+from hardmine.ops._arguments import temperature_tensor
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._numbers import check_flag
-from hardmine.ops._ranks import PartialLoss, check_tensors, group_loss, own_part, with_requested
-from hardmine.ops._soft import check_soft_options, reduced, soft_sums, temperature_tensor
+from hardmine.ops._ranks import with_requested
+from hardmine.ops._soft import check_soft_options, soft_sums
 from hardmine.types import GradientReduction, Reduction, Similarity
 
 
@@ -25,16 +24,16 @@ def supcon_loss(
     embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
     ids: Tensor | None = None, ref_ids: Tensor | None = None, ignore_index: int | None = None,
     temperature: float | Tensor = 0.1, similarity: Similarity = "cosine", reduction: Reduction = "mean",
-    return_count: Literal[False] = False, group: ProcessGroup | None = None,
-    gradient_reduction: GradientReduction | None = None,
+    weights: Tensor | None = None, return_count: Literal[False] = False,
+    group: ProcessGroup | None = None, gradient_reduction: GradientReduction | None = None,
 ) -> Tensor: ...
 @overload
 def supcon_loss(
     embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
     ids: Tensor | None = None, ref_ids: Tensor | None = None, ignore_index: int | None = None,
     temperature: float | Tensor = 0.1, similarity: Similarity = "cosine", reduction: Reduction = "mean",
-    return_count: bool = False, group: ProcessGroup | None = None,
-    gradient_reduction: GradientReduction | None = None,
+    weights: Tensor | None = None, return_count: bool = False,
+    group: ProcessGroup | None = None, gradient_reduction: GradientReduction | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 # fmt: on
 @observed("supcon_loss")
@@ -51,6 +50,7 @@ def supcon_loss(
     temperature: float | Tensor = 0.1,
     similarity: Similarity = "cosine",
     reduction: Reduction = "mean",
+    weights: Tensor | None = None,
     return_count: bool = False,
     group: ProcessGroup | None = None,
     gradient_reduction: GradientReduction | None = None,
@@ -81,6 +81,9 @@ def supcon_loss(
             ``embeddings``, which gets a gradient if it requires one; see :func:`hardmine.ops.logsumexp`.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         reduction: ``"mean"`` over the anchors that have a positive, ``"sum"``, or ``"none"``: [B], 0 for the others.
+        weights: [B], a floating-point dtype: finite and at least 0: a number per anchor that multiplies its loss. Means
+            are divided by the sum of the weights of the anchors that count. Gets a gradient if it requires one, which
+            is an error with ``group``.
         return_count: Also return the number of anchors that have a positive, int64 []. This does not synchronize a GPU.
         group: A ``torch.distributed`` process group: candidates are the rows of all its ranks, or with refs, the refs
             of all ranks. The loss is that of one process with all rows, on every rank, except that ``reduction="none"``
@@ -115,43 +118,26 @@ def supcon_loss(
         >>> loss.backward()
     """
     options = {"temperature": temperature, "similarity": similarity, "reduction": reduction}
-    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
-    call = group_loss("supcon_loss", group, gradient_reduction, reduction)
-    if call is None:
-        loss, count = _compute(inputs, options, return_count)
-    else:
-
-        def check() -> None:
-            check_tensors(inputs, call.group)
-            _check_options(embeddings, options, return_count)
-
-        agree_on_checks(call.group, call.check, check)
-        part, _ = own_part(call.group, "supcon_loss", {**options, "gradient_reduction": gradient_reduction}, inputs)
-        part_options = {**options, "reduction": "none" if reduction == "none" else "sum"}
-
-        def compute() -> PartialLoss:
-            total, valid = _compute(part, part_options, return_count)
-            return PartialLoss(total, None, valid)
-
-        loss, _, count = call.add_up(compute, embeddings.device, mean=reduction == "mean")
-        count = count.sum()
+    loss, _, count = loss_of_anchors(
+        "supcon_loss",
+        (embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids),
+        options,
+        {"return_count": return_count},
+        (group, gradient_reduction),
+        weights,
+        _check_options,
+        _losses,
+    )
     return with_requested(loss, (count, None), (return_count, False))
 
 
-def _check_options(embeddings: Tensor, options: dict[str, Any], return_count: Any) -> None:
-    check_flag("return_count", return_count)
-    check_choice("reduction", options["reduction"], REDUCTIONS)
+def _check_options(embeddings: Tensor, options: dict[str, Any]) -> None:
     check_soft_options(embeddings, options["similarity"])
     temperature_tensor(options["temperature"], embeddings)
 
 
-def _compute(inputs: tuple[Any, ...], options: dict[str, Any], return_count: Any) -> tuple[Tensor, Tensor]:
-    """The loss and the number of anchors that have a positive."""
-    check_flag("return_count", return_count)
-    check_choice("reduction", options["reduction"], REDUCTIONS)
+def _losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
     sums, _ = soft_sums(inputs, options["temperature"], options["similarity"], "all", positives=True)
-    valid = sums.positive_count > 0
-    counts = valid | sums.positive_similarity.isnan()  # divergence is never hidden
-    value = torch.where(counts, sums.logsumexp_minus(sums.positive_similarity), 0.0)
-    count = valid.sum()
-    return reduced(value, count, options["reduction"]), count
+    counts = sums.positive_count > 0
+    is_kept = counts | sums.positive_similarity.isnan()  # divergence is never hidden
+    return AnchorLosses(torch.where(is_kept, sums.logsumexp_minus(sums.positive_similarity), 0.0), counts)

@@ -13,15 +13,14 @@ from torch.distributed import ProcessGroup
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
 from hardmine.ops._all_positives import as_pair_selection
+from hardmine.ops._anchor_losses import check_group_weights, read_weights, weighted_mean
 from hardmine.ops._arguments import (
     TERM_REDUCTIONS,
     check_ids,
     check_labeled_rows,
     check_loss,
-    check_weights,
     draw_random,
-    has_values,
-    is_weight,
+    temperature_tensor,
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
@@ -39,7 +38,7 @@ from hardmine.ops._ranks import (
     with_requested,
 )
 from hardmine.ops._shared_losses import TRIPLET_OPTIONS, split_options
-from hardmine.ops._sums import ordered_sum
+from hardmine.ops._sums import ordered_sum, softplus_at
 from hardmine.ops.select_triplets import as_selection, check_rules
 from hardmine.types import (
     AllPositives,
@@ -134,7 +133,7 @@ def triplet_loss(
     positive: PositiveRule | AllPositives = "easiest",
     negative: NegativeRule = "semihard",
     term: Term = "nca",
-    temperature: float | None = None,
+    temperature: float | Tensor | None = None,
     margin: float | None = None,
     lam: float | None = None,
     similarity: Similarity = "cosine",
@@ -175,7 +174,9 @@ def triplet_loss(
             ``max(0, d_ap - d_an + margin)``;
             ``"soft_margin"``: ``softplus(s_an - s_ap)``;
             ``"sct"``: ``lam * s_an`` if ``s_an > s_ap``, else nca (see :func:`hardmine.ops.sct_loss` for its presets).
-        temperature: Only for nca and sct; from 1e-30 to 1e30, 0.1 by default.
+        temperature: Only for nca and sct; from 1e-30 to 1e30, 0.1 by default. Or a tensor [] of a floating-point dtype
+            on the device of ``embeddings``, which gets a gradient if it requires one; see
+            :func:`hardmine.ops.logsumexp`.
         margin: Only for hinge; in units of the similarity, 0.2 by default.
         lam: Only for sct: the weight of the hard part; 1 by default.
         reduction: ``"mean"`` over the valid anchors, ``"mean_active"`` over those with a term above 0, ``"sum"``, or
@@ -280,7 +281,7 @@ def loss_of_selected(
     count: Tensor | None
     if call is None:
         resolved = resolve(options)
-        if weights is None:
+        if not _is_composed(resolved, weights):
             loss, selection, counted = _compute(inputs, resolved, flags)
         else:
             _check_options(inputs[0], resolved, flags)
@@ -291,14 +292,14 @@ def loss_of_selected(
         def check() -> None:
             check_tensors(inputs, call.group)
             _check_options(inputs[0], resolve(options), flags)
-            if weights is not None and check_weights(weights, inputs[0]).requires_grad:
-                raise ValueError("weights must not require a gradient with group: the sum of all ranks has none")
+            check_group_weights(weights, inputs[0])
 
         agree_on_checks(call.group, call.check, check)
         resolved = resolve(options)
         same = {**{name: resolved[name] for name in options}, "gradient_reduction": gradient_reduction}
         same["weights"] = weights
-        if weights is None and resolved["positive"] != "all" and shares_pairs(inputs, resolved):
+        composed = _is_composed(resolved, weights)
+        if not composed and resolved["positive"] != "all" and shares_pairs(inputs, resolved):
             compiled_options = split_options(_check_options(inputs[0], resolved, flags), TRIPLET_OPTIONS)
             rows, anchors = all_rows(call.group, op, same, inputs)
             loss, *selected = torch.ops.hardmine.triplet_loss_in_parts(
@@ -314,11 +315,16 @@ def loss_of_selected(
             lambda: _part_of_loss(part, resolved, anchors, weights),
             inputs[0].device,
             mean=mean,
-            size=size + 1 if mean and weights is not None else size,
+            size=size + 1 if mean and composed else size,
         )
         selection = type(selection)(*(values.detach() for values in selection))
-        count = counts.sum() if weights is None else counts[-1]
+        count = counts[-1] if composed else counts.sum()
     return with_requested(loss, (selection, count), flags)
+
+
+def _is_composed(options: dict[str, Any], weights: Any) -> bool:
+    """Whether the loss is computed from the terms of all entries, because the compiled op does not reduce it."""
+    return weights is not None or isinstance(options["temperature"], Tensor)
 
 
 def _check_options(embeddings: Tensor, options: dict[str, Any], flags: tuple[Any, Any]) -> list[int | float]:
@@ -351,7 +357,7 @@ def _compute(
     return loss, selection, _counts(selection, options) if flags[1] else None
 
 
-class _WeightedTerms(NamedTuple):
+class _Terms(NamedTuple):
     """The weighted terms of all entries of a selection, 0 where one does not count, and their weights."""
 
     terms: Tensor
@@ -363,15 +369,19 @@ class _WeightedTerms(NamedTuple):
 
 def _weighted_terms(
     inputs: tuple[Any, ...], options: dict[str, Any], weights: Any, anchors: Anchors | None = None
-) -> _WeightedTerms:
-    losses, selection, _ = _compute(inputs, {**options, "reduction": "none"}, (True, False), anchors)
-    weights = check_weights(weights, inputs[0])
-    if not has_values(weights):  # values that could not be checked make the loss NaN
-        weights = torch.where(is_weight(weights).all(), weights, math.nan)
-    weights = weights.to(losses.dtype)
-    if options["positive"] == "all":
-        weights = weights[selection.anchor_index]
+) -> _Terms:
+    """The terms, with weights of 1 if there are none."""
+    if isinstance(options["temperature"], Tensor):
+        losses, selection = _terms_at_tensor(inputs, options, anchors)
+    else:
+        losses, selection, _ = _compute(inputs, {**options, "reduction": "none"}, (True, False), anchors)
     counts = _counts(selection, options)
+    if weights is None:
+        weights = torch.ones_like(losses)
+    else:
+        weights = read_weights(weights, inputs[0], losses.dtype)
+        if isinstance(selection, PairSelection):
+            weights = weights[selection.anchor_index]
     # A loss is NaN if some row is not finite, whether the anchor counts or not.
     terms = torch.where(counts | losses.isnan(), losses, 0.0) * weights
     if options.get("separate_means"):
@@ -379,7 +389,20 @@ def _weighted_terms(
         parts: tuple[Tensor, ...] = hard, ~hard
     else:
         parts = (torch.ones_like(counts),)
-    return _WeightedTerms(terms, torch.where(counts, weights, 0.0), counts, selection, parts)
+    return _Terms(terms, torch.where(counts, weights, 0.0), counts, selection, parts)
+
+
+def _terms_at_tensor(
+    inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors | None
+) -> tuple[Tensor, AnySelection]:
+    """The terms nca or sct at a temperature tensor, from the similarities of the selection; and the selection."""
+    plain = {**options, "term": "soft_margin", "temperature": None, "lam": None, "reduction": "none"}
+    soft_margins, selection, _ = _compute(inputs, plain, (True, False), anchors)
+    s_ap, s_an = (torch.where(selection.valid, s, 0.0) for s in selection[-2:])
+    terms = softplus_at(temperature_tensor(options["temperature"], inputs[0]), s_an - s_ap)
+    if options["term"] == "sct":
+        terms = torch.where(_is_hard(selection, options), float(options["lam"]) * s_an, terms)
+    return torch.where(soft_margins.isnan(), soft_margins, terms), selection
 
 
 def _weighted(inputs: tuple[Any, ...], options: dict[str, Any], weights: Any) -> tuple[Tensor, Any, Tensor]:
@@ -392,11 +415,11 @@ def _weighted(inputs: tuple[Any, ...], options: dict[str, Any], weights: Any) ->
     means = []
     for part in parts:
         total, weight = (ordered_sum(torch.where(part, values, 0.0).double()) for values in (terms, weights))
-        means.append(total / torch.where(weight == 0, 1.0, weight))
+        means.append(weighted_mean(total, weight))
     return sum(means[1:], means[0]).to(terms.dtype), selection, counts
 
 
-def _weighted_part(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors, weights: Tensor) -> PartialLoss:
+def _weighted_part(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors, weights: Any) -> PartialLoss:
     """The same of this rank's anchors: means divide by sums of weights. A last total of 0 carries the count."""
     terms, weights, counts, selection, parts = _weighted_terms(inputs, options, weights, anchors)
     if options["reduction"] == "none":
@@ -414,7 +437,7 @@ def _part_of_loss(
     inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors, weights: Tensor | None = None
 ) -> PartialLoss:
     """The loss of this rank's anchors, not divided by their number; for separate means, of hard ones and of others."""
-    if weights is not None:
+    if _is_composed(options, weights):
         return _weighted_part(inputs, options, anchors, weights)
     reduction = options["reduction"]
     separate = reduction in _MEANS and options.get("separate_means")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
+from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
 from hardmine.ops._arguments import (
     NEGATIVES,
     REDUCTIONS,
@@ -19,23 +21,16 @@ from hardmine.ops._arguments import (
     check_choice,
     check_ids,
     check_labeled_rows,
+    temperature_tensor,
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
-from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag, check_temperature, optional_number
-from hardmine.ops._ranks import (
-    PartialLoss,
-    all_rows,
-    check_tensors,
-    group_loss,
-    own_part,
-    shares_pairs,
-    with_requested,
-)
+from hardmine.ops._ranks import GroupLoss, all_rows, with_requested
 from hardmine.ops._shared_losses import TUPLET_OPTIONS, split_options
-from hardmine.ops._soft import reduced, soft_sums, temperature_tensor
+from hardmine.ops._soft import SoftSums, soft_sums
+from hardmine.ops._sums import expand_in_order, softplus
 from hardmine.types import (
     GradientReduction,
     LossResult,
@@ -99,6 +94,7 @@ def tuplet_loss(
     similarity: Similarity = "cosine",
     duplicate_threshold: float | None = None,
     reduction: Reduction = "mean",
+    weights: Tensor | None = None,
     return_terms: bool = False,
     return_count: bool = False,
     group: ProcessGroup | None = None,
@@ -126,13 +122,17 @@ def tuplet_loss(
             :func:`hardmine.ops.select_triplets`; they do not count in a mean.
         positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
             positive of the anchor. With two samples per class all three are N-pair.
-        temperature: A number from 1e-30 to 1e30, because float32 must be able to divide similarities by it. Or, unless
-            ``positive`` is ``"all"``, a tensor [] of a floating-point dtype on the device of ``embeddings``, which gets
-            a gradient if it requires one; see :func:`hardmine.ops.logsumexp`. A tensor takes a second pass for the
-            positives.
+        temperature: A number from 1e-30 to 1e30, because float32 must be able to divide similarities by it. Or a tensor
+            [] of a floating-point dtype on the device of ``embeddings``, which gets a gradient if it requires one; see
+            :func:`hardmine.ops.logsumexp`. A tensor takes a second pass for the positives; with ``positive="all"`` it
+            also takes memory for a number per pair of an anchor and one of its positives, and on a GPU the host waits
+            for their number.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
+        weights: [B], a floating-point dtype: finite and at least 0: a number per anchor that multiplies its loss. Means
+            are divided by the sum of the weights of the anchors that count. Gets a gradient if it requires one, which
+            is an error with ``group``.
         return_terms: Also return the :class:`hardmine.types.TupletTerms`, at no further cost. They hold the selected
             positives, with index -1 and similarity NaN if there is none, and always with ``"all"``. They also hold the
             log-sum-exp of ``s_an / temperature`` over all negatives, which is -infinity if there is none.
@@ -183,97 +183,115 @@ def tuplet_loss(
         "reduction": reduction,
     }
     inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
-    flags = return_terms, return_count
-    call = group_loss("tuplet_loss", group, gradient_reduction, reduction)
-    if call is None:
-        loss, terms, count = _compute(inputs, options, flags)
-    else:
-
-        def check() -> None:
-            check_tensors(inputs, call.group)
-            _check_options(embeddings, options, flags)
-
-        agree_on_checks(call.group, call.check, check)
-        same = {**options, "gradient_reduction": gradient_reduction}
-        if shares_pairs(inputs, options) and not isinstance(temperature, Tensor):
-            compiled_options = split_options(_check_options(embeddings, options, flags), TUPLET_OPTIONS)
-            rows, anchors = all_rows(call.group, "tuplet_loss", same, inputs)
-            loss, *outputs = torch.ops.hardmine.tuplet_loss_in_parts(
-                *rows, *compiled_options, call.scale, call.group.group_name
-            )
-            terms = _terms(*(outputs[i][anchors.own] for i in (5, 1, 0))) if return_terms else None
-            count = (outputs[6] > 0).sum() if return_count else None
-            return with_requested(loss, (terms, count), flags)
-        part, _ = own_part(call.group, "tuplet_loss", same, inputs)
-        part_options = {**options, "reduction": "none" if reduction == "none" else "sum"}
-        loss, terms, count = call.add_up(
-            lambda: PartialLoss(*_compute(part, part_options, (True, True))),
-            embeddings.device,
-            mean=reduction == "mean",
+    flags = {"return_terms": return_terms, "return_count": return_count}
+    composed = isinstance(temperature, Tensor)
+    if group is None and gradient_reduction is None and weights is None and not composed:
+        for name, flag in flags.items():
+            check_flag(name, flag)
+        loss, terms, counts = _compute(inputs, options)
+        return with_requested(
+            loss,
+            (terms() if return_terms else None, counts().sum() if return_count else None),
+            (return_terms, return_count),
         )
-        count = count.sum()
-    return with_requested(loss, (terms, count), flags)
+
+    def share(call: GroupLoss, same: dict[str, Any]) -> tuple[Tensor, Any, Tensor]:
+        compiled_options = split_options(_check_options(embeddings, options), TUPLET_OPTIONS)
+        rows, anchors = all_rows(call.group, "tuplet_loss", same, inputs)
+        loss, *outputs = torch.ops.hardmine.tuplet_loss_in_parts(
+            *rows, *compiled_options, call.scale, call.group.group_name
+        )
+        terms = _terms(*(outputs[i][anchors.own] for i in (5, 1, 0)))
+        return loss, terms, (outputs[6] > 0).sum()
+
+    loss, terms, count = loss_of_anchors(
+        "tuplet_loss",
+        inputs,
+        options,
+        flags,
+        (group, gradient_reduction),
+        weights,
+        _check_options,
+        _composed_losses if composed else _losses,
+        None if composed else share,
+    )
+    return with_requested(loss, (terms, count), (return_terms, return_count))
 
 
-def _check_options(embeddings: Tensor, options: dict[str, Any], flags: tuple[Any, Any]) -> list[int | float]:
-    """Checks the options and the flags; returns the options in the order of the compiled op's schema."""
-    for name, flag in zip(("return_terms", "return_count"), flags, strict=True):
-        check_flag(name, flag)
+def _check_options(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]:
+    """Checks the options; returns them in the order of the compiled op's schema, with 1 for a temperature tensor."""
+    temperature = options["temperature"]
+    if isinstance(temperature, Tensor):
+        temperature_tensor(temperature, embeddings)
+        temperature = 1.0
     return [
         check_choice("similarity", options["similarity"], SIMILARITIES),
         check_choice("positive", options["positive"], get_args(TupletPositiveRule)),
-        _check_temperature(embeddings, options),
+        check_temperature(temperature),
         optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf, like=embeddings),
         check_choice("reduction", options["reduction"], REDUCTIONS),
         allow_tf32(embeddings),
     ]
 
 
-def _check_temperature(embeddings: Tensor, options: dict[str, Any]) -> float:
-    """The temperature; for a tensor, which the compiled op does not take, 1."""
-    temperature = options["temperature"]
-    if not isinstance(temperature, Tensor):
-        return check_temperature(temperature)
-    temperature_tensor(temperature, embeddings)
-    if options["positive"] == "all":
-        raise ValueError("temperature must be a number with positive='all', got a Tensor")
-    return 1.0
-
-
-def _compute(inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any, Any]) -> tuple[Tensor, Any, Any]:
-    """The loss, and the terms and the count of anchors if their flags are set."""
-    if isinstance(options["temperature"], Tensor):
-        return _compute_with_tensor(inputs, options, flags)
+def _checked(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
+    return embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+
+
+def _compute(
+    inputs: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Tensor, Callable[[], TupletTerms], Callable[[], Tensor]]:
+    """The reduced loss, and functions that return the terms, and whether each anchor counts."""
+    inputs = _checked(inputs)
     loss, level, s_ap, _, _, _, index, positive_count = torch.ops.hardmine.tuplet_loss(
-        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, *_check_options(embeddings, options, flags)
+        *inputs, *_check_options(inputs[0], options)
     )
-    return loss, _terms(index, s_ap, level) if flags[0] else None, (positive_count > 0).sum() if flags[1] else None
+    return loss, lambda: _terms(index, s_ap, level), lambda: positive_count > 0
 
 
-def _compute_with_tensor(
-    inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any, Any]
-) -> tuple[Tensor, Any, Any]:
-    """The same, composed of a selection of positives and the log-sum-exps of negatives."""
-    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
-    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
-    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
-    similarity, positive, _, threshold, _, tf32 = _check_options(embeddings, options, flags)
-    s_ap, _, index, _ = torch.ops.hardmine.select_triplets(
-        *inputs, None, similarity, positive, NEGATIVES.index("hardest"), 0, 0, threshold, math.inf, tf32
-    )
+def _losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
+    values, terms, counts = _compute(inputs, {**options, "reduction": "none"})
+    return AnchorLosses(values, counts(), terms())
+
+
+def _composed_losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
+    """The losses at a temperature tensor: from selected or listed positives, and the log-sum-exps of negatives."""
+    inputs = _checked(inputs)
+    similarity, positive, _, threshold, _, tf32 = _check_options(inputs[0], options)
+    hardest = NEGATIVES.index("hardest")
     sums, _ = soft_sums(inputs, options["temperature"], options["similarity"], "negative")
-    has_positive = index >= 0
-    valid = has_positive & (sums.log_sum > -math.inf)
-    excess = sums.logsumexp_minus(torch.where(has_positive, s_ap, 0.0))
-    counts = valid | sums.log_sum.isnan()  # divergence is never hidden
-    value = torch.where(counts, -F.logsigmoid(-excess), 0.0)
-    count = valid.sum()
-    terms = _terms(index, s_ap, sums.logsumexp()) if flags[0] else None
-    return reduced(value, count, options["reduction"]), terms, count if flags[1] else None
+    if options["positive"] == "all":
+        s_ap, _, anchor, _, _ = torch.ops.hardmine.select_all_positives(
+            *inputs, similarity, hardest, 0, 0, threshold, math.inf, tf32
+        )
+        value, has_positive = _means_over_pairs(sums, s_ap, anchor)
+        index, s_ap = torch.full_like(has_positive, -1, dtype=torch.int64), sums.shift
+    else:
+        s_ap, _, index, _ = torch.ops.hardmine.select_triplets(
+            *inputs, None, similarity, positive, hardest, 0, 0, threshold, math.inf, tf32
+        )
+        has_positive = index >= 0
+        value = -F.logsigmoid(-sums.logsumexp_minus(torch.where(has_positive, s_ap, 0.0)))
+    counts = has_positive & (sums.log_sum > -math.inf)
+    value = torch.where(sums.log_sum.isnan(), sums.log_sum, value)  # divergence is never hidden
+    value = torch.where(counts | sums.log_sum.isnan(), value, 0.0)
+    return AnchorLosses(value, counts, _terms(index, s_ap, sums.logsumexp()))
+
+
+def _means_over_pairs(sums: SoftSums, positive_similarity: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean loss over the listed positives of each anchor, and whether it has any.
+
+    In float64, in which torch gathers and scatters one number after another: float32 is added up in any order.
+    """
+    shift, log_sum = sums.shift.double()[anchor], sums.log_sum.double()[anchor]
+    temperature = expand_in_order(sums.temperature, anchor.shape[0])
+    each = softplus((shift - positive_similarity.double()) / temperature + log_sum)
+    nothing = torch.zeros_like(sums.shift, dtype=torch.float64)
+    totals, counts = (nothing.index_put((anchor,), v, accumulate=True) for v in (each, torch.ones_like(each)))
+    return (totals / counts.clamp(min=1)).to(sums.shift.dtype), counts > 0
 
 
 def _terms(index: Tensor, positive_similarity: Tensor, level: Tensor) -> TupletTerms:

@@ -25,7 +25,7 @@ def indexed_triplet_loss(
     triplets: Tensor,
     *,
     term: str = "ratio",
-    temperature: float | None = None,
+    temperature: float | Tensor | None = None,
     margin: float | None = None,
     lam: float | None = None,
     similarity: str = "cosine",

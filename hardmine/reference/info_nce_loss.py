@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine.reference.select_triplets import may_pair, similarity_matrix
-from hardmine.reference.triplet_loss import poison
+from hardmine.reference.triplet_loss import all_count, poison, reduce_terms
 
 
 def info_nce_loss(
@@ -23,6 +23,7 @@ def info_nce_loss(
     ids: Tensor | None = None,
     similarity: str = "cosine",
     reduction: str = "mean",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """As :func:`hardmine.ops.info_nce_loss`, from the whole matrix.
 
@@ -47,6 +48,6 @@ def info_nce_loss(
     if symmetric:
         losses.append(F.cross_entropy(logits.T, target, reduction="none"))
     value = torch.stack(losses).mean(0)
-    loss = value if reduction == "none" else value.sum() / (max(count, 1) if reduction == "mean" else 1)
+    loss = reduce_terms(value, *all_count(value), reduction, weights=weights)
     keys = None if negative_keys is None else negative_keys.reshape(-1, query.shape[1])
     return poison(loss, query, positive_key, keys)

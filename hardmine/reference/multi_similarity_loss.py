@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import candidate_pairs
-from hardmine.reference.triplet_loss import poison
+from hardmine.reference.triplet_loss import all_count, poison, reduce_terms
 
 
 @drops_ignored
@@ -28,6 +28,7 @@ def multi_similarity_loss(
     base: float = 0.5,
     similarity: str = "cosine",
     reduction: str = "mean",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """As :func:`hardmine.ops.multi_similarity_loss`, from the whole matrix.
 
@@ -40,7 +41,7 @@ def multi_similarity_loss(
         True
     """
     matrices = candidate_pairs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, similarity)
-    loss = of_matrix(*matrices, alpha=alpha, beta=beta, base=base, reduction=reduction)
+    loss = of_matrix(*matrices, alpha=alpha, beta=beta, base=base, reduction=reduction, weights=weights)
     return poison(loss, embeddings, ref_embeddings)
 
 
@@ -53,6 +54,7 @@ def of_matrix(
     beta: float = 50.0,
     base: float = 0.5,
     reduction: str = "mean",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """The loss from similarities and masks of candidates, each [B, M]."""
 
@@ -62,4 +64,4 @@ def of_matrix(
         return F.pad(logits, (1, 0)).logsumexp(1) / abs(factor)
 
     value = of_pairs(-alpha, positives) + of_pairs(beta, negatives)
-    return value if reduction == "none" else value.sum() / (max(len(value), 1) if reduction == "mean" else 1)
+    return reduce_terms(value, *all_count(value), reduction, weights=weights)

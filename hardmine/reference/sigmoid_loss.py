@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine.reference.select_triplets import similarity_matrix
-from hardmine.reference.triplet_loss import poison
+from hardmine.reference.triplet_loss import all_count, poison, reduce_terms
 
 
 def sigmoid_loss(
@@ -18,6 +18,7 @@ def sigmoid_loss(
     logit_bias: float | Tensor = -10.0,
     similarity: str = "cosine",
     reduction: str = "mean",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """As :func:`hardmine.ops.sigmoid_loss`, from the whole matrix.
 
@@ -31,5 +32,5 @@ def sigmoid_loss(
     logits = logit_scale * similarity_matrix(query, key, similarity) + logit_bias
     signs = 2 * torch.eye(len(query), dtype=logits.dtype, device=logits.device) - 1
     value = -F.logsigmoid(logits * signs).sum(1)
-    loss = value if reduction == "none" else value.sum() / (max(len(value), 1) if reduction == "mean" else 1)
+    loss = reduce_terms(value, *all_count(value), reduction, weights=weights)
     return poison(loss, query, key)

@@ -24,6 +24,7 @@ def supcon_loss(
     temperature: float | Tensor = 0.1,
     similarity: str = "cosine",
     reduction: str = "mean",
+    weights: Tensor | None = None,
     return_count: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """As :func:`hardmine.ops.supcon_loss`, from the whole matrix.
@@ -36,17 +37,23 @@ def supcon_loss(
         True
     """
     matrices = candidate_pairs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, similarity)
-    loss = of_matrix(*matrices, temperature=temperature, reduction=reduction)
+    loss = of_matrix(*matrices, temperature=temperature, reduction=reduction, weights=weights)
     loss = poison(loss, embeddings, ref_embeddings)
     return (loss, matrices[1].any(1).sum()) if return_count else loss
 
 
 def of_matrix(
-    s: Tensor, positives: Tensor, negatives: Tensor, *, temperature: float | Tensor = 0.1, reduction: str = "mean"
+    s: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    reduction: str = "mean",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """The loss from similarities and masks of candidates, each [B, M]."""
     valid = positives.any(1)
     level = logsumexp_of_matrix(s, positives, negatives, temperature=temperature)
     mean_positive = torch.where(positives, s, 0.0).sum(1) / positives.sum(1).clamp(min=1)
     value = torch.where(valid, level, 0.0) - torch.where(valid, mean_positive, 0.0) / temperature
-    return reduce_terms(value, valid, torch.zeros_like(valid), reduction)
+    return reduce_terms(value, valid, torch.zeros_like(valid), reduction, weights=weights)

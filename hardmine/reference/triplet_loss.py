@@ -26,7 +26,7 @@ def reduce_terms(
     """Sums or averages the values of the anchors that are ``easy`` or ``hard``; others are ignored."""
     value = torch.where(easy | hard, value, 0.0)
     if weights is not None:
-        value = value * weights
+        value = value * weights.to(value.dtype)
     if reduction == "none":
         return value
     if reduction == "sum":
@@ -36,10 +36,16 @@ def reduce_terms(
         total = torch.where(part, value, 0.0).sum()
         if weights is None:
             return total / part.sum().clamp(min=1)
-        weight = torch.where(part, weights, 0.0).sum()
-        return total / torch.where(weight == 0, 1.0, weight)
+        weight = torch.where(part, weights.to(value.dtype), 0.0).sum()
+        return total / weight if weight != 0 else torch.where(total.isnan(), total, 0.0)
 
     return mean(easy) + mean(hard) if separate_means else mean(easy | hard)
+
+
+def all_count(value: Tensor) -> tuple[Tensor, Tensor]:
+    """For :func:`reduce_terms`: all anchors are easy."""
+    every = torch.ones_like(value, dtype=torch.bool)
+    return every, ~every
 
 
 def valid_pairs(selection: AnySelection, min_similarity: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,7 +156,7 @@ def triplet_loss(
     positive: str = "easiest",
     negative: str = "semihard",
     term: str = "nca",
-    temperature: float | None = None,
+    temperature: float | Tensor | None = None,
     margin: float | None = None,
     lam: float | None = None,
     similarity: str = "cosine",

@@ -25,10 +25,11 @@ def tuplet_loss(
     ref_ids: Tensor | None = None,
     ignore_index: int | None = None,
     positive: str = "easiest",
-    temperature: float = 0.1,
+    temperature: float | Tensor = 0.1,
     similarity: str = "cosine",
     duplicate_threshold: float | None = None,
     reduction: str = "mean",
+    weights: Tensor | None = None,
     return_terms: bool = False,
     return_count: bool = False,
 ) -> LossResult[TupletTerms]:
@@ -58,7 +59,7 @@ def tuplet_loss(
         valid = index >= 0
         value = -F.logsigmoid(torch.where(valid, s_ap, 0.0) / temperature - logsumexp)
     valid = valid & (logsumexp > -math.inf)
-    loss = reduce_terms(value, valid, torch.zeros_like(valid), reduction)
+    loss = reduce_terms(value, valid, torch.zeros_like(valid), reduction, weights=weights)
     loss = poison(loss, embeddings, ref_embeddings)
     terms = TupletTerms(index, s_ap.detach(), logsumexp.detach())
     return results(loss, terms, valid.sum(), return_terms, return_count)

@@ -78,7 +78,8 @@ class OpComparison:
         # The comparison sees the rows that are not ignored, and the op all of them.
         self.ignored = None if self.given.get("ignore_index") is None else IgnoredRows(self.given)
         self.arguments = self.given if self.ignored is None else self.ignored.rest(self.given)
-        options = {key: a for key, a in self.arguments.items() if not isinstance(a, Tensor)}
+        scalars = {key: a.item() if isinstance(a, Tensor) and not a.dim() else a for key, a in self.arguments.items()}
+        options = {key: a for key, a in scalars.items() if not isinstance(a, Tensor)}
         self.options = resolve_options(name, options)
         self.names = [key for key in self.row_names if self.arguments.get(key) is not None]
         self.rows = [self.arguments[key] for key in self.names]
@@ -103,6 +104,9 @@ class OpComparison:
         except ValueError as problem:
             return str(problem)
         return self.disagreement(loss.detach(), returned, gradients)
+
+    def prepare_for_ranks(self) -> None:
+        """Changes arguments that all ranks cannot concatenate, where ranks compute the call together."""
 
     def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
         """The op's loss, or a differentiable function of its outputs, and what the op chose."""

@@ -11,13 +11,7 @@ from hardmine.verification.base import OpComparison, in_range, largest_norm
 
 
 class PairsComparison(OpComparison):
-    """One comparison of a loss on pairs.
-
-    Attributes:
-        numbers: The options that may be tensors [].
-    """
-
-    numbers: tuple[str, ...] = ()
+    """One comparison of a loss on pairs."""
 
     def slope(self, count: int) -> tuple[float, float]:
         """Bounds for ``count`` pairs: of a pair's derivative by its similarity, and of the sum of those of a query."""
@@ -35,8 +29,6 @@ class PairsComparison(OpComparison):
         """A description of the disagreement, or None."""
         if not self.in_range():
             return self.check_divergence(loss, gradients)
-        for name in self.numbers:
-            self.options[name] = float(self.arguments[name])
         leaves = self.double_leaves()
         arguments = {**self.arguments, **self.options, **dict(zip(self.names, leaves, strict=True))}
         expected = getattr(self.reference, self.name)(**arguments)
@@ -44,11 +36,15 @@ class PairsComparison(OpComparison):
         similarity, norm = self.options["similarity"], max(map(largest_norm, [queries, *keys]))
         scale = {"cosine": 1.0, "dot": norm**2, "euclidean": 2 * norm}[similarity]
         steepest, total = self.slope(len(queries))
-        problem = self.check_loss(loss, expected, max(1.0, scale * steepest))
+        largest_weight, divisor = 1.0, float(max(len(queries), 1))
+        if arguments.get("weights") is not None and len(queries):
+            weights = arguments["weights"].double()
+            largest_weight, divisor = weights.max().item(), weights.sum().item()
+        problem = self.check_loss(loss, expected, max(1.0, scale * steepest) * max(1.0, largest_weight))
         if problem:
             return problem
         references = torch.autograd.grad(self.scalar(expected), leaves, allow_unused=True)
-        weight = total / (max(len(queries), 1) if self.options["reduction"] == "mean" else 1)
+        weight = total * largest_weight / (divisor or 1.0 if self.options["reduction"] == "mean" else 1.0)
         norms = torch.cat([rows.double().norm(dim=1) for rows in (queries, *keys)]).clamp(min=1e-12)
         sizes = {"cosine": 1 / norms, "dot": norms, "euclidean": torch.ones_like(norms)}[similarity]
         typical = weight * sizes.max().item() / queries.shape[1] ** 0.5 if len(norms) else 0.0
@@ -59,7 +55,13 @@ class InfoNCEComparison(PairsComparison):
     """One comparison of info_nce_loss."""
 
     row_names = ("query", "positive_key", "negative_keys")
-    numbers = ("temperature",)
+
+    def prepare_for_ranks(self) -> None:
+        """Negatives of all queries of a rank become those of each query, since other ranks have others."""
+        negatives = self.arguments.get("negative_keys")
+        if negatives is not None and negatives.dim() == 2:
+            self.arguments["negative_keys"] = negatives.repeat(len(self.arguments["query"]), 1, 1)
+            self.rows = [self.arguments[name] for name in self.names]
 
     def slope(self, count: int) -> tuple[float, float]:
         """The derivatives by the similarities of a query add up to at most 2 / temperature in size."""
@@ -70,7 +72,6 @@ class SigmoidComparison(PairsComparison):
     """One comparison of sigmoid_loss."""
 
     row_names = ("query", "key")
-    numbers = ("logit_scale", "logit_bias")
 
     def slope(self, count: int) -> tuple[float, float]:
         """Each derivative is at most the scale."""

@@ -48,6 +48,7 @@ def _run(
     comparison: OpComparison, options: dict[str, Any], group: dist.ProcessGroup
 ) -> tuple[Tensor, Any, tuple[Tensor, ...]]:
     """The loss, what the op returned beside it and the gradients, of all ranks. The arguments become those of all."""
+    comparison.prepare_for_ranks()
     leaves = [rows.clone().requires_grad_() for rows in comparison.rows]
     arguments = {**comparison.arguments, **dict(zip(comparison.names, leaves, strict=True)), **options}
     loss, returned = comparison.fused(arguments)
@@ -70,6 +71,10 @@ def _run(
         "embeddings",
         "ref_embeddings",
         "queries",
+        "query",
+        "positive_key",
+        "negative_keys",
+        "key",
         "refs",
         "labels",
         "ref_labels",

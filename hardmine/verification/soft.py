@@ -27,8 +27,6 @@ class SoftComparison(OpComparison):
         if not self.in_range():
             return self.check_divergence(loss, gradients)
         arguments, options = self.arguments, dict(self.options)
-        if "temperature" in arguments:  # a number or a tensor
-            options["temperature"] = float(arguments["temperature"])
         steepest = max([options[name] for name in ("alpha", "beta") if name in options] or [1 / options["temperature"]])
         leaves, similarity = self.double_leaves(), options["similarity"]
         s, positives, negatives = self.select.candidate_pairs(
@@ -42,6 +40,8 @@ class SoftComparison(OpComparison):
         )
         of_matrix = self.reference.of_matrix
         used = {name: options[name] for name in inspect.signature(of_matrix).parameters if name in options}
+        if arguments.get("weights") is not None:
+            used["weights"] = arguments["weights"].double()
         expected = of_matrix(s, positives, negatives, **used)
         missing = expected.detach() == -torch.inf
         if not torch.equal(missing, self.missing):

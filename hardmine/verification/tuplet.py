@@ -32,7 +32,7 @@ class TupletComparison(OpComparison):
             return self.check_divergence(loss, gradients)
         options, arguments = self.options, self.arguments
         leaves = self.double_leaves()
-        similarity, temperature = options["similarity"], float(arguments["temperature"])
+        similarity, temperature = options["similarity"], options["temperature"]
         scale = self.similarity_scale()
         s, positives, negatives = self.select.candidate_pairs(
             leaves[0],
@@ -74,7 +74,8 @@ class TupletComparison(OpComparison):
         problem = self.check_count(valid.sum())
         if problem:
             return problem
-        expected = reduce_terms(value, valid, torch.zeros_like(valid), options["reduction"])
+        weights = None if arguments.get("weights") is None else arguments["weights"].double()
+        expected = reduce_terms(value, valid, torch.zeros_like(valid), options["reduction"], weights=weights)
         steepness = scale / temperature
         # s_ap / temperature and the log-sum-exp cancel. With "all", the similarities are not the op's own either.
         problem = self.check_loss(
@@ -96,7 +97,7 @@ class TupletComparison(OpComparison):
         no_negative = logsumexp == -torch.inf
         if not torch.equal(no_negative, actual == -torch.inf):
             return "negative_logsumexp must be -inf exactly where there is no negative"
-        limit = logsumexp.abs().clamp(min=max(1.0, scale / float(self.arguments["temperature"])))
+        limit = logsumexp.abs().clamp(min=max(1.0, scale / self.options["temperature"]))
         deviation = ((actual - logsumexp).abs() / limit)[~no_negative]
         largest = deviation.max().item() if len(deviation) else 0.0
         self.record.record("logsumexp", largest)

@@ -330,6 +330,7 @@ class Weights(Kind):
 
     right: Tensor
     optional: bool = True
+    like: str = "the embeddings"
 
     def _valid(self) -> list[Any]:
         dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -343,7 +344,7 @@ class Weights(Kind):
             yield Wrong(w.to(dtype), TypeError, f"must be {FLOAT_NAMES}, got {dtype}")
         for value in (w[:-1], torch.cat([w, w]), w[:, None], w[0]):
             yield Wrong(value, ValueError, f"must be [B] = [{rows}], got {list(value.shape)}")
-        yield Wrong(w.to("meta"), ValueError, "must be on the device of the embeddings, cpu, got meta")
+        yield Wrong(w.to("meta"), ValueError, f"must be on the device of {self.like}, cpu, got meta")
         for value in (-1.0, -math.inf, math.inf, math.nan):
             words = f"must be finite and at least 0, got {value} at [1]"
             yield Wrong(w.index_fill(0, torch.tensor([1]), value), ValueError, words)

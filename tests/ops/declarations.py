@@ -126,13 +126,15 @@ _SELECTION = {
     "generator": Generator(only_with=_RANDOM),
     "group": Group(),
 }
+WEIGHTS = Weights(right=torch.tensor([0.5, 0.0, 2.0, 1.0]))
+_PAIR_WEIGHTS = Weights(right=WEIGHTS.right, like="query")
 _OVER_RANKS = {"group": Group(), "gradient_reduction": GradientReduction()}
 _SELECTED_LOSS = {
     **_SELECTION,
     **_OVER_RANKS,
     "reduction": Choice(names=("mean", "sum", "none", "mean_active")),
     "min_similarity": THRESHOLD,
-    "weights": Weights(right=torch.tensor([0.5, 0.0, 2.0, 1.0])),
+    "weights": WEIGHTS,
     "return_selection": Flag(),
     "return_count": Flag(),
 }
@@ -196,7 +198,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
             names=TERMS,
             more_wrong=(Wrong("ratio", ValueError, f"must be one of {NAMES_OF_TERMS}, got 'ratio'", {"margin": 1}),),
         ),
-        "temperature": Temperature(only_with={"term": ("nca", "sct")}),
+        "temperature": SoftTemperature(only_with={"term": ("nca", "sct")}),
         "margin": Number(only_with={"term": ("hinge",)}),
         "lam": Number(only_with={"term": ("sct",)}),
     },
@@ -204,26 +206,18 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         **_TENSORS,
         **_SELECTED_LOSS,
         "preset": Choice(names=("paper", "code2020", "code2021")),
-        "temperature": TEMPERATURE,
+        "temperature": SoftTemperature(),
         "lam": Number(),
         "hard_cutoff": Number(finite=False, optional=True, only_with={"preset": ("code2020", "code2021")}),
     },
     "tuplet_loss": {
         **_TENSORS,
         "positive": Choice(names=("easiest", "hardest", "all")),
-        "temperature": SoftTemperature(
-            more_wrong=(
-                Wrong(
-                    torch.tensor(0.5),
-                    ValueError,
-                    "must be a number with positive='all', got a Tensor",
-                    {"positive": "all"},
-                ),
-            )
-        ),
+        "temperature": SoftTemperature(),
         "similarity": SIMILARITY,
         "duplicate_threshold": THRESHOLD,
         "reduction": REDUCTION,
+        "weights": WEIGHTS,
         "return_terms": Flag(),
         "return_count": Flag(),
         **_OVER_RANKS,
@@ -246,6 +240,8 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "logit_bias": FiniteOrTensor(like="query"),
         "similarity": SIMILARITY,
         "reduction": REDUCTION,
+        "weights": _PAIR_WEIGHTS,
+        **_OVER_RANKS,
     },
     "multi_similarity_loss": {
         **_TENSORS,
@@ -254,6 +250,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "base": Number(),
         "similarity": Choice(names=("cosine", "dot")),
         "reduction": REDUCTION,
+        "weights": WEIGHTS,
         **_OVER_RANKS,
     },
     "info_nce_loss": {
@@ -304,12 +301,15 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         ),
         "similarity": SIMILARITY,
         "reduction": REDUCTION,
+        "weights": _PAIR_WEIGHTS,
+        **_OVER_RANKS,
     },
     "supcon_loss": {
         **_TENSORS,
         "temperature": SoftTemperature(),
         "similarity": SIMILARITY,
         "reduction": REDUCTION,
+        "weights": WEIGHTS,
         "return_count": Flag(),
         **_OVER_RANKS,
     },
@@ -332,7 +332,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     "indexed_triplet_loss": {
         **_ON_TRIPLETS,
         "term": Choice(names=(*TERMS, "ratio")),
-        "temperature": Temperature(only_with={"term": ("nca", "sct")}),
+        "temperature": SoftTemperature(only_with={"term": ("nca", "sct")}),
         "margin": Number(
             only_with={"term": ("hinge", "ratio")},
             more_wrong=tuple(

@@ -1,4 +1,7 @@
-"""``weights=`` of the losses on selected positives and negatives: a number per anchor."""
+"""``weights=`` of the losses on selected positives and negatives: a number per anchor.
+
+``test_weights_of_soft_losses.py`` has those of the losses on all pairs.
+"""
 
 import pytest
 import torch
@@ -90,13 +93,17 @@ def test_weights_gradcheck():
         )
 
 
-def test_weights_of_zero_give_zero():
-    x = random_inputs().embeddings.requires_grad_()
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("positive", ["easiest", "all"])
+def test_weights_of_zero_give_zero(library, positive):
+    """A mean over weights of 0 has no gradient for the weights either: it is no function of them."""
+    x, weights = random_inputs().embeddings.requires_grad_(), torch.zeros(48, requires_grad=True)
     for reduction in REDUCTIONS:
-        loss = ops.triplet_loss(x, random_inputs().labels, reduction=reduction, weights=torch.zeros(48))
-        (grad,) = torch.autograd.grad(loss.sum(), x)
+        loss = library.triplet_loss(x, random_inputs().labels, positive=positive, reduction=reduction, weights=weights)
+        grad, of_weights = torch.autograd.grad(loss.sum(), (x, weights))
         assert not loss.any()
         assert not grad.any()
+        assert of_weights.any() == (reduction in ("sum", "none"))
 
 
 def test_weights_with_empty_batch_give_zero():
