@@ -2,6 +2,8 @@
 # make test: set up, build, run the fast tests.
 # make test-all: every test of the Python package (test, then test-slow).
 # make test-cpp: the C++ tests.
+# make wheel: a wheel for every Python >= 3.10 and every torch >= 2.11, in dist/.
+# make test-wheel: checks this wheel, and installs it in a new environment.
 # make test-emulated: the op tests on emulated CUDA kernels.
 # tests/README.md describes the test folders.
 # The first run installs pinned packages into .venv; later runs need no network. PYTHON=python3.12 picks another Python.
@@ -20,7 +22,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n auto --maxprocesses 8 --di
 EXAMPLES := digits training_loop memory_bank smart_mining hierarchical ddp from_pml
 TORCHRUN = $(PY) -m torch.distributed.run --standalone --nproc-per-node 2
 
-.PHONY: demo examples test test-slow test-all lint typecheck docs format bench bench-graph test-cpp build-cuda test-emulated build clean
+.PHONY: demo examples test test-slow test-all lint typecheck docs format bench bench-graph test-cpp build-cuda test-emulated wheel test-wheel build clean
 
 demo: build
 	$(PY) examples/digits.py
@@ -73,6 +75,15 @@ test-emulated: build
 	.venv/bin/cmake --build build/emulated --target _C_emulated
 	HARDMINE_EMULATED_CUDA=$(abspath build/emulated/_C_emulated.so) $(PYTEST) tests/ops -m 'emulated and not cpu'
 
+# auditwheel names the oldest Linux that the wheel runs on. Torch's libraries stay out: the user's torch is loaded first.
+wheel: build .venv/wheel
+	rm -rf build/wheel dist
+	$(PY) -m pip wheel --disable-pip-version-check -q --no-build-isolation --no-deps -w build/wheel .
+	PATH=$(abspath .venv/bin):$$PATH $(PY) -m auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/*.whl
+
+test-wheel: wheel
+	HARDMINE_WHEEL=$(abspath dist) $(PY) -m pytest -q tests/wheel
+
 bench: build .venv/bench
 	$(PY) bench/report.py
 
@@ -98,6 +109,10 @@ build: hardmine/_C.so
 
 .venv/bench: requirements/bench.txt .venv/dev
 	$(PY) -m pip install --disable-pip-version-check -q -r requirements/dev.txt -r requirements/bench.txt
+	touch $@
+
+.venv/wheel: requirements/wheel.txt .venv/dev
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements/dev.txt -r requirements/wheel.txt
 	touch $@
 
 .venv/docs: requirements/docs.txt .venv/created

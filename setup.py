@@ -15,7 +15,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import pybind11
+import nanobind
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -54,9 +54,8 @@ class CMakeBuild(build_ext):
     """Builds hardmine/_C.so, the optional hardmine/_C_cuda.so (torch loads both), and the module hardmine/_fanng."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname.rpartition(".")[2] in TORCH_LIBRARIES:  # setuptools passes names both with and without the package
-            return str(Path(*fullname.split("."))) + ".so"
-        return super().get_ext_filename(fullname)
+        torch_loads_it = fullname.rpartition(".")[2] in TORCH_LIBRARIES  # the name may have its package in front
+        return str(Path(*fullname.split("."))) + (".so" if torch_loads_it else ".abi3.so")
 
     def run(self) -> None:
         cmake = tool("cmake", "CMAKE_BIN_DIR")
@@ -67,7 +66,7 @@ class CMakeBuild(build_ext):
             f"-DHARDMINE_CUDA={cuda_choice()}",
             f"-DHARDMINE_WERROR={'ON' if os.environ.get('HARDMINE_WERROR') == '1' else 'OFF'}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-Dnanobind_DIR={nanobind.cmake_dir()}",
         ]
         # The cache may name tools and a torch of an earlier environment. Up-to-date objects are kept.
         (BUILD / "CMakeCache.txt").unlink(missing_ok=True)
@@ -101,4 +100,5 @@ class CMakeBuild(build_ext):
 setup(
     ext_modules=[Extension(f"hardmine.{name}", sources=[]) for name in (*TORCH_LIBRARIES, "_fanng")],
     cmdclass={"build_ext": CMakeBuild},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},  # one wheel for every later Python
 )

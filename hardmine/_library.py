@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _HOW_TO_BUILD = (
     "Build it in the environment that has torch, from the project's folder: `pip install --no-build-isolation .` "
-    "(needs a C++20 compiler, and pybind11, cmake and ninja, which pip can install too)."
+    "(needs a C++20 compiler, and nanobind, cmake and ninja, which pip can install too)."
 )
 _HOW_TO_BUILD_CUDA = (
     "Build them from the project's folder, in an environment that has nvcc and a torch with CUDA: "

@@ -99,14 +99,14 @@ tool() {
 }
 
 # Builds only for this GPU, which halves the time; the packages hold the same code for it. Copies the libraries to
-# hardmine/, as `pip install -e .` does. Without pybind11 the graph index is not built.
+# hardmine/, as `pip install -e .` does. Without nanobind the graph index is not built.
 build() {
-  local folder=build/gpu cmake ninja torch pybind architecture library python_module=OFF targets=(_C _C_cuda)
+  local folder=build/gpu cmake ninja torch nanobind architecture library python_module=OFF targets=(_C _C_cuda)
   cmake=$(tool cmake CMAKE_BIN_DIR) && ninja=$(tool ninja BIN_DIR) || return 1
   torch=$("$python" -c 'import importlib.util as u, pathlib; print(pathlib.Path(u.find_spec("torch").origin).parent)') ||
     return 1
   architecture=$("$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())') || return 1
-  if pybind=$("$python" -m pybind11 --cmakedir); then
+  if nanobind=$("$python" -m nanobind --cmake_dir); then
     python_module=ON
     targets+=(_fanng)
   fi
@@ -114,7 +114,7 @@ build() {
   rm -rf "$folder/CMakeCache.txt" "$folder"/CMakeFiles/[0-9]*
   "$cmake" -S . -B "$folder" -G Ninja -DCMAKE_MAKE_PROGRAM="$ninja" -DCMAKE_BUILD_TYPE=Release -DHARDMINE_CUDA=ON \
     -DHARDMINE_CUDA_ARCHITECTURES="$architecture-real" -DHARDMINE_TORCH_DIR="$torch" \
-    -DHARDMINE_PYTHON=$python_module -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$pybind" || return 1
+    -DHARDMINE_PYTHON=$python_module -DPython_EXECUTABLE="$python" -Dnanobind_DIR="$nanobind" || return 1
   "$cmake" --build "$folder" --target "${targets[@]}" || return 1
   for library in "${targets[@]}"; do
     cp --remove-destination "$folder/$library".*so hardmine/ || return 1

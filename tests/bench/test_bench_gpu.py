@@ -212,14 +212,14 @@ case "$*" in
   *"import cmake"* | *"import ninja"*) exit 1 ;;
   *find_spec*) echo /torch ;;
   *%d%d*) echo 90 ;;
-  "-m pybind11"*) echo /pybind11 ;;
+  "-m nanobind"*) echo /nanobind ;;
   "-m pytest"*) echo "$TESTED" ;;
 esac
 """
 CMAKE = """#!/bin/bash
 echo "cmake $*" >>"$CALLS"
 mkdir -p build/gpu
-[[ $1 == --build ]] && touch build/gpu/_C.so build/gpu/_C_cuda.so build/gpu/_fanng.cpython-311.so
+[[ $1 == --build ]] && touch build/gpu/_C.so build/gpu/_C_cuda.so build/gpu/_fanng.abi3.so
 exit 0
 """
 TESTS = {
@@ -317,11 +317,11 @@ def test_run_sh_all_tools_present_passes(tmp_path):
     assert {path.name for path in (tmp_path / "source/hardmine").iterdir()} == {
         "_C.so",
         "_C_cuda.so",
-        "_fanng.cpython-311.so",
+        "_fanng.abi3.so",
     }
     assert f"PYTHONPATH {tmp_path}/source:{tmp_path}/source/bench:/of/the/caller" in ran.calls
     assert f"-DCMAKE_MAKE_PROGRAM={tmp_path}/bin/ninja" in call_of(ran, "cmake -S")
-    assert f"-DPython_EXECUTABLE={tmp_path}/bin/python -Dpybind11_DIR=/pybind11" in call_of(ran, "cmake -S")
+    assert f"-DPython_EXECUTABLE={tmp_path}/bin/python -Dnanobind_DIR=/nanobind" in call_of(ran, "cmake -S")
     assert call_of(ran, "cmake --build").endswith("--target _C _C_cuda _fanng")
     assert call_of(ran, "python -m pytest").startswith(
         "python -m pytest tests/ops/test_knn.py tests/ops/test_margin_tables.py -k cuda -n 8 "
@@ -337,7 +337,7 @@ def test_run_sh_all_tools_present_passes(tmp_path):
 
 @needs_bash
 def test_run_sh_optional_modules_missing_runs_rest(tmp_path):
-    ran = run_script(tmp_path, MISSING="pybind11 xdist hypothesis numpy", OUT="some/results", results="some/results")
+    ran = run_script(tmp_path, MISSING="nanobind xdist hypothesis numpy", OUT="some/results", results="some/results")
     assert ran.status == 1
     assert "-DHARDMINE_PYTHON=OFF" in call_of(ran, "cmake -S")
     assert call_of(ran, "cmake --build").endswith("--target _C _C_cuda")

@@ -31,11 +31,11 @@ MAY_INCLUDE = {
     "cuda/gemm": {"cuda/gemm", "cuda/device", *_CORE},
     "cuda/device": {"cuda/device", "cuda toolkit", "emulation", *_CORE},
     "fanng": {"fanng", *_CPU_ENGINE},
-    "fanng/python": {"fanng/python", "fanng", "pybind11", *_CPU_ENGINE},
+    "fanng/python": {"fanng/python", "fanng", "nanobind", *_CPU_ENGINE},
 }
 PACKAGES = {
     "torch": r"torch/.*",
-    "pybind11": r"pybind11/.*",
+    "nanobind": r"nanobind/.*",
     "posix": r"dlfcn\.h|pthread\.h|unistd\.h|sys/.*\.h",
     "intrinsics": r"immintrin\.h|arm_neon\.h",
     "cuda toolkit": r"cuda_\w+\.h",
@@ -98,8 +98,8 @@ def test_includes_of_every_folder_follow_its_rules():
     [
         ("cpu/engine/knn.cpp", "<torch/csrc/stable/tensor.h>"),
         ("cuda/kernels/knn.cu", '"op_arguments.h"'),  # includes torch itself
-        ("core/errors.h", "<pybind11/pybind11.h>"),
-        ("fanng/index.cpp", "<pybind11/pybind11.h>"),
+        ("core/errors.h", "<nanobind/nanobind.h>"),
+        ("fanng/index.cpp", "<nanobind/nanobind.h>"),
         ("core/views.h", '"cpu/engine/knn.h"'),
         ("cpu/simd/kernels.cpp", '"cpu/engine/knn.h"'),
         ("cpu/engine/knn.cpp", '"cpu/ops/torch_bridge.h"'),
@@ -144,7 +144,7 @@ def test_includes_of_simd_code_define_no_out_of_line_functions():
 
 def test_cmake_builds_every_source_once():
     text = re.sub(r"#.*", "", (ROOT / "CMakeLists.txt").read_text())
-    commands = re.findall(r"\b(?:add_library|pybind11_add_module|set)\(\s*(\w+)([^)]*)\)", text)
+    commands = re.findall(r"\b(?:add_library|nanobind_add_module|set)\(\s*(\w+)([^)]*)\)", text)
     assert len(commands) > 5
     # The emulation of the tests registers the schemas a second time; it has no sources of its own in csrc.
     named = {target: re.findall(r"csrc/(\S+\.(?:cpp|cu))\b", rest) for target, rest in commands}
@@ -169,7 +169,7 @@ def test_cpp_tests_include_no_torch_and_their_own_headers_by_path(folder):
     for path in [*(tests / folder).rglob("*.h"), *(tests / folder).rglob("*.cpp")]:
         for include in re.findall(r"^#include\s+(\S+)", path.read_text(), re.MULTILINE):
             name = include.strip('"')
-            assert not re.match(r"<(torch|pybind11|Python)", include) or path.name == "simd_level.cpp", (path, include)
+            assert not re.match(r"<(torch|nanobind|Python)", include) or path.name == "simd_level.cpp", (path, include)
             if include.startswith('"'):
                 assert any((root / name).is_file() for root in (CSRC, tests / "cpp", tests / folder)), (path, include)
                 assert ".." not in name, (path, include)

@@ -1,49 +1,50 @@
 // The functions of hardmine._fanng for hardmine/mining, which checks types and shapes.
+#include <nanobind/stl/tuple.h>
+
 #include <tuple>
 
 #include "fanng/python/python_threads.h"
 #include "fanng/smart_triplets.h"
 
-namespace py = pybind11;
+namespace nb = nanobind;
 
 namespace hardmine::fanng {
 namespace {
 
-template <class T>
-using Dense = py::array_t<T, py::array::c_style>;  // no copies: with .noconvert()
-using Mined = std::tuple<py::array_t<int64_t>, py::array_t<bool>, py::array_t<bool>>;
+using Mined = std::tuple<NewArray<int64_t>, NewArray<bool>, NewArray<bool>>;
 
 template <class T>
-Mined mine(const Dense<int64_t>& neighbor_lists, const Dense<T>& distances, const Dense<int64_t>& labels, double kappa,
+Mined mine(const Array<int64_t>& neighbor_lists, const Array<T>& distances, const Array<int64_t>& labels, double kappa,
            int64_t per_anchor, uint64_t seed, int64_t threads) {
-  const NeighborLists<T> lists{neighbor_lists.data(), distances.data(), neighbor_lists.shape(0),
-                               neighbor_lists.shape(1)};
+  const NeighborLists<T> lists{neighbor_lists.data(), distances.data(), static_cast<int64_t>(neighbor_lists.shape(0)),
+                               static_cast<int64_t>(neighbor_lists.shape(1))};
   const int64_t* label = labels.data();
   const Classes classes = [&] {
-    const py::gil_scoped_release nogil;
+    const nb::gil_scoped_release nogil;
     return Classes(label, lists.count);
   }();
   const int64_t triplets = classes.anchors() * per_anchor;
-  py::array_t<int64_t> triplet({triplets, int64_t{3}});
-  py::array_t<bool> mined(triplets), mined_positive(triplets);
-  const MinedTriplets out{triplet.mutable_data(), mined.mutable_data(), mined_positive.mutable_data()};
+  const auto rows = static_cast<size_t>(triplets);
+  const auto triplet = new_array<int64_t>({rows, 3});
+  const auto mined = new_array<bool>({rows}), mined_positive = new_array<bool>({rows});
+  const MinedTriplets out{triplet.data(), mined.data(), mined_positive.data()};
   const double work = static_cast<double>(lists.count) * static_cast<double>(lists.length + per_anchor);
   on_threads(threads, work, [&](const cpu::ThreadPool& pool) {
     smart_triplets(lists, classes, {kappa, per_anchor, seed}, pool, out);
   });
-  return {std::move(triplet), std::move(mined), std::move(mined_positive)};
+  return {triplet, mined, mined_positive};
 }
 
 template <class T>
-void bind_smart_triplets(py::module_& module) {
-  module.def("smart_triplets", &mine<T>, py::arg("neighbor_lists").noconvert(), py::arg("distances").noconvert(),
-             py::arg("labels").noconvert(), py::arg("kappa"), py::arg("per_anchor"), py::arg("seed"),
-             py::arg("threads"));
+void bind_smart_triplets(nb::module_& module) {
+  module.def("smart_triplets", &mine<T>, nb::arg("neighbor_lists").noconvert(), nb::arg("distances").noconvert(),
+             nb::arg("labels").noconvert(), nb::arg("kappa"), nb::arg("per_anchor"), nb::arg("seed"),
+             nb::arg("threads"));
 }
 
 }  // namespace
 
-void bind_mining(py::module_& module) {
+void bind_mining(nb::module_& module) {
   bind_smart_triplets<float>(module);
   bind_smart_triplets<double>(module);
 }

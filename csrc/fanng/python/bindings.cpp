@@ -1,36 +1,40 @@
 // hardmine._fanng: the index for numpy arrays. hardmine/fanng/index.py checks types and shapes.
-#include <pybind11/functional.h>
-#include <pybind11/stl.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/function.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
 
-#include <string>
+#include <optional>
 #include <tuple>
 
 #include "fanng/index.h"
 #include "fanng/python/python_threads.h"
 #include "fanng/search_width.h"
 
-namespace py = pybind11;
+namespace nb = nanobind;
 
 namespace hardmine::fanng {
 
-void bind_mining(py::module_& module);  // bind_mining.cpp
+void bind_mining(nb::module_& module);  // bind_mining.cpp
 
 namespace {
 
-using Found = std::tuple<py::array_t<float>, py::array_t<int64_t>>;
+using Found = std::tuple<NewArray<float>, NewArray<int64_t>>;
 
 constexpr int64_t kComputationsPerWidth = 10;  // about, in searches of limited width
 
 template <class Search>
 Found search_into(int64_t queries, int64_t k, const Limit& limit, int64_t threads, const Search& search) {
-  py::array_t<float> distance({queries, k});
-  py::array_t<int64_t> index({queries, k});
-  const Results results{k, distance.mutable_data(), index.mutable_data()};
+  const auto rows = static_cast<size_t>(queries), columns = static_cast<size_t>(k);
+  const auto distance = new_array<float>({rows, columns});
+  const auto index = new_array<int64_t>({rows, columns});
+  const Results results{k, distance.data(), index.data()};
   const int64_t computations =
       limit.max_computations > 0 ? limit.max_computations : kComputationsPerWidth * limit.width;
   on_threads(threads, static_cast<double>(queries) * static_cast<double>(computations),
              [&](const cpu::ThreadPool& pool) { search(pool, results); });
-  return {std::move(distance), std::move(index)};
+  return {distance, index};
 }
 
 std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double success_rate, int64_t max_degree,
@@ -39,10 +43,10 @@ std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double 
   const BuildOptions options{success_rate, max_degree, seed, max_traversals, refinements};
   const auto report = [&](double success, int64_t traversals) {
     if (!progress) return;
-    const py::gil_scoped_acquire gil;
+    const nb::gil_scoped_acquire gil;
     progress(success, traversals);
   };
-  const py::gil_scoped_release nogil;
+  const nb::gil_scoped_release nogil;
   return std::make_unique<Index>(vectors.data(), vectors.shape(0), vectors.shape(1), metric, options, seeding, warm,
                                  Threads(threads, poll_signals), report);
 }
@@ -50,7 +54,7 @@ std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double 
 std::unique_ptr<Index> changed(const Index& self, const Array<float>& vectors, const Array<int64_t>& source,
                                int64_t max_degree, uint64_t seed, int64_t threads) {
   const BuildOptions options{.success_rate = 0, .max_degree = max_degree, .seed = seed};
-  const py::gil_scoped_release nogil;
+  const nb::gil_scoped_release nogil;
   return std::make_unique<Index>(self, vectors.data(), vectors.shape(0), source.data(), options,
                                  Threads(threads, poll_signals));
 }
@@ -79,75 +83,78 @@ std::unique_ptr<Index> assemble(const Array<float>& vectors, Metric metric, cons
 
 }  // namespace
 
-PYBIND11_MODULE(_fanng, module) {
-  module.doc() = "The FANNG index and what is mined with it; hardmine.fanng and hardmine.mining are its faces.";
+NB_MODULE(_fanng, module) {
+  module.attr("__doc__") =
+      "The FANNG index and what is mined with it; hardmine.fanng and hardmine.mining are its faces.";
   bind_mining(module);
-  py::enum_<Metric>(module, "Metric").value("euclidean", Metric::kEuclidean).value("cosine", Metric::kCosine);
-  py::enum_<Seeding>(module, "Seeding")
+  nb::enum_<Metric>(module, "Metric").value("euclidean", Metric::kEuclidean).value("cosine", Metric::kCosine);
+  nb::enum_<Seeding>(module, "Seeding")
       .value("nothing", Seeding::kNothing)
       .value("naive", Seeding::kAllEdges)
       .value("exact", Seeding::kNearest)
       .value("leaves", Seeding::kLeaves)
       .value("auto", Seeding::kAuto);
-  py::class_<Index>(module, "Index")
-      .def_static("build", &build, py::arg("vectors"), py::arg("metric"), py::arg("success_rate"),
-                  py::arg("max_degree"), py::arg("seed"), py::arg("max_traversals"), py::arg("refinements"),
-                  py::arg("threads"), py::arg("seeding"), py::arg("warm").none(true), py::arg("progress"))
+  nb::class_<Index>(module, "Index")
+      .def_static("build", &build, nb::arg("vectors"), nb::arg("metric"), nb::arg("success_rate"),
+                  nb::arg("max_degree"), nb::arg("seed"), nb::arg("max_traversals"), nb::arg("refinements"),
+                  nb::arg("threads"), nb::arg("seeding"), nb::arg("warm").none(), nb::arg("progress").none())
       .def_static("assemble", &assemble)
-      .def("changed", &changed, py::arg("vectors"), py::arg("source"), py::arg("max_degree"), py::arg("seed"),
-           py::arg("threads"))
-      .def_property_readonly("rows", [](const Index& self) { return self.points().rows(); })
-      .def_property_readonly("vertices", [](const Index& self) { return self.points().vertices(); })
-      .def_property_readonly("depth", [](const Index& self) { return self.points().depth(); })
-      .def_property_readonly("metric", [](const Index& self) { return self.points().metric(); })
-      .def_property_readonly("traversals", [](const Index& self) { return self.stats().traversals; })
-      .def_property_readonly("success_rate", [](const Index& self) { return self.stats().success_rate; })
-      .def_property_readonly("build_success_rate", [](const Index& self) { return self.stats().build_success_rate; })
-      .def_property_readonly("distance_computations",
-                             [](const Index& self) { return self.stats().distance_computations; })
-      .def_property_readonly("components", [](const Index& self) { return self.stats().components; })
-      .def_property_readonly("connecting_edges", [](const Index& self) { return self.stats().connecting_edges; })
-      .def_property_readonly("widths", [](const Index& self) { return self.stats().widths; })
+      .def("changed", &changed, nb::arg("vectors"), nb::arg("source"), nb::arg("max_degree"), nb::arg("seed"),
+           nb::arg("threads"))
+      .def_prop_ro("rows", [](const Index& self) { return self.points().rows(); })
+      .def_prop_ro("vertices", [](const Index& self) { return self.points().vertices(); })
+      .def_prop_ro("depth", [](const Index& self) { return self.points().depth(); })
+      .def_prop_ro("metric", [](const Index& self) { return self.points().metric(); })
+      .def_prop_ro("traversals", [](const Index& self) { return self.stats().traversals; })
+      .def_prop_ro("success_rate", [](const Index& self) { return self.stats().success_rate; })
+      .def_prop_ro("build_success_rate", [](const Index& self) { return self.stats().build_success_rate; })
+      .def_prop_ro("distance_computations", [](const Index& self) { return self.stats().distance_computations; })
+      .def_prop_ro("components", [](const Index& self) { return self.stats().components; })
+      .def_prop_ro("connecting_edges", [](const Index& self) { return self.stats().connecting_edges; })
+      .def_prop_ro("widths", [](const Index& self) { return self.stats().widths; })
       .def("search_width", [](const Index& self, int64_t k) { return default_width(self.stats().widths, k); })
-      .def_property_readonly("list_recall", [](const Index& self) { return self.stats().list_recall; })
+      .def_prop_ro("list_recall", [](const Index& self) { return self.stats().list_recall; })
       .def("lists_hold", &Index::lists_hold)
-      .def_property_readonly("lists",
-                             [](const Index& self) {
-                               return py::array_t<Vertex>({self.points().vertices(), self.list_length()},
-                                                          self.lists().data());
-                             })
-      .def_property_readonly("graph",
-                             [](const Index& self) {
-                               const Graph& graph = self.graph();
-                               return std::make_tuple(
-                                   py::array_t<int64_t>(graph.first_edge.size(), graph.first_edge.data()),
-                                   py::array_t<Vertex>(graph.target.size(), graph.target.data()),
-                                   py::array_t<Vertex>(graph.starts.size(), graph.starts.data()));
-                             })
+      .def_prop_ro(
+          "lists",
+          [](const Index& self) {
+            return copy_of(self.lists().data(),
+                           {static_cast<size_t>(self.points().vertices()), static_cast<size_t>(self.list_length())});
+          },
+          nb::rv_policy::move)
+      .def_prop_ro(
+          "graph",
+          [](const Index& self) {
+            const Graph& graph = self.graph();
+            return std::make_tuple(copy_of(graph.first_edge.data(), {graph.first_edge.size()}),
+                                   copy_of(graph.target.data(), {graph.target.size()}),
+                                   copy_of(graph.starts.data(), {graph.starts.size()}));
+          },
+          nb::rv_policy::move)
       .def(
           "search",
           [](const Index& self, const Array<float>& queries, int64_t k, int64_t max_computations, int64_t width,
              const std::optional<Array<int64_t>>& start, int64_t threads) {
-            const int64_t count = queries.shape(0);
+            const auto count = static_cast<int64_t>(queries.shape(0));
             const Limit limit{max_computations, width};
             return search_into(count, k, limit, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
               self.search(queries.data(), count, start ? start->data() : nullptr, limit, pool, results);
             });
           },
-          py::arg("queries"), py::arg("k"), py::arg("max_computations"), py::arg("width"), py::arg("start").none(true),
-          py::arg("threads"))
+          nb::arg("queries"), nb::arg("k"), nb::arg("max_computations"), nb::arg("width"), nb::arg("start").none(),
+          nb::arg("threads"))
       .def(
           "search_held_out",
           [](const Index& self, const Array<int64_t>& rows, const Array<float>& distances, int64_t k,
              int64_t max_computations, int64_t width, int64_t threads) {
-            const int64_t count = rows.size();
+            const auto count = static_cast<int64_t>(rows.size());
             const Limit limit{max_computations, width};
             return search_into(count, k, limit, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
               self.search_held_out(rows.data(), distances.data(), count, limit, pool, results);
             });
           },
-          py::arg("rows"), py::arg("distances"), py::arg("k"), py::arg("max_computations"), py::arg("width"),
-          py::arg("threads"))
+          nb::arg("rows"), nb::arg("distances"), nb::arg("k"), nb::arg("max_computations"), nb::arg("width"),
+          nb::arg("threads"))
       .def(
           "listed",
           [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t threads) {
@@ -155,7 +162,7 @@ PYBIND11_MODULE(_fanng, module) {
                 last - first, k, {.max_computations = k}, threads,
                 [&](const cpu::ThreadPool& pool, const Results& results) { self.listed(first, last, pool, results); });
           },
-          py::arg("first"), py::arg("last"), py::arg("k"), py::arg("threads"))
+          nb::arg("first"), nb::arg("last"), nb::arg("k"), nb::arg("threads"))
       .def(
           "neighbors",
           [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t max_computations, int64_t width,
@@ -166,8 +173,8 @@ PYBIND11_MODULE(_fanng, module) {
                                  self.neighbors(first, last, limit, pool, results);
                                });
           },
-          py::arg("first"), py::arg("last"), py::arg("k"), py::arg("max_computations"), py::arg("width"),
-          py::arg("threads"));
+          nb::arg("first"), nb::arg("last"), nb::arg("k"), nb::arg("max_computations"), nb::arg("width"),
+          nb::arg("threads"));
 }
 
 }  // namespace hardmine::fanng

@@ -1,19 +1,44 @@
-// Threads for functions called from Python: the GIL is released, and Ctrl-C stops the work.
+// Arrays and threads for functions called from Python. The GIL is released during the work, and Ctrl-C stops it.
 #pragma once
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstddef>
+#include <initializer_list>
+#include <memory>
 
 #include "fanng/threads.h"
 
 namespace hardmine::fanng {
 
+// An array that is read; another dtype or layout is converted.
 template <class T>
-using Array = pybind11::array_t<T, pybind11::array::c_style | pybind11::array::forcecast>;
+using Array = nanobind::ndarray<const T, nanobind::c_contig, nanobind::device::cpu>;
+
+// A new numpy array.
+template <class T>
+using NewArray = nanobind::ndarray<nanobind::numpy, T>;
+
+template <class T>
+NewArray<T> new_array(std::initializer_list<size_t> shape) {
+  size_t size = 1;
+  for (const size_t extent : shape) size *= extent;
+  std::unique_ptr<T[]> data(new T[size]);
+  const nanobind::capsule owner(data.get(), [](void* array) noexcept { delete[] static_cast<T*>(array); });
+  return NewArray<T>(data.release(), shape, owner);
+}
+
+template <class T>
+NewArray<T> copy_of(const T* data, std::initializer_list<size_t> shape) {
+  NewArray<T> copy = new_array<T>(shape);
+  std::copy_n(data, copy.size(), copy.data());
+  return copy;
+}
 
 inline void poll_signals() {
-  const pybind11::gil_scoped_acquire gil;
-  if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+  const nanobind::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) throw nanobind::python_error();
 }
 
 // Runs small work on the calling thread, where starting a thread would cost more.
@@ -29,7 +54,7 @@ constexpr int64_t kMinThreadedWork = 1 << 16;  // distances
 // Calls body(pool) without the GIL. `work` is in distances.
 template <class Body>
 void on_threads(int64_t threads, double work, const Body& body) {
-  const pybind11::gil_scoped_release nogil;
+  const nanobind::gil_scoped_release nogil;
   work < kMinThreadedWork ? body(CallingThread()) : body(Threads(threads, poll_signals));
 }
 
