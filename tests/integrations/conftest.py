@@ -1,5 +1,19 @@
-"""These tests need the libraries whose classes they compare with."""
+"""These tests need the libraries whose classes they compare with. transformers and open_clip import torchvision."""
+
+import importlib.util
 
 import pytest
 
-pytest.importorskip("pytorch_metric_learning")
+from hardmine.integrations import _fallback
+from papers._torchvision import torchvision_module
+
+for library in ("pytorch_metric_learning", "sentence_transformers", "datasets", "open_clip"):
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed", allow_module_level=True)
+torchvision_module("transforms")  # works around a wheel that does not fit the torch
+
+
+@pytest.fixture(autouse=True)
+def no_warning_yet():
+    """Every test sees the warnings that are given once."""
+    _fallback._warned.clear()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from hardmine.integrations.pytorch_metric_learning import _fused
+from hardmine.integrations import _fallback
 
 DTYPES = [torch.float32, torch.float64]
 LABELS = {
@@ -50,7 +50,7 @@ def batch_of(labels, refs="none", dtype=torch.float32, dim=6, seed=0, requires_g
 @contextlib.contextmanager
 def fused():
     """PML's own code is an error."""
-    _fused._warned.clear()
+    _fallback._warned.clear()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".* runs the code of pytorch-metric-learning itself")
         yield

@@ -1,7 +1,6 @@
 """Where no op gives the result of pytorch-metric-learning (PML), PML's own code runs and says so once."""
 
-import importlib
-import re
+import linecache
 import subprocess
 import sys
 import warnings
@@ -13,7 +12,7 @@ from pytorch_metric_learning import losses as pml
 from pytorch_metric_learning import miners as pml_miners
 
 from hardmine.integrations import pytorch_metric_learning as integration
-from hardmine.integrations.pytorch_metric_learning import _fused, _version, losses, miners
+from hardmine.integrations.pytorch_metric_learning import losses, miners
 from integrations.pml_cases import batch_of, value_and_gradients
 
 
@@ -50,11 +49,6 @@ MINERS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_warning_yet():
-    _fused._warned.clear()
-
-
 @pytest.mark.parametrize(("name", "options", "reason"), LOSSES)
 def test_losses_without_op_are_those_of_pml_with_one_warning(name, options, reason):
     batch = batch_of("some alone", "others, same labels", requires_grad=True)
@@ -78,6 +72,18 @@ def test_miners_without_op_are_those_of_pml_with_one_warning(name, options, reas
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         own(*batch)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_warning_names_the_line_of_the_user(wrapped):
+    embeddings, labels, *_ = batch_of("balanced")
+    loss = losses.TripletMarginLoss(swap=True)
+    if wrapped:
+        loss = pml.CrossBatchMemory(loss, embedding_size=6, memory_size=50)
+    with pytest.warns(UserWarning, match="swap=True") as caught:
+        loss(embeddings, labels)
+    assert caught[0].filename == __file__
+    assert "loss(embeddings, labels)" in linecache.getline(caught[0].filename, caught[0].lineno)
 
 
 @pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss", "MultiSimilarityLoss"])
@@ -152,19 +158,6 @@ def test_indices_of_another_batch_are_an_error(name, indices, message):
     embeddings, labels, *refs = batch_of("balanced", "others")
     with pytest.raises(ValueError, match=message):
         getattr(losses, name)()(embeddings, labels, tuple(map(torch.tensor, indices)), *refs)
-
-
-def test_import_without_pml_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
-    with pytest.raises(ImportError, match=r'needs pytorch-metric-learning 2: pip install "pytorch-metric-learning=='):
-        _version.check()
-
-
-@pytest.mark.parametrize("version", ["1.7.3", "3.0.0", "20.1"])
-def test_import_with_other_major_version_is_an_error(monkeypatch, version):
-    monkeypatch.setattr(importlib.import_module("pytorch_metric_learning"), "__version__", version)
-    with pytest.raises(ImportError, match=re.escape(f"needs pytorch-metric-learning 2, got {version}: ")):
-        _version.check()
 
 
 @pytest.mark.slow

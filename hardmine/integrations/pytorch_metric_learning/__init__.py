@@ -4,9 +4,9 @@ Each class is a subclass of PML's, so that PML's wrappers, testers and trainers 
 PML's own code runs, with one warning per class and reason. :mod:`losses` and :mod:`miners` hold all of PML's classes.
 """
 
-from hardmine.integrations.pytorch_metric_learning import _version
+from hardmine.integrations._versions import check_version
 
-_version.check()
+check_version("pytorch_metric_learning", "pytorch-metric-learning", major=2, tested="2.9.0")
 
 from hardmine.integrations.pytorch_metric_learning import losses, miners  # noqa: E402
 from hardmine.integrations.pytorch_metric_learning._accuracy import KNN, AccuracyCalculator  # noqa: E402

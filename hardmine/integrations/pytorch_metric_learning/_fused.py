@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,44 +9,25 @@ import torch
 from pytorch_metric_learning import distances
 from torch import Tensor
 
-from hardmine import _library
+from hardmine.integrations._fallback import NotFused, check_labels, check_rows, forbid_zero_rows, fused_or_theirs
 from hardmine.ops import _all_positives_of_blocks
-from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES
 from hardmine.types import Similarity
 
-_warned: set[tuple[str, str]] = set()
-
-
-class NotFused(Exception):  # noqa: N818  # no error: PML's code runs instead
-    """No hardmine op computes this call. ``reason`` is None where PML's own code is the faster one."""
-
-    def __init__(self, reason: str | None) -> None:
-        super().__init__(reason)
-        self.reason = reason
+LIBRARY = "pytorch-metric-learning"
 
 
 def fused_or_pml(module: Any, own: type, fused: Callable[..., Any], pml: Callable[..., Any], *inputs: Any) -> Any:
-    """The result of ``fused``, or if it raises :class:`NotFused`, that of ``pml``, with one warning per reason.
+    """:func:`fused_or_theirs`. The first input is the embeddings, the last two are refs and their labels."""
 
-    Args:
-        module: A miner or a loss.
-        own: The class of hardmine that calls. Subclasses of it may have other rules, which only PML's code follows.
-        fused: The computation with hardmine's ops.
-        pml: The same method of PML.
-        inputs: What both take. The first is the embeddings, the last two are refs and their labels.
-    """
-    try:
-        if type(module) is not own:
-            raise NotFused(f"it is a subclass of {own.__name__}")
-        _check_inputs(inputs[0], inputs[1], *inputs[-2:])
+    def checked(*inputs: Any) -> Any:
+        embeddings, labels, *_, refs, ref_labels = inputs
+        check_rows(embeddings, refs)
+        for given in (labels, ref_labels):
+            if given is not None:
+                check_labels(given)
         return fused(*inputs)
-    except NotFused as why:
-        reason = why.reason
-    name = type(module).__name__
-    if reason is not None and (name, reason) not in _warned:
-        _warned.add((name, reason))
-        warnings.warn(f"{name} runs the code of pytorch-metric-learning itself: {reason}", stacklevel=2)
-    return pml(*inputs)
+
+    return fused_or_theirs(LIBRARY, module, own, checked, pml, *inputs)
 
 
 def loss_or_pml(module: Any, own: type, fused: Callable[..., Any], pml: Callable[..., Any], *inputs: Any) -> Any:
@@ -55,24 +35,6 @@ def loss_or_pml(module: Any, own: type, fused: Callable[..., Any], pml: Callable
     embeddings, _, indices, refs, _ = inputs
     check_indices(indices, len(embeddings), len(refs))
     return fused_or_pml(module, own, fused, pml, *inputs)
-
-
-def _check_inputs(embeddings: Tensor, labels: Tensor | None, refs: Tensor, ref_labels: Tensor | None) -> None:
-    """Raises NotFused for what hardmine's ops would refuse."""
-    for rows in (embeddings, refs):
-        if rows.dim() != 2:
-            raise NotFused(None)  # PML raises its error
-        if rows.dtype not in FLOAT_DTYPES or rows.dtype != embeddings.dtype:
-            raise NotFused(f"embeddings of dtype {embeddings.dtype} and refs of dtype {refs.dtype}")
-        if rows.device != embeddings.device or rows.shape[1] != embeddings.shape[1]:
-            raise NotFused(None)
-    for given in (labels, ref_labels):
-        if given is not None and given.dtype not in INTEGER_DTYPES:
-            raise NotFused(f"labels of dtype {given.dtype}")
-    if embeddings.device.type not in ("cpu", "cuda"):
-        raise NotFused(f"embeddings on the device {embeddings.device.type}")
-    if embeddings.is_cuda and (problem := _library.cuda_problem(embeddings.device.index)):
-        raise NotFused(problem)
 
 
 class Geometry(NamedTuple):
@@ -118,12 +80,6 @@ def as_cosine(geometry: Geometry, embeddings: Tensor, refs: Tensor) -> Geometry:
         raise NotFused("its distance is squared but not normalized")
     forbid_zero_rows(embeddings, refs)
     return Geometry("cosine", True, False)
-
-
-def forbid_zero_rows(*rows: Tensor) -> None:
-    """A row of norm 0 stays 0 when it is normalized."""
-    if any((each.detach().norm(dim=1) <= 1e-12).any() for each in rows):
-        raise NotFused("an embedding has norm 0")
 
 
 def record_distance(distance: Any, embeddings: Tensor, refs: Tensor) -> None:

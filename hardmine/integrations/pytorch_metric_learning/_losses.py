@@ -10,11 +10,10 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
+from hardmine.integrations._fallback import NotFused, as_theirs, forbid_zero_rows
 from hardmine.integrations.pytorch_metric_learning._fused import (
     Geometry,
-    NotFused,
     as_cosine,
-    forbid_zero_rows,
     geometry_of,
     loss_or_pml,
     pair_distances,
@@ -88,7 +87,7 @@ class TripletMarginLoss(losses.TripletMarginLoss):
         value = indexed_triplet_loss(
             geometry.rows(rows), triplets, similarity=geometry.similarity, reduction="none", **options
         )
-        value = _as_pml(scale * value, embeddings)
+        value = as_theirs(scale * value, embeddings)
         return {"loss": {"losses": value, "indices": indices, "reduction_type": "triplet"}}
 
     def _of_all(self, embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor) -> LossDict:
@@ -136,12 +135,7 @@ def _reduction_of(loss: Any, what: str) -> Any:
 
 def _reduced(value: Tensor, embeddings: Tensor) -> LossDict:
     """A loss that no reducer changes."""
-    return {"loss": {"losses": _as_pml(value, embeddings), "indices": None, "reduction_type": "already_reduced"}}
-
-
-def _as_pml(value: Tensor, embeddings: Tensor) -> Tensor:
-    """The loss in the dtype of PML's: that of the embeddings, or what autocast gives."""
-    return value if torch.is_autocast_enabled(embeddings.device.type) else value.to(embeddings.dtype)
+    return {"loss": {"losses": as_theirs(value, embeddings), "indices": None, "reduction_type": "already_reduced"}}
 
 
 class NTXentLoss(losses.NTXentLoss):
@@ -194,7 +188,7 @@ class NTXentLoss(losses.NTXentLoss):
         value = -torch.log(log_share.exp() + c_f.small_val(embeddings.dtype))
         return {
             "loss": {
-                "losses": _as_pml(value, embeddings),
+                "losses": as_theirs(value, embeddings),
                 "indices": (anchor, positive),
                 "reduction_type": "pos_pair",
             }
@@ -362,4 +356,4 @@ def _one_class(labels: Tensor, ref_labels: Tensor) -> bool:
 def _of_anchors(value: Tensor, embeddings: Tensor, anchor: Tensor | None = None) -> LossDict:
     """A loss of each anchor: all of them if None."""
     anchor = torch.arange(len(value), device=value.device) if anchor is None else anchor
-    return {"loss": {"losses": _as_pml(value, embeddings), "indices": anchor, "reduction_type": "element"}}
+    return {"loss": {"losses": as_theirs(value, embeddings), "indices": anchor, "reduction_type": "element"}}

@@ -9,9 +9,9 @@ import torch
 from pytorch_metric_learning import miners
 from torch import Tensor
 
+from hardmine.integrations._fallback import NotFused
 from hardmine.integrations.pytorch_metric_learning._fused import (
     Geometry,
-    NotFused,
     fused_or_pml,
     geometry_of,
     pair_distances,
