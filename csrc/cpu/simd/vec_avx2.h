@@ -35,6 +35,13 @@ struct Vec<float> {
   friend Mask operator>(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
   friend Mask operator<=(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
   static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, mask.lanes)}; }
+  // The lanes of a and b in turn: a0 b0 a1 b1 ..., of their first and of their second halves.
+  static Vec interleave_low(Vec a, Vec b) {
+    return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20)};
+  }
+  static Vec interleave_high(Vec a, Vec b) {
+    return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31)};
+  }
   friend Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
   Vec mul_pow2(Vec shifted) const {
     return {_mm256_castsi256_ps(
@@ -74,6 +81,12 @@ struct Vec<double> {
   friend Mask operator>(Vec a, Vec b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_GT_OQ)}; }
   friend Mask operator<=(Vec a, Vec b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ)}; }
   static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_pd(b.v, a.v, mask.lanes)}; }
+  static Vec interleave_low(Vec a, Vec b) {
+    return {_mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x20)};
+  }
+  static Vec interleave_high(Vec a, Vec b) {
+    return {_mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x31)};
+  }
   friend Vec sqrt(Vec a) { return {_mm256_sqrt_pd(a.v)}; }
   Vec mul_pow2(Vec shifted) const {
     return {_mm256_castsi256_pd(

@@ -40,6 +40,15 @@ struct Vec<float> {
   friend Mask operator>(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
   friend Mask operator<=(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
   static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_blend_ps(mask.lanes, b.v, a.v)}; }
+  // The lanes of a and b in turn: a0 b0 a1 b1 ..., of their first and of their second halves.
+  static Vec interleave_low(Vec a, Vec b) {
+    const __m512i lanes = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return {_mm512_permutex2var_ps(a.v, lanes, b.v)};
+  }
+  static Vec interleave_high(Vec a, Vec b) {
+    const __m512i lanes = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return {_mm512_permutex2var_ps(a.v, lanes, b.v)};
+  }
   friend Vec sqrt(Vec a) { return {_mm512_maskz_sqrt_ps(0xFFFF, a.v)}; }
   Vec mul_pow2(Vec shifted) const {
     return {_mm512_castsi512_ps(
@@ -83,6 +92,12 @@ struct Vec<double> {
   friend Mask operator>(Vec a, Vec b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GT_OQ)}; }
   friend Mask operator<=(Vec a, Vec b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LE_OQ)}; }
   static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_blend_pd(mask.lanes, b.v, a.v)}; }
+  static Vec interleave_low(Vec a, Vec b) {
+    return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.v)};
+  }
+  static Vec interleave_high(Vec a, Vec b) {
+    return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b.v)};
+  }
   friend Vec sqrt(Vec a) { return {_mm512_maskz_sqrt_pd(0xFF, a.v)}; }
   Vec mul_pow2(Vec shifted) const {
     return {_mm512_castsi512_pd(

@@ -38,6 +38,9 @@ struct Vec<float> {
   friend Mask operator>(Vec a, Vec b) { return {vcgtq_f32(a.v, b.v)}; }
   friend Mask operator<=(Vec a, Vec b) { return {vcleq_f32(a.v, b.v)}; }
   static Vec select(Mask mask, Vec a, Vec b) { return {vbslq_f32(mask.lanes, a.v, b.v)}; }
+  // The lanes of a and b in turn: a0 b0 a1 b1 ..., of their first and of their second halves.
+  static Vec interleave_low(Vec a, Vec b) { return {vzip1q_f32(a.v, b.v)}; }
+  static Vec interleave_high(Vec a, Vec b) { return {vzip2q_f32(a.v, b.v)}; }
   friend Vec sqrt(Vec a) { return {vsqrtq_f32(a.v)}; }
   Vec mul_pow2(Vec shifted) const {
     return {
@@ -73,6 +76,8 @@ struct Vec<double> {
   friend Mask operator>(Vec a, Vec b) { return {vcgtq_f64(a.v, b.v)}; }
   friend Mask operator<=(Vec a, Vec b) { return {vcleq_f64(a.v, b.v)}; }
   static Vec select(Mask mask, Vec a, Vec b) { return {vbslq_f64(mask.lanes, a.v, b.v)}; }
+  static Vec interleave_low(Vec a, Vec b) { return {vzip1q_f64(a.v, b.v)}; }
+  static Vec interleave_high(Vec a, Vec b) { return {vzip2q_f64(a.v, b.v)}; }
   friend Vec sqrt(Vec a) { return {vsqrtq_f64(a.v)}; }
   Vec mul_pow2(Vec shifted) const {
     return {

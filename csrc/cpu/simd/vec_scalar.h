@@ -31,6 +31,8 @@ struct Vec {
   friend Mask operator>(Vec a, Vec b) { return {a.v > b.v}; }
   friend Mask operator<=(Vec a, Vec b) { return {a.v <= b.v}; }
   static Vec select(Mask mask, Vec a, Vec b) { return mask.lanes ? a : b; }
+  static Vec interleave_low(Vec a, Vec) { return a; }  // of one lane there is nothing to interleave
+  static Vec interleave_high(Vec, Vec b) { return b; }
   friend Vec sqrt(Vec a) { return {std::sqrt(a.v)}; }
   // v 2^n for normal results. `shifted` is n + 1.5 * 2^(mantissa bits), so that the low bits of its mantissa are n.
   Vec mul_pow2(Vec shifted) const {
