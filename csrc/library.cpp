@@ -174,6 +174,20 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor state, Tensor column_state, Tensor positive_count, int similarity, int pairs, bool of_columns, "
       "bool allow_tf32, bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
+  // Query i belongs to key i; the other keys, which may be more, are its negatives. With symmetric, the mean of both
+  // directions. temperature: float64 []. is_mean: over the pairs; else the sum -> loss [], grad_query [B, D], grad_key
+  // [M, D] and grad_temperature [] of the loss; one that is not needed is empty. On CUDA the loss is a function of
+  // logsumexp.
+  m.def(
+      "info_nce_loss(Tensor query, Tensor key, Tensor temperature, int similarity, bool symmetric, bool is_mean, "
+      "bool need_query, bool need_key, bool need_temperature) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  // The gradients above times grad_loss.
+  m.def(
+      "info_nce_loss_backward(Tensor grad_loss, Tensor grad_query, Tensor grad_key, Tensor grad_temperature, "
+      "Tensor query, Tensor key, Tensor temperature, bool need_query, bool need_key, bool need_temperature) "
+      "-> (Tensor, Tensor, Tensor)");
+
   // logit: float64 [2], scale and bias, on the device of the query. Pairs of equal labels are positives -> value [B],
   // the sum of the losses of a query's pairs, and its derivatives by scale and bias, [2, B].
   m.def(

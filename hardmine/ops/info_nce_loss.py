@@ -24,6 +24,7 @@ from hardmine.ops._arguments import (
 )
 from hardmine.ops._gather import check_gathered
 from hardmine.ops._groups import agree_on_checks
+from hardmine.ops._info_nce_of_pairs import has_info_nce_op, info_nce_of_pairs
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranks import GroupLoss, gather, group_loss
 from hardmine.ops._soft import SoftSums, check_soft_options, promotes_rows, soft_sums
@@ -119,6 +120,9 @@ def info_nce_loss(
     call = group_loss("info_nce_loss", group, gradient_reduction, reduction)
     if call is None:
         t = _check(inputs, options)
+        if weights is None and ids is None and reduction != "none" and _is_one_op(query, negative_keys, in_batch):
+            key = positive_key if negative_keys is None else torch.cat([positive_key, negative_keys])
+            return info_nce_of_pairs(query, key, t, similarity, symmetric, reduction)
         losses = _losses(_pairs(query, positive_key, ids), negative_keys, t, options)
         of_queries = None if weights is None else read_weights(weights, query, losses.values.dtype, "query")
         return reduce_losses(losses, of_queries, reduction)
@@ -133,6 +137,10 @@ def info_nce_loss(
     pairs = _pairs_of_ranks(call, {**same, "gradient_reduction": gradient_reduction}, inputs, symmetric)
     t = temperature_tensor(temperature, query, "query")
     return add_up_losses(call, lambda: _losses(pairs, negative_keys, t, options), weights, query)[0]
+
+
+def _is_one_op(query: Tensor, negative_keys: Tensor | None, in_batch: bool) -> bool:
+    return in_batch and (negative_keys is None or negative_keys.dim() == 2) and has_info_nce_op(query)
 
 
 class _Pairs(NamedTuple):

@@ -11,7 +11,7 @@ import hardmine
 from hardmine import ops, reference
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
-from support.ops import SIMILARITIES
+from support.ops import EMULATED, SIMILARITIES
 from support.processes import threads
 
 pytestmark = pytest.mark.emulated
@@ -30,6 +30,8 @@ KINDS = {
     "own": {"negatives": "own"},
     "own alone": {"negatives": "own", "in_batch": False},
 }
+# On a CPU, a mean of one loss is an op of its own.
+each_reduction = pytest.mark.parametrize("reduction", ["none", "mean"])
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -106,8 +108,8 @@ def test_info_nce_loss_is_cross_entropy_of_logits(symmetric):
 @each_similarity
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
 def test_info_nce_loss_matches_reference(kind, similarity, temperature):
-    for pairs, dtype in itertools.product((1, 2, 97, 130), (torch.float64, torch.float32)):
-        options = {"similarity": similarity, "reduction": "none"}
+    for pairs, dtype, reduction in itertools.product((1, 2, 97, 130), (torch.float64, torch.float32), ("none", "mean")):
+        options = {"similarity": similarity, "reduction": reduction}
         found = evaluate(ops, kind, temperature, pairs, dtype, **options)
         expected = evaluate(reference, kind, temperature, pairs, dtype, exact=True, **options)
         if dtype == torch.float32:
@@ -130,11 +132,12 @@ def test_info_nce_loss_reductions_agree(kind):
 
 @each_kind
 @each_similarity
-def test_info_nce_loss_gradcheck(kind, similarity):
+@each_reduction
+def test_info_nce_loss_gradcheck(kind, similarity, reduction):
     leaves, call = case(kind, 6, depth=4, negatives=3)
     t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda *a: call(ops, *a[:-1], temperature=a[-1], similarity=similarity, reduction="none"), [*leaves, t]
+        lambda *a: call(ops, *a[:-1], temperature=a[-1], similarity=similarity, reduction=reduction), [*leaves, t]
     )
 
 
@@ -160,12 +163,13 @@ def test_info_nce_loss_of_half_precision_is_that_of_its_rows_in_float32(kind, dt
 
 @each_kind
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_info_nce_loss_non_finite_row_makes_everything_nan(kind, bad):
+@each_reduction
+def test_info_nce_loss_non_finite_row_makes_everything_nan(kind, bad, reduction):
     for place in range(len(case(kind, 20)[0])):
         leaves, call = case(kind, 20)
         with torch.no_grad():
             leaves[place].view(-1)[9] = bad
-        loss = call(ops, *leaves, temperature=0.1, reduction="none")
+        loss = call(ops, *leaves, temperature=0.1, reduction=reduction)
         assert loss.isnan().all()
         assert all(g.isnan().any() for g in torch.autograd.grad(loss.sum(), leaves))
 
@@ -197,6 +201,41 @@ def test_info_nce_loss_any_thread_count_is_bitwise_equal(kind):
             assert_bitwise_equal(a, b)
 
 
+@pytest.mark.parametrize("kind", ["one direction", "symmetric", "shared"])
+def test_info_nce_loss_value_does_not_depend_on_needed_gradients(kind):
+    leaves, call = case(kind, 200)
+    t = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        expected = call(ops, *leaves, temperature=t)
+    everything = torch.autograd.grad(call(ops, *leaves, temperature=t), [*leaves, t])
+    for place, leaf in enumerate([*leaves, t]):
+        alone = [given.detach().requires_grad_(given is leaf) for given in [*leaves, t]]
+        loss = call(ops, *alone[:-1], temperature=alone[-1])
+        assert_bitwise_equal(loss.detach(), expected)
+        assert_bitwise_equal(torch.autograd.grad(loss, alone[place])[0], everything[place])
+
+
+def test_info_nce_loss_second_derivative_raises():
+    for reduction in ("mean", "none"):
+        leaves, call = case("one direction", 9)
+        loss = call(ops, *leaves, temperature=0.1, reduction=reduction).sum()
+        gradient = torch.autograd.grad(loss, leaves, create_graph=True)[0]
+        with pytest.raises(NotImplementedError, match="has no second derivative"):
+            gradient.sum().backward()
+
+
+@pytest.mark.cpu
+def test_info_nce_loss_passes_opcheck():
+    query, key = (torch.randn(5, 4, requires_grad=True) for _ in range(2))
+    temperature = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    for needed in ((True, True, True), (False, True, False)):
+        arguments = (query, key, temperature, 0, True, True, *needed)
+        torch.library.opcheck(
+            torch.ops.hardmine.info_nce_loss.default,
+            arguments if all(needed) else [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments],
+        )
+
+
 def test_info_nce_loss_is_tuplet_loss_of_numbered_pairs():
     (q, k), _ = case("one direction", 50)
     number = torch.arange(50)
@@ -215,15 +254,16 @@ def test_verify_checks_info_nce_loss(kind, similarity):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_verify_wrong_info_nce_loss_raises(what, monkeypatch):
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_verify_wrong_info_nce_loss_raises(what, reduction, monkeypatch):
     leaves, call = case("symmetric", 20)
-    right, backward = torch.ops.hardmine.logsumexp, torch.ops.hardmine.logsumexp_backward
-    if what == "loss":
-        monkeypatch.setattr(torch.ops.hardmine, "logsumexp", lambda *a: (1.001 * (found := right(*a))[0], *found[1:]))
-    else:
-        monkeypatch.setattr(torch.ops.hardmine, "logsumexp_backward", lambda *a: [1.01 * g for g in backward(*a)])
+    name = "info_nce_loss" if reduction == "mean" and not EMULATED else "logsumexp"
+    if what == "gradient":
+        name += "_backward"
+    right = getattr(torch.ops.hardmine, name)
+    monkeypatch.setattr(torch.ops.hardmine, name, lambda *a: (1.01 * (found := right(*a))[0], *found[1:]))
     with pytest.raises(hardmine.VerificationError, match=f"the {what} deviates by"), hardmine.verify(every=1):
-        call(ops, *leaves, temperature=0.1)
+        call(ops, *leaves, temperature=0.1, reduction=reduction)
 
 
 @each_kind

@@ -6,8 +6,8 @@
 // If rows are normalized, the sum is projected through x / |x| last.
 #pragma once
 
+#include "cpu/engine/depth_panels.h"
 #include "cpu/engine/pairwise_operands.h"
-#include "cpu/simd/gradient_gemm_table.h"
 
 namespace hardmine::cpu {
 
@@ -16,21 +16,21 @@ class BlockGradient {
  public:
   BlockGradient(const PairwiseOperands<T>& operands, const NeededGradients& needed, const ThreadPool& pool)
       : operands_(operands),
-        row_kernels_(kernels<RowKernels<T>>()),
         kernel_(kernels<GradientKernels<T>>()),
         panel_(kernels<TileKernels<T>>().panel_columns),
         pool_(pool) {
-    panels_ = ceil_div(operands.depth(), panel_);
     const bool euclidean = operands.params().euclidean;
     rows_.padded = round_up(operands.rows().count(), kBlockStep);
-    if (needed.rows || operands.symmetric()) rows_.grad = zeros(rows_.padded);
+    if (needed.rows || operands.symmetric()) rows_.grad = zero_panels<T>(rows_.padded, operands.depth(), pool);
     if (needed.columns || euclidean || operands.symmetric())
-      rows_.value = packed(operands.anchors().x, operands.row_norm(), operands.rows(), rows_.padded);
+      rows_.value = packed_panels(operands.rows(), operands.anchors().x, operands.row_norm(), rows_.padded,
+                                  operands.depth(), pool);
     if (operands.symmetric()) return;
     columns_.padded = round_up(operands.columns().count(), kBlockStep);
-    if (needed.columns) columns_.grad = zeros(columns_.padded);
+    if (needed.columns) columns_.grad = zero_panels<T>(columns_.padded, operands.depth(), pool);
     if (needed.rows || euclidean)
-      columns_.value = packed(operands.refs().x, operands.column_norm(), operands.columns(), columns_.padded);
+      columns_.value = packed_panels(operands.columns(), operands.refs().x, operands.column_norm(), columns_.padded,
+                                     operands.depth(), pool);
   }
 
   // Adds a block. Parallel calls are safe in the order of PairSchedule.
@@ -42,9 +42,12 @@ class BlockGradient {
 
   // Writes the gradients [count, depth], times `factor`. A null gradient is not written.
   void finish(T factor, T* grad_rows, T* grad_columns) const {
-    if (grad_rows) unpack(operands_.rows(), operands_.anchors().x, operands_.row_norm(), rows_, factor, grad_rows);
+    if (grad_rows)
+      write_gradient_rows(rows_.grad.get(), rows_.padded, operands_.rows(), operands_.anchors().x, operands_.row_norm(),
+                          operands_.depth(), factor, pool_, grad_rows);
     if (grad_columns)
-      unpack(operands_.columns(), operands_.refs().x, operands_.column_norm(), columns_, factor, grad_columns);
+      write_gradient_rows(columns_.grad.get(), columns_.padded, operands_.columns(), operands_.refs().x,
+                          operands_.column_norm(), operands_.depth(), factor, pool_, grad_columns);
   }
 
  private:
@@ -61,50 +64,10 @@ class BlockGradient {
                           to.grad.get() + to_row * panel_, to.padded);
   }
 
-  int64_t threads_for(int64_t count) const {
-    return thread_count_for(pool_, static_cast<double>(count) * static_cast<double>(operands_.depth()), kElementGrain);
-  }
-
-  // The kernel also reads the rows that pad the last micro-tile, so they must be finite.
-  Buffer<T> packed(const T* x, const T* norm, const SortedRows<T>& rows, int64_t padded) const {
-    Buffer<T> out = zeros(padded);
-    parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
-      kernel_.pack_depth(x, operands_.depth(), rows.permutation().data(), norm, padded, begin, end, out.get());
-    });
-    return out;
-  }
-
-  Buffer<T> zeros(int64_t padded) const {
-    const int64_t size = padded * panels_ * panel_;
-    Buffer<T> out(size);
-    constexpr int64_t kElementsPerChunk = 1 << 20;
-    parallel_range(
-        pool_, threads_for(padded), size, 1,
-        [&](int64_t begin, int64_t end) { std::fill(out.get() + begin, out.get() + end, T(0)); }, kElementsPerChunk);
-    return out;
-  }
-
-  void unpack(const SortedRows<T>& rows, const T* x, const T* norm, const Operand& side, T factor, T* grad) const {
-    const int64_t depth = operands_.depth(), panel = panel_;
-    parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const int64_t source = rows.permutation()[r];
-        T* out = grad + source * depth;
-        for (int64_t k = 0; k < depth; k += panel)
-          std::copy_n(side.grad.get() + k * side.padded + r * panel, std::min(panel, depth - k), out + k);
-        if (factor != T(1))
-          for (int64_t k = 0; k < depth; ++k) out[k] *= factor;
-        if (norm) project(row_kernels_, out, x + source * depth, norm[source], depth);
-      }
-    });
-  }
-
   const PairwiseOperands<T>& operands_;
-  const RowKernels<T>& row_kernels_;
   const GradientKernels<T>& kernel_;
   const int64_t panel_;
   const ThreadPool& pool_;
-  int64_t panels_;
   Operand rows_, columns_;
 };
 

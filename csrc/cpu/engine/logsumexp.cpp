@@ -7,16 +7,10 @@
 
 #include "cpu/engine/block_gradient.h"
 #include "cpu/engine/block_pass.h"
-#include "cpu/simd/logsumexp_block_table.h"
+#include "cpu/engine/running_logsumexp.h"
 
 namespace hardmine::cpu {
 namespace {
-
-// An array with one element per sorted row, padded as the kernels read it.
-template <class T>
-WorkspaceVector<T> per_row(const SortedRows<T>& rows, T fill) {
-  return WorkspaceVector<T>(round_up(rows.count(), kBlockStep), fill);
-}
 
 // The blocks of a pass.
 PairKind kind_of(const LogSumExpRule& rule, bool positives) {
@@ -27,40 +21,19 @@ bool excludes_positives(const LogSumExpRule& rule, bool positives) {
   return rule.pairs == LogSumExpPairs::kNegative && positives;
 }
 
-// The running sums of sorted rows.
+// Writes the state of the anchors that have a pair.
 template <class T>
-struct RunningSums {
-  WorkspaceVector<T> shift;
-  WorkspaceVector<double> sum, offset, positive_sum;
-  WorkspaceVector<int64_t> positive_count;
-
-  RunningSums(const SortedRows<T>& rows, bool positives)
-      : shift(per_row(rows, -std::numeric_limits<T>::infinity())),
-        sum(rows.count(), 0.0),
-        offset(rows.count(), 0.0),
-        positive_sum(positives ? rows.count() : 0, 0.0),
-        positive_count(positives ? rows.count() : 0, 0) {}
-
-  RunningLogSumExp<T> view() { return {.shift = shift.data(), .sum = sum.data(), .offset = offset.data()}; }
-  PositiveSums positives() {
-    if (positive_sum.empty()) return {};
-    return {.sum = positive_sum.data(), .count = positive_count.data()};
+void write_state(const RunningSums<T>& sums, const SortedRows<T>& rows, const LogSumExpState<T>& state, T* log_sum) {
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    if (!sums.has_pair(i)) continue;
+    const Index anchor = rows.permutation()[i];
+    const double total = sums.total(i);
+    state.shift[anchor] = sums.shift[i];
+    state.sum[anchor] = static_cast<T>(total);
+    state.mean_offset[anchor] = static_cast<T>(sums.offset[i] / total);
+    log_sum[anchor] = static_cast<T>(std::log(total));
   }
-
-  void write(const SortedRows<T>& rows, const LogSumExpState<T>& state, T* log_sum) const {
-    const T infinity = std::numeric_limits<T>::infinity();
-    for (int64_t i = 0; i < rows.count(); ++i) {
-      if (shift[i] == -infinity) continue;
-      const Index anchor = rows.permutation()[i];
-      // Finite rows may have an infinite product, which is the shift then: the result is NaN.
-      const double total = sum[i] > 0 ? sum[i] : std::numeric_limits<double>::quiet_NaN();
-      state.shift[anchor] = shift[i];
-      state.sum[anchor] = static_cast<T>(total);
-      state.mean_offset[anchor] = static_cast<T>(offset[i] / total);
-      log_sum[anchor] = static_cast<T>(std::log(total));
-    }
-  }
-};
+}
 
 template <class T>
 void fill_without_pairs(int64_t count, const LogSumExpState<T>& state, T* log_sum) {
@@ -131,8 +104,8 @@ bool logsumexp_forward(const LogSumExpRule& rule, double temperature, const Labe
     kernel.logsumexp_update(params, block, update, scores);
   });
 
-  of_rows.write(rows, out.rows, out.log_sum);
-  if (rule.of_columns) of_columns[0].write(columns, out.columns, out.column_log_sum);
+  write_state(of_rows, rows, out.rows, out.log_sum);
+  if (rule.of_columns) write_state(of_columns[0], columns, out.columns, out.column_log_sum);
   if (rule.positives)
     for (int64_t i = 0; i < rows.count(); ++i) {
       const Index anchor = rows.permutation()[i];

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/ops/scaled_gradient.h"
 #include "cpu/ops/selection_tensors.h"
 
 namespace hardmine::cpu {
@@ -78,22 +79,8 @@ std::tuple<Tensor, Tensor> batch_all_triplet_loss_backward_cpu(Tensor grad_loss,
                                                                Tensor grad_ref_embeddings, Tensor,
                                                                std::optional<Tensor>, bool need_embeddings,
                                                                bool need_ref_embeddings) {
-  const auto scaled = [&](const char* name, const Tensor& given, bool need) {
-    const ScalarType type = given.scalar_type();
-    if (!need) return new_array(given, {0}, type);
-    check_scaled_gradient(grad_loss, name, given);
-    const Tensor grad = torch::stable::contiguous(given);
-    const Tensor out = new_array(grad, {grad.size(0), grad.size(1)}, type);
-    dispatch(type, [&]<class T>() {
-      const T factor = *data<T>(grad_loss);
-      const T* from = data<T>(grad);
-      T* to = mutable_data<T>(out);
-      for (int64_t i = 0; i < grad.numel(); ++i) to[i] = factor * from[i];
-    });
-    return out;
-  };
-  return {scaled("grad_embeddings", grad_embeddings, need_embeddings),
-          scaled("grad_ref_embeddings", grad_ref_embeddings, need_ref_embeddings)};
+  return {scaled_gradient(grad_loss, "grad_embeddings", grad_embeddings, need_embeddings),
+          scaled_gradient(grad_loss, "grad_ref_embeddings", grad_ref_embeddings, need_ref_embeddings)};
 }
 
 }  // namespace

@@ -1,20 +1,10 @@
 #include "cpu/engine/logsumexp.h"
 
-#include <cmath>
-
+#include "cpu/ops/temperature.h"
 #include "cpu/ops/torch_bridge.h"
-#include "logsumexp_tensors.h"
 
 namespace hardmine::cpu {
 namespace {
-
-double temperature_of(const Tensor& temperature, const Tensor& embeddings) {
-  const double value = *data<double>(checked_temperature(temperature, embeddings));
-  // 1 / temperature must be finite in float.
-  if (!(value >= 1e-30 && value <= 1e30))
-    fail("temperature must be a number from 1e-30 to 1e+30, got " + std::to_string(value));
-  return value;
-}
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> logsumexp_cpu(
     Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
