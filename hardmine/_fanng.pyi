@@ -7,6 +7,7 @@ from typing import Any
 class Metric(Enum):
     euclidean = ...
     cosine = ...
+    dot = ...
 
 class Seeding(Enum):
     nothing = ...
@@ -52,7 +53,16 @@ class Index:
     def search_width(self, k: int) -> int: ...
     def lists_hold(self, k: int) -> bool: ...
     def search(
-        self, queries: Any, k: int, max_computations: int, width: int, start: Any, threads: int
+        self,
+        queries: Any,
+        k: int,
+        max_computations: int,
+        width: int,
+        start: Any,
+        allowed: Any,
+        query_ids: Any,
+        row_ids: Any,
+        threads: int,
     ) -> tuple[Any, Any]: ...
     def search_held_out(
         self, rows: Any, distances: Any, k: int, max_computations: int, width: int, threads: int

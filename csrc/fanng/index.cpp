@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
-#include "cpu/engine/quickselect.h"
 #include "fanng/connectivity.h"
 #include "fanng/search_width.h"
 #include "fanng/threads.h"
@@ -15,7 +14,6 @@
 namespace hardmine::fanng {
 namespace {
 
-constexpr int64_t kQueriesPerChunk = 32;
 constexpr int64_t kCandidatesPerEdge = 2;   // exact neighbors per edge of the final graph
 constexpr int64_t kEffortPerCandidate = 5;  // distances computed per candidate
 constexpr int64_t kWarmNeighbors = 15;      // entries of a list of the last build that a warm start considers
@@ -40,19 +38,36 @@ Graph with_neighbors(const Graph& graph, const std::vector<Vertex>& lists, int64
   return both;
 }
 
-// Truncates and connects the graph, and measures searches of it.
-Graph finished(const PointSet& points, const DraftGraph& draft, const BuildOptions& options,
+// The vertices with the longest rows, as many as spread_starts has: many are answers themselves, and all are among
+// answers.
+std::vector<Vertex> long_starts(const PointSet& points, size_t count) {
+  std::vector<std::pair<double, Vertex>> by_norm;
+  for (Vertex v = 0; v < static_cast<Vertex>(points.vertices()); ++v)
+    by_norm.emplace_back(-points.dot(points.vector(v), v), v);
+  std::partial_sort(by_norm.begin(), by_norm.begin() + static_cast<int64_t>(count), by_norm.end());
+  std::vector<Vertex> starts;
+  for (size_t i = 0; i < count; ++i) starts.push_back(by_norm[i].second);
+  return starts;
+}
+
+// Truncates and connects the graph over the points, and measures searches of it, which compare with the rows.
+Graph finished(const PointSet& points, const PointSet& rows, const DraftGraph& draft, const BuildOptions& options,
                const std::vector<Sample>& samples, const cpu::ThreadPool& pool, BuildStats& stats) {
+  const bool is_dot = rows.metric() == Metric::kDot;
   Graph graph = draft.truncated(options.max_degree);
   connect(points, options, pool, graph, stats);
   graph.starts = spread_starts(graph);
-  stats.widths = calibrated_widths(graph, points, samples, pool, stats);
+  if (is_dot) graph.starts = long_starts(rows, graph.starts.size());
+  stats.widths =
+      calibrated_widths(graph, rows, is_dot ? drawn_samples(rows, options.seed, pool, stats) : samples, pool, stats);
   stats.success_rate = measured_success_rate(graph, points, options.seed, pool);
   return graph;
 }
 
-Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding, const Index* warm,
-            const cpu::ThreadPool& pool, const BuildProgress& progress, BuildStats& stats, std::vector<Vertex>& kept) {
+// Builds the graph over the points, which are those of the rows, inverted for a dot index.
+Graph build(const PointSet& points, const PointSet& rows, const BuildOptions& options, Seeding seeding,
+            const Index* warm, const cpu::ThreadPool& pool, const BuildProgress& progress, BuildStats& stats,
+            std::vector<Vertex>& kept) {
   const int64_t count = points.vertices();
   if (seeding == Seeding::kAuto) seeding = exact_is_quicker(points) ? Seeding::kNearest : Seeding::kLeaves;
   const int64_t capacity =
@@ -93,20 +108,11 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
     add_reverse_edges(points, pool, draft, stats);
   for (int64_t i = 0; i < options.refinements; ++i)
     add_edges_to_found(points, candidates, kEffortPerCandidate * candidates, pool, draft, stats);
-  return finished(points, draft, options, samples, pool, stats);
+  return finished(points, rows, draft, options, samples, pool, stats);
 }
 
-// Keeps the `wanted` nearest, in ascending order.
-void select_nearest(std::vector<PackedNeighbor>& measured, int64_t wanted) {
-  const auto count = static_cast<int64_t>(measured.size());
-  if (wanted < count) {
-    std::vector<PackedNeighbor> scratch(count);
-    for (PackedNeighbor& vertex : measured) vertex = ~vertex;
-    cpu::select_largest(measured.data(), scratch.data(), count, wanted);
-    measured.resize(wanted);
-    for (PackedNeighbor& vertex : measured) vertex = ~vertex;
-  }
-  std::sort(measured.begin(), measured.end());
+std::optional<PointSet> inverted_if_dot(const PointSet& points) {
+  return points.metric() == Metric::kDot ? std::optional(points.inverted()) : std::nullopt;
 }
 
 void check_graph(const Graph& graph, int64_t vertices) {
@@ -150,7 +156,8 @@ Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, 
   if (warm && warm->points().rows() != count)
     throw std::invalid_argument("init must be an index of " + std::to_string(count) + " rows, got one of " +
                                 std::to_string(warm->points().rows()));
-  graph_ = build(points_, options, seeding, warm, pool, progress, stats_, lists_);
+  const std::optional<PointSet> inverted = inverted_if_dot(points_);
+  graph_ = build(inverted ? *inverted : points_, points_, options, seeding, warm, pool, progress, stats_, lists_);
 }
 
 Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, std::vector<Vertex> lists,
@@ -164,145 +171,14 @@ Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, 
 Index::Index(const Index& before, const float* vectors, int64_t count, const int64_t* source,
              const BuildOptions& options, const cpu::ThreadPool& pool)
     : points_(vectors, count, before.points().depth(), before.points().metric()) {
-  DraftGraph draft(points_.vertices(), std::max<int64_t>(kDraftEdgesPerEdge * options.max_degree, 1));
-  const std::vector<Sample> samples = drawn_samples(points_, options.seed, pool, stats_);
+  const std::optional<PointSet> inverted = inverted_if_dot(points_), inverted_before = inverted_if_dot(before.points());
+  const PointSet& points = inverted ? *inverted : points_;
+  DraftGraph draft(points.vertices(), std::max<int64_t>(kDraftEdgesPerEdge * options.max_degree, 1));
+  const std::vector<Sample> samples = drawn_samples(points, options.seed, pool, stats_);
   const VertexMap map = matched_vertices(before.points(), points_, source);
-  add_edges_of_changed(before.graph(), before.points(), map, points_, kCandidatesPerEdge * options.max_degree,
-                       options.seed, pool, draft, stats_);
-  graph_ = finished(points_, draft, options, samples, pool, stats_);
-}
-
-template <class Body>
-void Index::with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& body) const {
-  parallel_chunks(pool, count, kQueriesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
-    std::unique_ptr<SearchSpace> space;
-    {
-      const std::lock_guard lock(spaces_mutex_);
-      if (!spaces_.empty()) {
-        space = std::move(spaces_.back());
-        spaces_.pop_back();
-      }
-    }
-    if (!space) space = std::make_unique<SearchSpace>(points_.vertices());
-    for (int64_t i = begin; i < end; ++i) body(*space, i);
-    const std::lock_guard lock(spaces_mutex_);
-    spaces_.push_back(std::move(space));
-  });
-}
-
-std::vector<PackedNeighbor>& Index::found_by(SearchSpace& space, const float* query, std::span<const Vertex> starts,
-                                             const Limit& limit, int64_t wanted, Displaced displaced) const {
-  if (limit.max_computations == 0)
-    return space.nearest(graph_, points_, query, starts, std::max(limit.width, wanted), displaced);
-  std::vector<PackedNeighbor>& measured =
-      space.search(graph_, points_, query, starts, limit.max_computations, displaced);
-  select_nearest(measured, wanted);
-  return measured;
-}
-
-std::vector<Vertex> Index::starts_of(const Limit& limit) const {
-  return limit.max_computations == 0 ? graph_.starts : scanned_starts(graph_, limit.max_computations);
-}
-
-void Index::report(std::vector<PackedNeighbor>& nearest, int64_t excluded_row, float offset, int64_t query,
-                   const Results& results) const {
-  const int64_t k = results.k;
-  // Each vertex stands for at least one row, and `excluded_row` takes one more place. Vertices are numbered by their
-  // first rows, so vertices that tie with the last of these have no lower row.
-  const auto wanted = std::min(static_cast<int64_t>(nearest.size()), k + (excluded_row >= 0));
-  if (points_.vertices() < points_.rows()) {
-    std::vector<PackedNeighbor> rows;
-    for (int64_t i = 0; i < wanted; ++i) {
-      const bool tie = i > 0 && sq_dist_of(nearest[i]) == sq_dist_of(nearest[i - 1]);
-      if (static_cast<int64_t>(rows.size()) > k && !tie) break;
-      const int64_t* const first = points_.copies_begin(vertex_of(nearest[i]));
-      const int64_t* const last = std::min(points_.copies_end(vertex_of(nearest[i])), first + k + 1);
-      for (const int64_t* row = first; row != last; ++row)
-        rows.push_back(pack_neighbor(sq_dist_of(nearest[i]), static_cast<uint32_t>(*row)));
-    }
-    std::sort(rows.begin(), rows.end());
-    nearest.swap(rows);
-  } else {
-    nearest.resize(wanted);
-  }
-  float* const distance = results.distance + query * k;
-  int64_t* const index = results.index + query * k;
-  int64_t n = 0;
-  for (size_t i = 0; i < nearest.size() && n < k; ++i) {
-    const int64_t row = vertex_of(nearest[i]);  // without duplicates, a vertex is its row
-    if (row == excluded_row) continue;
-    distance[n] = points_.reported(sq_dist_of(nearest[i]) + offset);
-    index[n++] = row;
-  }
-  std::fill(distance + n, distance + k, std::numeric_limits<float>::quiet_NaN());
-  std::fill(index + n, index + k, int64_t{-1});
-}
-
-void Index::search(const float* queries, int64_t count, const int64_t* start, const Limit& limit,
-                   const cpu::ThreadPool& pool, const Results& results) const {
-  const int64_t depth = points_.depth(), stride = points_.stride();
-  cpu::Buffer<float> prepared(count * stride);
-  for (int64_t i = 0; i < count; ++i) {
-    if (!points_.prepare(queries + i * depth, prepared.get() + i * stride))
-      throw std::invalid_argument("queries must be finite, with finite squared distances, got row " +
-                                  std::to_string(i) + " that is not");
-    if (start && (start[i] < 0 || start[i] >= points_.rows()))
-      throw std::invalid_argument("start must be rows of the index, 0 to " + std::to_string(points_.rows() - 1) +
-                                  ", got " + std::to_string(start[i]));
-  }
-  const std::vector<Vertex> all_starts = starts_of(limit);
-  with_spaces(pool, count, [&](SearchSpace& space, int64_t i) {
-    const float* query = prepared.get() + i * stride;
-    const Vertex given = start ? points_.vertex_of(start[i]) : kNoVertex;
-    const std::span<const Vertex> starts = start ? std::span(&given, 1) : std::span(all_starts);
-    std::vector<PackedNeighbor>& nearest = found_by(space, query, starts, limit, results.k);
-    // A zero query has squared distance 1 from every unit row. It should be 2, as for a stored zero row.
-    const bool directionless =
-        points_.metric() == Metric::kCosine && std::all_of(query, query + stride, [](float x) { return x == 0; });
-    report(nearest, -1, directionless ? 1.0F : 0.0F, i, results);
-  });
-}
-
-void Index::search_held_out(const int64_t* row, const float* distance, int64_t count, const Limit& limit,
-                            const cpu::ThreadPool& pool, const Results& results) const {
-  const std::vector<Vertex> starts = starts_of(limit);
-  with_spaces(pool, count, [&](SearchSpace& space, int64_t i) {
-    const Vertex v = points_.vertex_of(row[i]);
-    const Displaced held_out = displaced_if_alone(points_, v, points_.squared(distance[i]));
-    report(found_by(space, points_.vector(v), starts, limit, results.k + 1, held_out), row[i], 0.0F, i, results);
-  });
-}
-
-void Index::listed(int64_t first, int64_t last, const cpu::ThreadPool& pool, const Results& results) const {
-  const int64_t length = list_length(), wanted = std::min(results.k, length);
-  const Distances distances(points_);
-  parallel_chunks(pool, last - first, kQueriesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
-    std::vector<float> sq_dist(wanted);
-    std::vector<PackedNeighbor> nearest;
-    for (int64_t row = first + begin; row < first + end; ++row) {
-      const Vertex v = points_.vertex_of(row);
-      const Vertex* const list = lists_.data() + v * length;
-      distances.to(points_.vector(v), list, wanted, sq_dist.data());
-      nearest.assign(1, pack_neighbor(0, v));
-      for (int64_t n = 0; n < wanted; ++n) nearest.push_back(pack_neighbor(sq_dist[n], list[n]));
-      std::sort(nearest.begin(), nearest.end());
-      report(nearest, row, 0.0F, row - first, results);
-    }
-  });
-}
-
-void Index::neighbors(int64_t first, int64_t last, const Limit& limit, const cpu::ThreadPool& pool,
-                      const Results& results) const {
-  std::vector<int64_t> rows;
-  rows.reserve(last - first);
-  for (const Vertex v : nearby_order(graph_))
-    std::copy_if(points_.copies_begin(v), points_.copies_end(v), std::back_inserter(rows),
-                 [&](int64_t row) { return row >= first && row < last; });
-  with_spaces(pool, last - first, [&](SearchSpace& space, int64_t i) {
-    const int64_t row = rows[i];
-    const Vertex v = points_.vertex_of(row);
-    report(found_by(space, points_.vector(v), {&v, 1}, limit, results.k + 1), row, 0.0F, row - first, results);
-  });
+  add_edges_of_changed(before.graph(), inverted_before ? *inverted_before : before.points(), map, points,
+                       kCandidatesPerEdge * options.max_degree, options.seed, pool, draft, stats_);
+  graph_ = finished(points, points_, draft, options, samples, pool, stats_);
 }
 
 }  // namespace hardmine::fanng

@@ -30,6 +30,8 @@ struct Limit {
 };
 
 // Outputs [queries, k], nearest first, padded with index -1 and distance NaN.
+inline constexpr int64_t kComputationsPerWidth = 10;  // about, in searches of limited width
+
 struct Results {
   int64_t k;
   float* distance;
@@ -58,14 +60,17 @@ class Index {
   // The lists that the build made: per vertex, list_length() near vertices.
   const std::vector<Vertex>& lists() const { return lists_; }
   int64_t list_length() const { return points_.vertices() == 0 ? 0 : std::ssize(lists_) / points_.vertices(); }
-  // Whether the lists hold k other rows of every row, or all.
+  // Whether the lists hold k other rows of every row, or all. Those of a dot index are of inverted rows.
   bool lists_hold(int64_t k) const {
-    return list_length() >= std::min(k, std::max<int64_t>(points_.vertices() - 1, 1));
+    return points_.metric() != Metric::kDot &&
+           list_length() >= std::min(k, std::max<int64_t>(points_.vertices() - 1, 1));
   }
 
-  // Finds the rows nearest to queries [count, depth]. Each search starts at row start[i], or at the starts of the graph
-  // if `start` is null. Widths below k are raised to k.
-  void search(const float* queries, int64_t count, const int64_t* start, const Limit& limit,
+  // Finds the rows nearest to queries [count, depth], among those that the filter allows. Each search starts at row
+  // start[i], or at the starts of the graph if `start` is null. Widths below k are raised to k. With a filter, the
+  // width counts allowed rows only. If a search that is limited by its width would measure more rows than the filter
+  // leaves, all of these are scanned instead.
+  void search(const float* queries, int64_t count, const int64_t* start, const Limit& limit, const RowFilter& filter,
               const cpu::ThreadPool& pool, const Results& results) const;
 
   // Finds the nearest other rows of rows row[0 .. count), as if these were new queries: a search starts at the starts
@@ -84,12 +89,21 @@ class Index {
   // Searches from `starts`. Returns at least the `wanted` nearest vertices found, ascending.
   std::vector<PackedNeighbor>& found_by(SearchSpace& space, const float* query, std::span<const Vertex> starts,
                                         const Limit& limit, int64_t wanted, Displaced displaced = {}) const;
+  // The same among allowed vertices, which have at most `rows` rows, and are all among `remaining`.
+  std::vector<PackedNeighbor>& found_allowed(SearchSpace& space, const float* query, std::span<const Vertex> starts,
+                                             const Limit& limit, int64_t wanted, const AllowedRows& allowed,
+                                             int64_t rows, std::span<const Vertex> remaining) const;
   // The starts of a search that is given none.
   std::vector<Vertex> starts_of(const Limit& limit) const;
-  // Writes row `query` of the results from the vertices that a search found, ascending. `excluded_row`: a row to
-  // exclude, or -1.
-  void report(std::vector<PackedNeighbor>& nearest, int64_t excluded_row, float offset, int64_t query,
-              const Results& results) const;
+  // Writes row `query` of the results from the vertices that a search for `given` found, ascending. All but an excluded
+  // row's have an allowed row.
+  void report(std::vector<PackedNeighbor>& nearest, const AllowedRows& allowed, const float* given, float offset,
+              int64_t query, const Results& results) const;
+  // Replaces the squared distances of the nearest by the distances of a dot index, as ordered_bits.
+  void measure_dots(std::vector<PackedNeighbor>& nearest, const float* query, int64_t wanted) const;
+  // Searches for a row, and reports others.
+  void report_row(SearchSpace& space, int64_t row, std::span<const Vertex> starts, const Limit& limit,
+                  Displaced displaced, int64_t query, const Results& results) const;
   template <class Body>
   void with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& body) const;
 

@@ -25,6 +25,12 @@ double norm_of(const float* x, int64_t depth) {
   return std::sqrt(sum);
 }
 
+// Writes x * scale, and zeros up to `stride`. + 0 turns -0 into 0, so that equal rows have equal bits.
+void scaled(const float* x, int64_t depth, double scale, int64_t stride, float* out) {
+  for (int64_t k = 0; k < depth; ++k) out[k] = static_cast<float>(static_cast<double>(x[k]) * scale) + 0.0F;
+  std::fill(out + depth, out + stride, 0.0F);
+}
+
 uint64_t hash_of(const float* x, int64_t count) {
   uint64_t hash = 0x9E3779B97F4A7C15;
   for (int64_t k = 0; k < count; k += 2) {  // the stride is even
@@ -48,24 +54,18 @@ PointSet::PointSet(const float* vectors, int64_t count, int64_t depth, Metric me
   for (int64_t i = 0; i < count; ++i) {
     const float* x = vectors + i * depth;
     const double norm = norm_of(x, depth);
-    if (!std::isfinite(norm))
-      throw std::invalid_argument("vectors must be finite, got " + [&] {
-        const int64_t k = std::find_if(x, x + depth, [](float value) { return !std::isfinite(value); }) - x;
-        return std::to_string(x[k]) + " in row " + std::to_string(i) + ", column " + std::to_string(k);
-      }());
-    if (metric == Metric::kEuclidean && norm > kMaxNorm)
-      throw std::invalid_argument("vectors must have norms up to 9.2e18, so that squared distances are finite, got " +
-                                  std::to_string(norm) + " in row " + std::to_string(i));
+    if (!is_valid(norm)) refuse("vectors", x, i);
     any_zero |= norm == 0;
+    if (metric == Metric::kDot) longest_ = std::max(longest_, norm);
   }
   const bool own_dimension = any_zero && metric == Metric::kCosine;
-  stride_ = round_up(depth + own_dimension, kStrideStep);
+  stride_ = round_up(depth + (own_dimension || metric == Metric::kDot), kStrideStep);
 
   cpu::Buffer<float> rows(count * stride_);
   std::vector<std::pair<uint64_t, int64_t>> hashed(count);
   for (int64_t i = 0; i < count; ++i) {
     float* row = rows.get() + i * stride_;
-    prepare(vectors + i * depth, row);
+    store(vectors + i * depth, row);
     if (own_dimension && norm_of(row, depth) == 0) row[depth] = 1;
     hashed[i] = {hash_of(row, stride_), i};
   }
@@ -110,16 +110,78 @@ PointSet::PointSet(const float* vectors, int64_t count, int64_t depth, Metric me
     if (first[i] == i) std::copy_n(rows.get() + i * stride_, stride_, data_.get() + vertex_of_[i] * stride_);
 }
 
+PointSet::PointSet(const PointSet& other, cpu::Buffer<float> data)
+    : metric_(Metric::kEuclidean),
+      depth_(other.stride_),
+      stride_(other.stride_),
+      longest_(other.longest_),
+      data_(std::move(data)),
+      vertex_of_(other.vertex_of_),
+      first_copy_(other.first_copy_),
+      copies_(other.copies_) {}
+
+PointSet PointSet::inverted() const {
+  cpu::Buffer<float> data(vertices() * stride_);
+  for (Vertex v = 0; v < static_cast<Vertex>(vertices()); ++v) {
+    float* const point = data.get() + static_cast<int64_t>(v) * stride_;
+    const double norm = norm_of(vector(v), depth_);
+    const double scale = norm > 0 ? longest_ / (norm * std::max(norm, longest_ / kMaxInverse)) : 0;
+    scaled(vector(v), depth_, scale, stride_, point);
+    if (norm == 0) point[depth_] = static_cast<float>(kMaxInverse);
+  }
+  return {*this, std::move(data)};
+}
+
+void PointSet::store(const float* row, float* out) const {
+  const double norm = norm_of(row, depth_);
+  scaled(row, depth_, metric_ == Metric::kCosine && norm > 0 ? 1 / norm : 1, stride_, out);
+  if (metric_ == Metric::kDot)
+    out[depth_] = static_cast<float>(std::sqrt(std::max((longest_ - norm) * (longest_ + norm), 0.0)));
+}
+
+bool PointSet::is_valid(double norm) const {
+  return std::isfinite(norm) && (metric_ == Metric::kCosine || norm <= kMaxNorm);
+}
+
+void PointSet::refuse(const char* name, const float* row, int64_t i) const {
+  const std::string must = std::string(name) + " must ", where = " in row " + std::to_string(i);
+  const int64_t k = std::find_if(row, row + depth_, [](float value) { return !std::isfinite(value); }) - row;
+  throw std::invalid_argument(
+      k < depth_ ? must + "be finite, got " + std::to_string(row[k]) + where + ", column " + std::to_string(k)
+                 : must + "have norms up to 9.2e18, so that squared distances are finite, got " +
+                       std::to_string(norm_of(row, depth_)) + where);
+}
+
 bool PointSet::prepare(const float* query, float* out) const {
   const double norm = norm_of(query, depth_);
-  if (!std::isfinite(norm) || (metric_ == Metric::kEuclidean && norm > kMaxNorm)) return false;
-  const double scale = metric_ == Metric::kCosine && norm > 0 ? 1 / norm : 1;
-  // + 0 turns -0 into 0, so that equal rows have equal bits.
-  for (int64_t k = 0; k < depth_; ++k) out[k] = static_cast<float>(static_cast<double>(query[k]) * scale) + 0.0F;
-  std::fill(out + depth_, out + stride_, 0.0F);
+  if (!is_valid(norm)) return false;
+  double scale = 1;
+  if (norm > 0 && metric_ == Metric::kCosine) scale = 1 / norm;
+  if (norm > 0 && metric_ == Metric::kDot) scale = longest_ / norm;
+  scaled(query, depth_, scale, stride_, out);
   return true;
 }
 
+void PointSet::prepare_vertex(Vertex v, float* out) const {
+  metric_ == Metric::kDot ? static_cast<void>(prepare(vector(v), out))
+                          : static_cast<void>(std::copy_n(vector(v), stride_, out));
+}
+
 float PointSet::reported(float sq_dist) const { return metric_ == Metric::kCosine ? sq_dist / 2 : std::sqrt(sq_dist); }
+
+float PointSet::squared(float reported, Vertex v) const {
+  if (metric_ == Metric::kEuclidean) return reported * reported;
+  if (metric_ == Metric::kCosine) return 2 * reported;
+  const double norm = norm_of(vector(v), depth_), longest_squared = longest_ * longest_;
+  if (norm == 0) return static_cast<float>(longest_squared);
+  return static_cast<float>(std::max(2 * longest_squared + 2 * longest_ * static_cast<double>(reported) / norm, 0.0));
+}
+
+double PointSet::dot(const float* query, Vertex v) const {
+  const float* const row = vector(v);
+  double sum = 0;
+  for (int64_t k = 0; k < depth_; ++k) sum += static_cast<double>(query[k]) * static_cast<double>(row[k]);
+  return sum;
+}
 
 }  // namespace hardmine::fanng

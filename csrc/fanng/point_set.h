@@ -23,12 +23,20 @@ inline Vertex random_vertex(uint64_t bits, uint64_t count) { return static_cast<
 enum class Metric : uint32_t {
   kEuclidean = 0,  // |a - b|
   kCosine = 1,     // 1 - cos(a, b)
+  kDot = 2,        // -a.b
 };
 
-// Both metrics order as the squared Euclidean distance of the stored rows, which is all that the graph compares. A
-// cosine index stores a / |a|, since 1 - cos = |a/|a| - b/|b||^2 / 2 avoids the cancellation of 1 - a.b. A zero row has
-// no direction, and similarity 0 to every other row, as in the ops. It is stored as a unit vector along an extra
+// All metrics order as the squared Euclidean distance of the query from the stored rows, which is all that a search
+// compares.
+//
+// A cosine index stores a / |a|, since 1 - cos = |a/|a| - b/|b||^2 / 2 avoids the cancellation of 1 - a.b. A zero row
+// has no direction, and similarity 0 to every other row, as in the ops. It is stored as a unit vector along an extra
 // dimension, at distance 1 from every nonzero row.
+//
+// A dot index stores (a, sqrt(R^2 - |a|^2)), where R is the norm of the longest row, and takes (R q/|q|, 0) as the
+// query: |q' - a'|^2 = 2 R^2 - 2 R q.a / |q| descends with q.a (Bachrach et al., "Speeding up the Xbox recommender
+// system using a Euclidean transformation for inner-product spaces", RecSys 2014). Queries are far from all rows, so
+// edges to near rows would not lead to answers: the graph is built over `inverted` rows.
 class PointSet {
  public:
   // vectors: [count, depth], finite. Throws std::invalid_argument for the first invalid row, or for too many rows.
@@ -38,8 +46,9 @@ class PointSet {
   int64_t depth() const { return depth_; }
   Metric metric() const { return metric_; }
 
-  // The similarity of the stored rows that orders as their distance does. Those of a cosine index are unit rows.
-  Similarity kind() const { return metric_ == Metric::kCosine ? Similarity::kDot : Similarity::kEuclidean; }
+  // The similarity of queries and stored rows that orders as their distance does. Those of a cosine index are unit
+  // rows.
+  Similarity kind() const { return metric_ == Metric::kEuclidean ? Similarity::kEuclidean : Similarity::kDot; }
 
   // The distinct rows, each padded with zeros to `stride` floats.
   int64_t vertices() const { return static_cast<int64_t>(first_copy_.size()) - 1; }
@@ -52,17 +61,42 @@ class PointSet {
   const int64_t* copies_begin(Vertex v) const { return copies_.data() + first_copy_[v]; }
   const int64_t* copies_end(Vertex v) const { return copies_.data() + first_copy_[v + 1]; }
 
-  // Writes the query in the stored form: normalized for the cosine metric, padded to `stride` floats. Returns false if
-  // it or its distances are not finite.
-  bool prepare(const float* query, float* out) const;
+  // For a dot index: the same vertices as points a / |a|^2 of a Euclidean set. Greedy walks along near neighbors of
+  // these, measured by q.a, reach the rows of largest q.a (Zhou et al., "Mobius transformation for fast inner product
+  // search on graph", NeurIPS 2019). Points are scaled to norms from 1, of the longest row, to kMaxInverse: shorter
+  // rows are taken for longer, and zero rows lie along an extra dimension.
+  PointSet inverted() const;
+  // The norm of the longest row of a dot index, also of its inverted points; else 0.
+  double longest() const { return longest_; }
 
-  // The distance that users see, from the squared distance of stored rows.
+  // Writes the query in the form that is compared with stored rows, `stride` floats. Returns false if it or its
+  // distances are not finite.
+  bool prepare(const float* query, float* out) const;
+  // Throws std::invalid_argument, which says why `prepare` has refused row i of `name`.
+  [[noreturn]] void refuse(const char* name, const float* row, int64_t i) const;
+  // Row v in this form.
+  void prepare_vertex(Vertex v, float* out) const;
+
+  // The distance that users see, from the squared distance of a query from a stored row; not for a dot index, whose
+  // distances are -a.b.
   float reported(float sq_dist) const;
-  float squared(float reported) const { return metric_ == Metric::kCosine ? 2 * reported : reported * reported; }
+  // The squared distance of row v as a query, from the distance that users see.
+  float squared(float reported, Vertex v) const;
+  // a.b of a query of `depth` numbers and row v of a dot index, in double.
+  double dot(const float* query, Vertex v) const;
 
  private:
+  static constexpr double kMaxInverse = 1e6;
+
+  PointSet(const PointSet& other, cpu::Buffer<float> data);
+
+  bool is_valid(double norm) const;
+  // Writes a row in the stored form.
+  void store(const float* row, float* out) const;
+
   Metric metric_;
   int64_t depth_, stride_;
+  double longest_ = 0;
   cpu::Buffer<float> data_;
   std::vector<Vertex> vertex_of_;
   std::vector<int64_t> first_copy_, copies_;

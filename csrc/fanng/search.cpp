@@ -6,6 +6,14 @@ namespace hardmine::fanng {
 
 constexpr int64_t kKeptStarts = 16;  // the nearest, from which a search of limited width goes on
 
+namespace {
+
+PackedNeighbor measured_as(Vertex vertex, float sq_dist, Displaced displaced) {
+  return pack_neighbor(vertex == displaced.vertex ? displaced.sq_dist : sq_dist, vertex);
+}
+
+}  // namespace
+
 void Frontier::clear() {
   size_ = 0;
   limit_ = ~PackedNeighbor{0};
@@ -81,30 +89,75 @@ std::vector<PackedNeighbor>& SearchSpace::nearest(const Graph& graph, const Poin
   const Distances distances(points);
   width = std::max<int64_t>(std::min(width, graph.vertices()), 1);
   int64_t needed = 1;  // the least width of a search that comes as far
-  const auto push = [&](float sq_dist, Vertex vertex) {
-    const PackedNeighbor measured = pack_neighbor(vertex == displaced.vertex ? displaced.sq_dist : sq_dist, vertex);
-    list_.push(measured);
-    return measured;
-  };
-  // The other starts count as unseen.
   list_.clear(std::min(width, kKeptStarts));
-  sq_dist_.resize(std::max(sq_dist_.size(), starts.size()));
-  distances.to(query, starts.data(), std::ssize(starts), sq_dist_.data());
-  for (size_t i = 0; i < starts.size(); ++i) push(sq_dist_[i], starts[i]);
+  measure_starts(distances, query, starts, displaced);
   list_.widen(width);
-  for (int64_t i = 0; i < list_.size(); ++i) {
-    seen_[vertex_of(list_[i])] = search_;
-    if (trace) trace->push_back({list_[i], needed});
-  }
+  for (int64_t i = 0; trace && i < list_.size(); ++i) trace->push_back({list_[i], needed});
   while (list_.any_left()) {
     needed = std::max(needed, list_.position() + 1);
     const int64_t fresh = gather_unseen(graph, list_.follow());
     distances.to(query, batch_.data(), fresh, sq_dist_.data());
     for (int64_t i = 0; i < fresh; ++i) {
-      const PackedNeighbor measured = push(sq_dist_[i], batch_[i]);
+      const PackedNeighbor measured = measured_as(batch_[i], sq_dist_[i], displaced);
+      list_.push(measured);
       if (trace) trace->push_back({measured, needed});
     }
   }
+  return listed();
+}
+
+std::vector<PackedNeighbor>* SearchSpace::nearest_allowed(const Graph& graph, const PointSet& points,
+                                                          const float* query, std::span<const Vertex> starts,
+                                                          int64_t width, const AllowedRows& allowed,
+                                                          int64_t max_computations) {
+  begin();
+  const Distances distances(points);
+  width = std::max<int64_t>(std::min(width, graph.vertices()), 1);
+  frontier_.clear();
+  list_.clear(std::min(width, kKeptStarts));
+  measure_starts(distances, query, starts, {});
+  const std::vector<PackedNeighbor> kept = listed();
+  list_.clear(width);
+  const auto push = [&](PackedNeighbor measured) {
+    if (list_.is_beyond(measured)) return;
+    frontier_.push(measured);
+    if (allowed.vertex(vertex_of(measured))) list_.push(measured);
+  };
+  for (const PackedNeighbor start : kept) push(start);
+  int64_t computed = std::ssize(starts);
+  while (!frontier_.empty() && !list_.is_beyond(frontier_.nearest())) {
+    if (computed > max_computations) return nullptr;
+    const int64_t fresh = gather_unseen(graph, frontier_.pop());
+    distances.to(query, batch_.data(), fresh, sq_dist_.data());
+    for (int64_t i = 0; i < fresh; ++i) push(pack_neighbor(sq_dist_[i], batch_[i]));
+    computed += fresh;
+  }
+  return &listed();
+}
+
+std::vector<PackedNeighbor>& SearchSpace::scan(const PointSet& points, const float* query,
+                                               std::span<const Vertex> vertices, const AllowedRows& allowed) {
+  const Distances distances(points);
+  batch_.resize(std::max(batch_.size(), vertices.size()));
+  sq_dist_.resize(std::max(sq_dist_.size(), vertices.size()));
+  const auto end =
+      std::copy_if(vertices.begin(), vertices.end(), batch_.begin(), [&](Vertex v) { return allowed.vertex(v); });
+  const int64_t count = end - batch_.begin();
+  distances.to(query, batch_.data(), count, sq_dist_.data());
+  measured_.resize(count);
+  for (int64_t i = 0; i < count; ++i) measured_[i] = pack_neighbor(sq_dist_[i], batch_[i]);
+  return measured_;
+}
+
+void SearchSpace::measure_starts(const Distances& distances, const float* query, std::span<const Vertex> starts,
+                                 Displaced displaced) {
+  sq_dist_.resize(std::max(sq_dist_.size(), starts.size()));
+  distances.to(query, starts.data(), std::ssize(starts), sq_dist_.data());
+  for (size_t i = 0; i < starts.size(); ++i) list_.push(measured_as(starts[i], sq_dist_[i], displaced));
+  for (int64_t i = 0; i < list_.size(); ++i) seen_[vertex_of(list_[i])] = search_;
+}
+
+std::vector<PackedNeighbor>& SearchSpace::listed() {
   measured_.resize(list_.size());
   for (int64_t i = 0; i < list_.size(); ++i) measured_[i] = list_[i];
   return measured_;

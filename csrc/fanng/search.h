@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "fanng/draft_graph.h"
+#include "fanng/row_filter.h"
 
 namespace hardmine::fanng {
 
@@ -47,7 +48,8 @@ class Frontier {
     if (size_ == 0) refill();
     return size_ == 0;
   }
-  Vertex pop() { return vertex_of(near_[--size_]); }  // must not be empty
+  PackedNeighbor nearest() const { return near_[size_ - 1]; }  // after empty() has returned false
+  Vertex pop() { return vertex_of(near_[--size_]); }           // must not be empty
 
  private:
   static constexpr int64_t kNear = 64;
@@ -86,9 +88,11 @@ class NearestList {
   PackedNeighbor operator[](int64_t i) const {
     return (entries_[i] & kDistanceBits) | static_cast<Vertex>(entries_[i]) >> 1;
   }
+  // Whether the list is full of vertices that are nearer.
+  bool is_beyond(PackedNeighbor vertex) const { return entry_of(vertex) > limit_; }
   // Adds a vertex that is not in the list, unless the list is full of nearer ones.
   void push(PackedNeighbor vertex) {
-    const uint64_t entry = (vertex & kDistanceBits) | uint64_t{vertex_of(vertex)} << 1;
+    const uint64_t entry = entry_of(vertex);
     if (entry >= limit_) return;
     size_ += size_ < width_;
     int64_t place = size_ - 1;
@@ -111,6 +115,10 @@ class NearestList {
 
  private:
   static constexpr uint64_t kUnlimited = ~uint64_t{0}, kDistanceBits = kUnlimited << 32;
+
+  static uint64_t entry_of(PackedNeighbor vertex) {
+    return (vertex & kDistanceBits) | uint64_t{vertex_of(vertex)} << 1;
+  }
 
   int64_t width_ = 0, size_ = 0;
   int64_t next_ = 0;             // the edges of all entries before were followed
@@ -142,8 +150,24 @@ class SearchSpace {
                                        std::span<const Vertex> starts, int64_t width, Displaced displaced = {},
                                        std::vector<Traced>* trace = nullptr);
 
+  // Returns the `width` nearest allowed vertices that a search finds, ascending, valid until the next search. It also
+  // follows the edges of vertices that are not allowed, and ends when it has followed those of all that it has found up
+  // to the farthest that it returns. Returns null as soon as it has measured more than `max_computations` vertices.
+  std::vector<PackedNeighbor>* nearest_allowed(const Graph& graph, const PointSet& points, const float* query,
+                                               std::span<const Vertex> starts, int64_t width,
+                                               const AllowedRows& allowed, int64_t max_computations);
+
+  // Measures the allowed ones among the vertices, in their order. The result is valid until the next search.
+  std::vector<PackedNeighbor>& scan(const PointSet& points, const float* query, std::span<const Vertex> vertices,
+                                    const AllowedRows& allowed);
+
  private:
   void begin();
+  // Measures the starts; the nearest kKeptStarts remain in the list. Others count as unseen.
+  void measure_starts(const Distances& distances, const float* query, std::span<const Vertex> starts,
+                      Displaced displaced);
+  // The list's vertices, in measured_.
+  std::vector<PackedNeighbor>& listed();
   // Fills batch_ with the unseen targets of a vertex. Returns their number.
   int64_t gather_unseen(const Graph& graph, Vertex vertex);
 

@@ -34,11 +34,14 @@ int64_t measure(const Graph& graph, const PointSet& points, int64_t width, const
                 SampleWidths& widths) {
   const Displaced held_out = displaced_if_alone(points, sample.vertex, sample.farthest[kLists / 2]);
   std::vector<Traced> traced;
-  space.nearest(graph, points, points.vector(sample.vertex), graph.starts, width, held_out, &traced);
+  std::vector<float> query(points.stride());
+  points.prepare_vertex(sample.vertex, query.data());
+  space.nearest(graph, points, query.data(), graph.starts, width, held_out, &traced);
   widths = {};
+  if (points.metric() == Metric::kDot) widths.own = 1;  // a row need not be the best answer for itself
   for (const Traced& found : traced) {
     if (vertex_of(found.vertex) == sample.vertex) {
-      widths.own = found.width;
+      widths.own = std::min(widths.own, found.width);
       continue;
     }
     for (size_t list = 0; list < kLists; ++list)
@@ -78,7 +81,7 @@ std::vector<Sample> drawn_samples(const PointSet& points, uint64_t seed, const c
   cpu::Buffer<float> queries(size * stride);
   for (int64_t i = 0; i < size; ++i) {
     samples[i].vertex = random_vertex(random_bits(seed, kFirstDraw + i), count);
-    std::copy_n(points.vector(samples[i].vertex), stride, queries.get() + i * stride);
+    points.prepare_vertex(samples[i].vertex, queries.get() + i * stride);
   }
   std::vector<float> similarity(size * k);
   std::vector<int64_t> index(size * k);
@@ -96,7 +99,7 @@ std::vector<Sample> drawn_samples(const PointSet& points, uint64_t seed, const c
     std::vector<float> sq_dist;
     for (int64_t n = 0; n < k; ++n)
       if (const auto other = static_cast<Vertex>(index[i * k + n]); other != sample.vertex)
-        sq_dist.push_back(distances.between(sample.vertex, other));
+        sq_dist.push_back(distances.to(queries.get() + i * stride, other));
     std::sort(sq_dist.begin(), sq_dist.end());
     for (size_t list = 0; list < kLists; ++list) sample.farthest[list] = sq_dist[wanted_of(list, count) - 1];
   }

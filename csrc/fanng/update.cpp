@@ -95,6 +95,8 @@ void add_edges_of_changed(const Graph& old, const PointSet& old_points, const Ve
 
   const NearLists among = lists_of_added(points, added, candidates, seed, pool, stats);
   const int64_t stride = std::min(points.stride(), old_points.stride());
+  // A longer row changes the scale of inverted points.
+  const auto scale = static_cast<float>(old_points.longest() > 0 ? old_points.longest() / points.longest() : 1);
   std::vector<std::unique_ptr<SearchSpace>> spaces(pool.count());
   parallel_chunks(pool, std::ssize(added), kVerticesPerChunk, [&](int64_t worker, int64_t begin, int64_t end) {
     if (!spaces[worker]) spaces[worker] = std::make_unique<SearchSpace>(old_points.vertices());
@@ -104,7 +106,8 @@ void add_edges_of_changed(const Graph& old, const PointSet& old_points, const Ve
     int64_t computed_here = 0;
     for (int64_t i = begin; i < end; ++i) {
       targets.clear();
-      std::copy_n(points.vector(added[i]), stride, query.begin());
+      const float* const point = points.vector(added[i]);
+      std::transform(point, point + stride, query.begin(), [&](float x) { return x * scale; });
       for (const PackedNeighbor found : spaces[worker]->nearest(old, old_points, query.data(), old.starts, candidates))
         if (const Vertex now = map.after[vertex_of(found)]; now != kNoVertex) targets.push_back(now);
       for (int64_t n = 0; n < among.length; ++n) {

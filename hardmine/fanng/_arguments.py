@@ -69,6 +69,41 @@ def check_start(start: Any, queries: int, rows: int) -> Any:
     return torch.full((queries,), check_integer("start", start, 0, rows - 1), dtype=torch.int64, device="cpu").numpy()
 
 
+def check_filter(allowed: Any, ids: Any, row_ids: Any, queries: int, rows: int) -> tuple[Any, Any, Any]:
+    """Allowed rows [N] as uint8, ids [Q] and row ids [N] as int64, each as numpy or None."""
+    if (ids is None) != (row_ids is None):
+        missing, given = ("ids", "row_ids") if ids is None else ("row_ids", "ids")
+        raise ValueError(f"{missing} must be given together with {given}, got None")
+    if allowed is not None:
+        allowed = _as_vector("allowed", allowed, "N", rows)
+        if allowed.dtype != torch.bool:
+            raise TypeError(f"allowed must be bool, got {allowed.dtype}")
+        allowed = allowed.to(torch.uint8).numpy()
+    if ids is None:
+        return allowed, None, None
+    return allowed, _as_ids("ids", ids, "Q", queries), _as_ids("row_ids", row_ids, "N", rows)
+
+
+def _as_ids(name: str, given: Any, size: str, count: int) -> Any:
+    ids = _as_vector(name, given, size, count)
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"{name} must have an integer dtype, got {ids.dtype}")
+    return ids.to(torch.int64).numpy()
+
+
+def _as_vector(name: str, given: Any, size: str, count: int) -> Tensor:
+    """A tensor or a NumPy array [count] as a contiguous tensor on the CPU."""
+    if is_array(given):
+        if given.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must have an integer dtype or bool, got {given.dtype}")
+        given = torch.from_numpy(given.astype(given.dtype.newbyteorder("="), order="C"))
+    elif not isinstance(given, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor or a NumPy array, got {type(given).__name__}")
+    if given.shape != (count,):
+        raise ValueError(f"{name} must be [{size}] = [{count}], got {shape_of(given)}")
+    return given.detach().cpu().contiguous()
+
+
 def check_row_numbers(name: str, rows: Any, count: int) -> Tensor:
     """Row numbers from 0 to ``count`` - 1 as an int64 tensor [R] on the CPU."""
     if isinstance(rows, Tensor):

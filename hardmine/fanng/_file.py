@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT, FORMAT_VERSION = "hardmine.fanng", 3
-METRICS = ("cosine", "euclidean")
+METRICS = ("cosine", "dot", "euclidean")
 _TENSORS = {
     "vectors": ("F32", 2),
     "first_edge": ("I64", 1),
@@ -106,8 +106,13 @@ def read(path: str | os.PathLike[str], make: Callable[[Contents], Any]) -> Any:
     require("numpy")
     safetensors = require("safetensors")
     require("safetensors.numpy")
-    with open(path, "rb"):  # raises Python's own errors, also for folders
-        pass
+    try:
+        with open(path, "rb"):  # raises Python's own errors, also for folders
+            pass
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"path must be the file of a saved index, got {os.fspath(path)!r}: no such file"
+        ) from error
     try:
         with safetensors.safe_open(path, framework="np") as file:
             contents = _contents(file)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from hardmine import _fanng
 from hardmine._extras import require
-from hardmine.fanng._arguments import as_rows, check_k, check_start, check_threads
+from hardmine.fanng._arguments import as_rows, check_filter, check_k, check_start, check_threads
 from hardmine.fanng._recall import ExactNeighbors
 from hardmine.ops._arguments import shape_of
 from hardmine.ops._numbers import check_flag, check_integer
 from hardmine.ops.knn import MAX_NEIGHBORS
-from hardmine.types import DistanceSimilarity, Nearest
+from hardmine.types import Nearest, Similarity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +43,9 @@ class Searches:
         return self._core.depth
 
     @property
-    def metric(self) -> DistanceSimilarity:
-        """``"cosine"`` or ``"euclidean"``."""
-        return cast(DistanceSimilarity, self._core.metric.name)
+    def metric(self) -> Similarity:
+        """``"cosine"``, ``"dot"`` or ``"euclidean"``."""
+        return cast(Similarity, self._core.metric.name)
 
     @property
     def vectors(self) -> Tensor:
@@ -60,6 +60,9 @@ class Searches:
         width: int | None = None,
         max_distance_computations: int | None = None,
         start: int | Tensor | None = None,
+        ids: Tensor | np.ndarray | None = None,
+        row_ids: Tensor | np.ndarray | None = None,
+        allowed: Tensor | np.ndarray | None = None,
         threads: int | None = None,
     ) -> Nearest:
         """The `k` nearest rows per query, by best-first search.
@@ -68,9 +71,14 @@ class Searches:
 
         Approximately replaces ``torch.cdist(queries, vectors).topk(k, largest=False)``.
 
+        `ids` and `allowed` leave rows out of the results. Searches still walk through these, and `width` counts only
+        rows that may be results. Where comparing with all of these takes less time than such a walk, that is what
+        happens, and the results are exact.
+
         Args:
             queries: [Q, D], floating, a tensor on the CPU or a NumPy array; converted to float32.
-            k: Neighbors per query, at least 1. If k > N, the remaining entries have index -1 and distance NaN.
+            k: Neighbors per query, at least 1. If there are fewer rows, the remaining entries have index -1 and
+                distance NaN.
             width: A search ends when it has followed the edges of the `width` nearest rows that it has found. A larger
                 number finds more of the true neighbors; at least k. By default :meth:`search_width`, with which
                 searches find at least 0.95 of the true neighbors of queries like the rows.
@@ -78,10 +86,15 @@ class Searches:
             start: The row where searches start: one for all queries, or an integer tensor [Q]. By default a search
                 measures about sqrt(N) rows that are spread over the graph, at most half of
                 `max_distance_computations`, and goes on from the nearest. A row near the query saves time.
+            ids: The queries' ids, [Q] integers, given together with `row_ids`; a negative id stands for none. Rows of
+                the id of a query are not its neighbors, as in :func:`hardmine.ops.knn`.
+            row_ids: The rows' ids, [N] integers.
+            allowed: Which rows may be neighbors of any query, bool [N]. By default all.
             threads: Number of threads; by default torch's.
 
         Returns:
-            :class:`hardmine.types.Nearest` [Q, k]: distances float32, ascending, and row numbers int64.
+            :class:`hardmine.types.Nearest` [Q, k]: distances float32, ascending, and row numbers int64. The distance is
+            1 - cos(a, b), |a - b|, or for the metric "dot" -a.b.
 
         Raises:
             TypeError: An argument has the wrong type or dtype.
@@ -95,12 +108,18 @@ class Searches:
             >>> found = index.search(torch.tensor([[2.2]]), k=2)
             >>> found.index, found.distance
             (tensor([[2, 3]]), tensor([[0.2000, 0.8000]]))
+            >>> labels = torch.tensor([0, 0, 1, 1, 2, 2])
+            >>> index.search(torch.tensor([[2.2]]), k=2, ids=torch.tensor([1]), row_ids=labels).index
+            tensor([[1, 4]])
+            >>> index.search(torch.tensor([[2.2]]), k=2, allowed=labels == 2).index
+            tensor([[4, 5]])
         """
         rows, k = self._as_queries(queries), check_k(k)
         limit = self._limit(width, max_distance_computations, k)
         threads = check_threads(threads)
         starts = None if start is None else check_start(start, len(rows), len(self))
-        found = self._core.search(rows.numpy(), k, *limit, starts, threads)
+        filters = check_filter(allowed, ids, row_ids, len(rows), len(self))
+        found = self._core.search(rows.numpy(), k, *limit, starts, *filters, threads)
         return Nearest(*map(torch.from_numpy, found))
 
     def neighbors(
@@ -116,7 +135,8 @@ class Searches:
 
         If the build made lists of at least `k` rows, as by default for k up to 2 `max_degree` = 60, these are returned.
         They are exact, or their recall is ``list_recall`` in :meth:`stats`. Else, or if `width` or
-        `max_distance_computations` is given, each row is searched, starting at itself.
+        `max_distance_computations` is given, each row is searched, starting at itself. Under the metric "dot" all rows
+        are searched, started like new queries.
 
         Approximately replaces :func:`hardmine.ops.knn` of the rows among themselves, whose lists are exact.
         docs/graph-index.md shows when which is faster.
@@ -247,8 +267,9 @@ class Searches:
         if sample is not None:
             chosen = torch.randperm(len(outside), generator=generator, device="cpu")[:sample].sort().values
         if queries is not None:  # the search checks them
-            options = {"width": width, "max_distance_computations": max_distance_computations}
-            found = self.search(outside[chosen], k, **options, threads=threads).index
+            found = self.search(
+                outside[chosen], k, width=width, max_distance_computations=max_distance_computations, threads=threads
+            ).index
             return ExactNeighbors(self._vectors, self.metric, outside[chosen], k).recall(found)
         exact = ExactNeighbors(self._vectors, self.metric, outside[chosen], k, own=chosen)
         distances = exact.farthest.float().numpy()

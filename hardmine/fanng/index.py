@@ -16,7 +16,7 @@ from hardmine.fanng._arguments import as_rows, build_progress, check_row_numbers
 from hardmine.fanng._searches import Searches
 from hardmine.ops._arguments import check_choice
 from hardmine.ops._numbers import check_integer, check_number
-from hardmine.types import DistanceSimilarity
+from hardmine.types import Similarity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ class Index(Searches):
         cls,
         vectors: Tensor | np.ndarray,
         *,
-        metric: DistanceSimilarity = "cosine",
+        metric: Similarity = "cosine",
         success_rate: float | None = None,
         max_degree: int = 30,
         seed: int = 0,
@@ -92,8 +92,8 @@ class Index(Searches):
         Args:
             vectors: Rows [N, D] to index, float32, float64, float16 or bfloat16: a tensor on the CPU, or a NumPy array,
                 which may be memory-mapped. A copy is kept in memory as float32.
-            metric: ``"cosine"``: distance 1 - cos(a, b), of rows that need not have unit length; or ``"euclidean"``:
-                |a - b|.
+            metric: ``"cosine"``: distance 1 - cos(a, b), of rows that need not have unit length; ``"euclidean"``:
+                |a - b|; or ``"dot"``: -a.b, so that the nearest rows are those of the largest inner product.
             success_rate: Share of the last traversals that must arrive, 0 to 1. 0 makes no traversals. By default 0.98
                 if `init` is None or ``"naive"``, 0 if it names lists, and that of the index if it is one.
             max_degree: Maximal number of edges per vertex, 1 to 65535. The shortest are kept at the end of the build.
@@ -177,7 +177,8 @@ class Index(Searches):
 
         New rows get edges to the nearest that a search finds, and to the nearest of each other; their reverses are
         added. A few rows take a small part of the time of a build. The new index has no lists, so :meth:`neighbors`
-        searches. If there are more new rows than old ones, all are built anew.
+        searches. If there are more new rows than old ones, all are built anew. Under the metric "dot", too, new rows
+        may be longer than all old ones.
 
         Args:
             rows: Rows [M, D] to add, as in :meth:`build`. They become rows N to N + M - 1.

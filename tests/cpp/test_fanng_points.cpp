@@ -224,3 +224,63 @@ TEST(point_set_too_many_rows_are_an_error) {
                  "vectors must have at most 2147483647 rows, got 2147483648");
   }
 }
+
+TEST(point_set_of_dot_index_orders_as_inner_product) {
+  Random random(3);
+  for (const int64_t depth : {1, 2, 15, 16, 40}) {
+    context = "depth " + std::to_string(depth);
+    Cloud cloud = real_cloud(Metric::kDot, 60, depth, random);
+    for (int64_t k = 0; k < depth; ++k) cloud.x[5 * depth + k] = 0;
+    for (int64_t k = 0; k < depth; ++k) cloud.x[7 * depth + k] = 2 * cloud.x[6 * depth + k];  // another row
+    for (int64_t k = 0; k < depth; ++k) cloud.x[9 * depth + k] = cloud.x[8 * depth + k];      // a duplicate
+    const PointSet points = cloud.points();
+    CHECK_EQ(points.vertices(), 59);
+    CHECK_EQ(points.vertex_of(8), points.vertex_of(9));
+    CHECK(points.stride() > depth);
+    const Cloud queries = real_cloud(Metric::kDot, 20, depth, random);
+    std::vector<float> form(points.stride());
+    const double longest = points.longest();
+    for (int64_t i = 0; i < queries.count; ++i) {
+      CHECK(points.prepare(queries.row(i), form.data()));
+      double norm = 0;
+      for (int64_t k = 0; k < depth; ++k) norm += std::pow(static_cast<double>(queries.row(i)[k]), 2);
+      norm = std::sqrt(norm);
+      for (Vertex v = 0; v < static_cast<Vertex>(points.vertices()); ++v) {
+        const double dot = points.dot(queries.row(i), v);
+        const double want = 2 * longest * (longest - dot / norm);
+        CHECK_NEAR(static_cast<double>(fanng::Distances(points).to(form.data(), v)), want, 1e-5 * longest * longest);
+      }
+    }
+    for (Vertex v = 0; v < static_cast<Vertex>(points.vertices()); ++v) {
+      points.prepare_vertex(v, form.data());
+      const float sq_dist = fanng::Distances(points).to(form.data(), 3);
+      const auto reported = static_cast<float>(-points.dot(points.vector(v), 3));
+      CHECK_NEAR(points.squared(reported, v), sq_dist, 1e-5 * longest * longest);
+    }
+  }
+  const std::vector<float> zeros(6, 0.0F), huge = {9e18F, 0, 0, -9e18F};
+  CHECK_EQ(points_of(zeros, 2, Metric::kDot).vertices(), 1);
+  CHECK_THROWS(points_of({1, 2, 1e19F, 0}, 2, Metric::kDot), std::invalid_argument, "vectors must have norms up to");
+  const PointSet far = points_of(huge, 2, Metric::kDot);
+  CHECK(std::isfinite(fanng::Distances(far).between(0, 1)));
+}
+
+TEST(point_set_inverted_points_have_inverse_norms) {
+  const std::vector<float> x = {3, 4, 0, 0, 0, -0.5F, 0.03F, 0.04F, 3, 4, 1e-20F, 0};
+  const PointSet points = points_of(x, 2, Metric::kDot), inverted = points.inverted();
+  CHECK_EQ(inverted.vertices(), 5);
+  CHECK(inverted.metric() == Metric::kEuclidean);
+  CHECK_EQ(inverted.stride(), points.stride());
+  const auto check = [&](int64_t row, float a, float b, float extra) {
+    const float* const point = inverted.vector(inverted.vertex_of(row));
+    CHECK_NEAR(point[0], a, 1e-6 * std::abs(a));
+    CHECK_NEAR(point[1], b, 1e-6 * std::abs(b));
+    CHECK_EQ(point[2], extra);
+  };
+  check(0, 0.6F, 0.8F, 0);
+  check(1, 0, 0, 1e6F);
+  check(2, 0, -10, 0);
+  check(3, 60, 80, 0);
+  check(4, 0.6F, 0.8F, 0);
+  check(5, 1e6F, 0, 0);  // taken for longer
+}

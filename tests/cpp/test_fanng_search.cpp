@@ -493,3 +493,56 @@ TEST(neighbors_row_range_equals_part_of_all) {
   CHECK(std::equal(part.index.begin(), part.index.end(), all.index.begin() + 50 * 4));
   CHECK(std::equal(part.distance.begin(), part.distance.end(), all.distance.begin() + 50 * 4));
 }
+
+TEST(search_allowed_walks_through_excluded_vertices) {
+  for (const Metric metric : {Metric::kEuclidean, Metric::kCosine, Metric::kDot}) {
+    Random random(8);
+    const Index index = built(real_cloud(metric, 600, 8, random), {.success_rate = 0}, fanng::Seeding::kNearest);
+    const PointSet& points = index.points();
+    const Graph& graph = index.graph();
+    const Cloud queries = real_cloud(metric, 10, 8, random);
+    fanng::SearchSpace space(points.vertices());
+    std::vector<Vertex> all(points.vertices());
+    for (Vertex v = 0; v < all.size(); ++v) all[v] = v;
+    std::vector<uint8_t> mask(600);
+    for (int64_t r = 0; r < 600; ++r) mask[r] = r % 5 == 0;
+    std::vector<int64_t> row_id(600), query_id(10);
+    for (int64_t r = 0; r < 600; ++r) row_id[r] = r % 7 - 1;
+    for (int64_t i = 0; i < 10; ++i) query_id[i] = i - 1;  // -1 stands for none
+    for (int64_t i = 0; i < 10; ++i) {
+      context = name_of(metric) + ", query " + std::to_string(i);
+      std::vector<float> form(points.stride());
+      CHECK(points.prepare(queries.row(i), form.data()));
+      const fanng::AllowedRows everything(points, -1);
+      for (const int64_t width : {1, 9, 40}) {
+        const Edges want = space.nearest(graph, points, form.data(), graph.starts, width);
+        Edges* const found = space.nearest_allowed(graph, points, form.data(), graph.starts, width, everything, 9999);
+        CHECK(found && *found == want);
+      }
+      for (const fanng::RowFilter& filter :
+           {fanng::RowFilter{mask.data(), nullptr, nullptr}, fanng::RowFilter{nullptr, row_id.data(), query_id.data()},
+            fanng::RowFilter{mask.data(), row_id.data(), query_id.data()}}) {
+        const fanng::AllowedRows allowed(points, filter, i);
+        const fanng::RemainingRows remaining(points, filter);
+        Edges want = space.scan(points, form.data(), all, allowed);
+        std::sort(want.begin(), want.end());
+        int64_t count = 0;
+        for (int64_t r = 0; r < 600; ++r)
+          count += (!filter.allowed || r % 5 == 0) && (!filter.row_id || query_id[i] < 0 || row_id[r] != query_id[i]);
+        CHECK_EQ(std::ssize(want), count);
+        CHECK_EQ(remaining.of_query(i), count);
+        Edges scanned = space.scan(points, form.data(), remaining.vertices(), allowed);
+        std::sort(scanned.begin(), scanned.end());
+        CHECK(scanned == want);
+        // All allowed vertices are found, since there is a path to each.
+        Edges* found = space.nearest_allowed(graph, points, form.data(), graph.starts, 600, allowed, 9999);
+        CHECK(found && *found == want);
+        found = space.nearest_allowed(graph, points, form.data(), graph.starts, 10, allowed, 9999);
+        CHECK(found && std::ssize(*found) == 10);
+        CHECK(
+            std::all_of(found->begin(), found->end(), [&](PackedNeighbor one) { return allowed.row(vertex_of(one)); }));
+        CHECK(!space.nearest_allowed(graph, points, form.data(), graph.starts, 600, allowed, 100));
+      }
+    }
+  }
+}

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 FULL_EFFORT = {"max_distance_computations": 10**6}  # enough to measure every row that can be reached
 MAX_EXTRA = 3  # edges per vertex beyond max_degree, which connect the graph
-METRICS = ("cosine", "euclidean")
+METRICS = ("cosine", "dot", "euclidean")
+DISTANCES = ("cosine", "euclidean")  # under which a row is the nearest to itself
 each_metric = pytest.mark.parametrize("metric", METRICS)
+each_distance = pytest.mark.parametrize("metric", DISTANCES)
 
 
 def sample_rows(rows: int = 300, depth: int = 12) -> torch.Tensor:
@@ -115,6 +117,8 @@ def plain_distances(queries: Tensor, rows: Tensor, metric: str) -> Tensor:
     a, b = queries.double(), rows.double()
     if metric == "euclidean":
         return (a[:, None] - b).norm(dim=2)
+    if metric == "dot":
+        return -a @ b.T
     a_norm, b_norm = a.norm(dim=1), b.norm(dim=1)
     a_unit, b_unit = (x / n.clamp(min=1e-300)[:, None] for x, n in ((a, a_norm), (b, b_norm)))
     distance = (a_unit[:, None] - b_unit).square().sum(2) / 2

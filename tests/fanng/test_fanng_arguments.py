@@ -79,8 +79,8 @@ def test_build_overflowing_distances_raises():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"metric": "dot"}, ValueError, "metric must be one of 'cosine', 'euclidean', got 'dot'"),
-        ({"metric": None}, ValueError, "metric must be one of 'cosine', 'euclidean', got None"),
+        ({"metric": "l2"}, ValueError, "metric must be one of 'cosine', 'dot', 'euclidean', got 'l2'"),
+        ({"metric": None}, ValueError, "metric must be one of 'cosine', 'dot', 'euclidean', got None"),
         ({"success_rate": 1.01}, ValueError, "success_rate must be from 0 to 1, got 1.01"),
         ({"success_rate": -0.1}, ValueError, "success_rate must be a number >= 0, got -0.1"),
         ({"success_rate": NAN}, ValueError, "success_rate must be a number >= 0, got nan"),
@@ -128,10 +128,10 @@ def test_build_init_of_other_size_raises(index):
         (
             with_value(NAN, 7, 2),
             ValueError,
-            "queries must be finite, with finite squared distances, got row 7 that is not",
+            "queries must be finite, got nan in row 7, column 2",
         ),
-        (with_value(-INF, 0, 0), ValueError, "queries must be finite, with finite squared distances, got row 0 that"),
-        (with_value(1e300, 9, 0, torch.float64), ValueError, "queries must be finite, with finite squared distances"),
+        (with_value(-INF, 0, 0), ValueError, "queries must be finite, got -inf in row 0, column 0"),
+        (with_value(1e300, 9, 0, torch.float64), ValueError, "queries must be finite, got inf in row 9, column 0"),
     ],
 )
 def test_search_invalid_queries_raises(index, queries, error, message):
@@ -142,7 +142,7 @@ def test_search_invalid_queries_raises(index, queries, error, message):
 
 def test_search_overflowing_queries_raises():
     x = with_value(1e20, 6, 1)
-    with pytest.raises(ValueError, match="with finite squared distances, got row 6 that is not"):
+    with pytest.raises(ValueError, match=r"queries must have norms up to 9.2e18, .* got 1\d+.* in row 6"):
         Index.build(X, metric="euclidean").search(x, 3)
     assert Index.build(X).search(x, 3).distance.isfinite().all()
 

@@ -7,6 +7,7 @@ from fanng_cases import (
     FULL_EFFORT,
     MAX_EXTRA,
     assert_same_index,
+    each_distance,
     each_metric,
     edges_of,
     exact_rows,
@@ -81,7 +82,7 @@ def test_index_inputs_stay_unchanged_and_may_be_overwritten():
     assert index.recall(3) == Index.build(before).recall(3)
 
 
-@each_metric
+@each_distance
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_build_naive_graph_matches_plain_rule(metric, depth):
     x = exact_rows(metric, 60, 4 if metric == "cosine" else depth)

@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from fanng_cases import assert_same_index, each_metric, sample_rows
+from fanng_cases import assert_same_index, each_distance, each_metric, sample_rows
 from hardmine.fanng import Index
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
@@ -44,7 +44,7 @@ def test_add_in_many_steps_keeps_recall(metric):
     assert index.recall(K, None, queries=queries, **width) > fresh.recall(K, None, queries=queries, **width) - 0.01
 
 
-@each_metric
+@each_distance
 def test_add_far_cluster_is_found(metric):
     """New rows that resemble no old one are reached from the starts."""
     x, far = torch.randn(800, 16, generator=seeded(1)), torch.full((16,), -9.0)
@@ -94,7 +94,7 @@ def test_changed_index_equals_for_any_threads_and_leaves_old_one(metric):
     assert len(index) == 900
 
 
-@each_metric
+@each_distance
 def test_changed_index_takes_copies_zero_rows_and_none(metric):
     x = torch.randn(60, 4, generator=seeded(1))
     index = Index.build(x, metric=metric)

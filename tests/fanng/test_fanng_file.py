@@ -199,8 +199,11 @@ def test_load_during_concurrent_saves_reads_complete_files(tmp_path):
 
 
 def test_load_missing_path_raises(tmp_path):
-    with pytest.raises(FileNotFoundError, match="graph"):
-        Index.load(tmp_path / "graph")
+    path = tmp_path / "graph"
+    with pytest.raises(
+        FileNotFoundError, match=f"^path must be the file of a saved index, got '{path}': no such file$"
+    ):
+        Index.load(path)
     with pytest.raises(IsADirectoryError):
         Index.load(tmp_path)
     with pytest.raises(TypeError):

@@ -7,6 +7,7 @@ import torch
 
 from fanng_cases import (
     FULL_EFFORT,
+    each_distance,
     each_metric,
     plain_distances,
     sample_rows,
@@ -25,7 +26,7 @@ def test_recall_full_effort_is_one_without_neighbors_nan(metric):
 
 
 @pytest.mark.slow
-@each_metric
+@each_distance
 def test_recall_equals_share_of_exact_neighbors_found(metric):
     x = torch.randn(1500, 16, generator=seeded(1))
     index = Index.build(x, metric=metric)
@@ -45,7 +46,7 @@ def test_recall_equals_share_of_exact_neighbors_found(metric):
     assert index.recall(10) > share
 
 
-@each_metric
+@each_distance
 def test_recall_of_queries_equals_share_of_exact_neighbors_found(metric):
     x, queries = torch.randn(600, 16, generator=seeded(1)), torch.randn(300, 16, generator=seeded(2))
     index = Index.build(x, metric=metric)

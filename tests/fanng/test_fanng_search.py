@@ -10,6 +10,7 @@ from fanng_cases import (
     MAX_EXTRA,
     METRICS,
     assert_exact,
+    each_distance,
     each_metric,
     exact_rows,
     naive_index,
@@ -100,7 +101,7 @@ def test_search_few_rows_is_exact(metric, rows, k):
         assert Index.build(x, metric=metric, init=index).stats()["edges"] == index.stats()["edges"]
 
 
-@each_metric
+@each_distance
 def test_search_effort_bounds_number_found(metric):
     x = torch.randn(300, 6, generator=seeded(1))
     index = naive_index(x, metric)
@@ -135,7 +136,7 @@ def test_search_width_and_distance_limit_together_raise():
             work(width=5, max_distance_computations=9)
 
 
-@each_metric
+@each_distance
 def test_neighbors_default_is_lists_of_build(metric):
     x = sample_rows(700)
     distance, own = plain_distances(x, x, metric), torch.arange(len(x))
@@ -175,7 +176,7 @@ def test_search_starts_at_given_rows(dtype):
     assert index.search(queries, 1, max_distance_computations=1, start=spread).index.tolist() == [[5], [99], [0]]
 
 
-@each_metric
+@each_distance
 def test_search_more_duplicates_than_degree_finds_all(metric):
     """There are more copies of a row than a vertex has edges, next to other rows."""
     x = torch.randn(200, 4, generator=seeded(1))

@@ -130,7 +130,7 @@ def test_load_invalid_graph_raises(tampered, name, change, problem):
         ({"format_version": "one"}, "format_version must be a positive integer, got 'one'"),
         ({"format_version": ""}, "format_version must be a positive integer, got ''"),
         ({"format_version": "\u0663"}, "format_version must be a positive integer"),
-        ({"metric": "dot"}, "metric must be one of 'cosine', 'euclidean', got 'dot'"),
+        ({"metric": "l2"}, "metric must be one of 'cosine', 'dot', 'euclidean', got 'l2'"),
         ({"metric": "__class__"}, "metric must be one of"),
         ({"build": "{"}, r"build must be JSON, got '{'"),
         ({"build": "[" * 100_000}, r"build must be JSON, got '\[\["),

@@ -22,7 +22,10 @@ namespace {
 
 using Found = std::tuple<NewArray<float>, NewArray<int64_t>>;
 
-constexpr int64_t kComputationsPerWidth = 10;  // about, in searches of limited width
+template <class T>
+const T* data_of(const std::optional<Array<T>>& array) {
+  return array ? array->data() : nullptr;
+}
 
 template <class Search>
 Found search_into(int64_t queries, int64_t k, const Limit& limit, int64_t threads, const Search& search) {
@@ -87,7 +90,10 @@ NB_MODULE(_fanng, module) {
   module.attr("__doc__") =
       "The FANNG index and what is mined with it; hardmine.fanng and hardmine.mining are its faces.";
   bind_mining(module);
-  nb::enum_<Metric>(module, "Metric").value("euclidean", Metric::kEuclidean).value("cosine", Metric::kCosine);
+  nb::enum_<Metric>(module, "Metric")
+      .value("euclidean", Metric::kEuclidean)
+      .value("cosine", Metric::kCosine)
+      .value("dot", Metric::kDot);
   nb::enum_<Seeding>(module, "Seeding")
       .value("nothing", Seeding::kNothing)
       .value("naive", Seeding::kAllEdges)
@@ -134,15 +140,18 @@ NB_MODULE(_fanng, module) {
       .def(
           "search",
           [](const Index& self, const Array<float>& queries, int64_t k, int64_t max_computations, int64_t width,
-             const std::optional<Array<int64_t>>& start, int64_t threads) {
+             const std::optional<Array<int64_t>>& start, const std::optional<Array<uint8_t>>& allowed,
+             const std::optional<Array<int64_t>>& query_ids, const std::optional<Array<int64_t>>& row_ids,
+             int64_t threads) {
             const auto count = static_cast<int64_t>(queries.shape(0));
             const Limit limit{max_computations, width};
+            const RowFilter filter{data_of(allowed), data_of(row_ids), data_of(query_ids)};
             return search_into(count, k, limit, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
-              self.search(queries.data(), count, start ? start->data() : nullptr, limit, pool, results);
+              self.search(queries.data(), count, data_of(start), limit, filter, pool, results);
             });
           },
           nb::arg("queries"), nb::arg("k"), nb::arg("max_computations"), nb::arg("width"), nb::arg("start").none(),
-          nb::arg("threads"))
+          nb::arg("allowed").none(), nb::arg("query_ids").none(), nb::arg("row_ids").none(), nb::arg("threads"))
       .def(
           "search_held_out",
           [](const Index& self, const Array<int64_t>& rows, const Array<float>& distances, int64_t k,

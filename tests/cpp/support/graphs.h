@@ -23,7 +23,9 @@ using fanng::Vertex;
 using fanng::vertex_of;
 
 inline constexpr Metric kMetrics[] = {Metric::kEuclidean, Metric::kCosine};
-inline std::string name_of(Metric metric) { return metric == Metric::kCosine ? "cosine" : "euclidean"; }
+inline std::string name_of(Metric metric) {
+  return metric == Metric::kDot ? "dot" : metric == Metric::kCosine ? "cosine" : "euclidean";
+}
 
 inline const fanng::BuildProgress kNobodyAsks = [](double, int64_t) {};
 
@@ -131,7 +133,7 @@ inline Found searched(const fanng::Index& index, const std::vector<float>& queri
                       const cpu::ThreadPool& pool = SerialPool()) {
   const auto count = static_cast<int64_t>(queries.size()) / index.points().depth();
   Found found(count, k);
-  index.search(queries.data(), count, start ? start->data() : nullptr, limit, pool, found.view());
+  index.search(queries.data(), count, start ? start->data() : nullptr, limit, {}, pool, found.view());
   return found;
 }
 inline Found searched(const fanng::Index& index, const std::vector<float>& queries, int64_t k, int64_t max_computations,
