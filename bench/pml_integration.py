@@ -74,6 +74,7 @@ CASES = [
     Case(None, "NTXentLoss", max_rows=256),
     Case(None, "SupConLoss"),
     Case(None, "MultiSimilarityLoss"),
+    Case(None, "CircleLoss"),
     Case(None, "NPairsLoss"),
 ]
 

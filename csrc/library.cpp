@@ -157,22 +157,25 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "float duplicate_threshold, int reduction, bool allow_tf32, "
       "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
-  // temperature: float64 [], on the device of embeddings. With of_columns the refs are anchors as well. -> log_sum [B],
-  // column_log_sum [M], positive_similarity [B], which is the mean of an anchor's positives or 0, state [3, B] and
+  // temperature: float64 [], on the device of embeddings. bound, with refs only: [B], the pairs of an anchor are those
+  // whose signed similarity is above it; logit: what is in the exponent in place of the similarity, with the margin of
+  // the circle loss (core/losses/pair_logit.h). With of_columns the refs are anchors as well. -> log_sum
+  // [B], column_log_sum [M], positive_similarity [B], which is the mean of an anchor's positives or 0, state [3, B] and
   // column_state [3, M] of shift, sum and mean_offset (core/losses/logsumexp.h), positive_count [B]. The log-sum-exp is
   // shift / temperature + log_sum. What of_columns or positives does not ask for is empty.
   m.def(
       "logsumexp(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
-      "Tensor? ref_ids, Tensor temperature, int similarity, int pairs, bool of_columns, bool positives, "
-      "bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? ref_ids, Tensor temperature, Tensor? bound, int similarity, int pairs, bool of_columns, bool positives, "
+      "int logit, float margin, bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // From the gradients of log_sum, column_log_sum and positive_similarity, with the shifts held constant -> as
   // select_triplets_backward. grad_column is given with of_columns only.
   m.def(
       "logsumexp_backward(Tensor grad_log_sum, Tensor? grad_column, Tensor? grad_positive, Tensor embeddings, "
       "Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, Tensor? ref_ids, Tensor temperature, "
-      "Tensor state, Tensor column_state, Tensor positive_count, int similarity, int pairs, bool of_columns, "
-      "bool allow_tf32, bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
+      "Tensor? bound, Tensor state, Tensor column_state, Tensor positive_count, int similarity, int pairs, "
+      "bool of_columns, int logit, float margin, bool allow_tf32, bool need_embeddings, bool need_ref_embeddings) -> "
+      "(Tensor, Tensor)");
 
   // Query i belongs to key i; the other keys, which may be more, are its negatives. With symmetric, the mean of both
   // directions. temperature: float64 []. is_mean: over the pairs; else the sum -> loss [], grad_query [B, D], grad_key

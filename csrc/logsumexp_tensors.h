@@ -22,12 +22,22 @@ inline void check_of_columns(const LogSumExpRule& rule, const LabeledInputs& inp
   check(!rule.of_columns || inputs.ref_embeddings.has_value(), "of_columns must be false without refs");
 }
 
+// The bounds of the anchors' pairs, [B].
+inline std::optional<Tensor> checked_bound(const LogSumExpRule& rule, const std::optional<Tensor>& bound,
+                                           const LabeledInputs& inputs) {
+  check(!bound || (inputs.ref_embeddings && !rule.of_columns),
+        "bound must be given with refs and without of_columns only");
+  return checked_vector("bound", bound, inputs.embeddings, inputs.type);
+}
+
 // What the forward pass returns. What is not wanted is empty. A state [3, count] is shift, sum and mean_offset.
 struct LogSumExpTensors {
   LogSumExpRule rule;
+  std::optional<Tensor> bound;
   Tensor log_sum, column_log_sum, positive_similarity, state, column_state, positive_count;
 
-  LogSumExpTensors(const LogSumExpRule& of, const LabeledInputs& inputs) : rule(of) {
+  LogSumExpTensors(const LogSumExpRule& of, const LabeledInputs& inputs, const std::optional<Tensor>& bounds)
+      : rule(of), bound(checked_bound(of, bounds, inputs)) {
     check_of_columns(rule, inputs);
     const int64_t count = inputs.count, columns = rule.of_columns ? inputs.ref_embeddings->size(0) : 0;
     const int64_t positives = rule.positives ? count : 0;
@@ -49,6 +59,11 @@ struct LogSumExpTensors {
             .positive_count = rule.positives ? mutable_data<int64_t>(positive_count) : nullptr};
   }
 
+  template <class T>
+  const T* bound_data() const {
+    return data<T>(bound);
+  }
+
   std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> all() const {
     return {log_sum, column_log_sum, positive_similarity, state, column_state, positive_count};
   }
@@ -66,15 +81,17 @@ struct LogSumExpTensors {
 struct LogSumExpSavedTensors {
   LogSumExpRule rule;
   Tensor grad_log_sum, state, column_state, positive_count;
-  std::optional<Tensor> grad_column, grad_positive;
+  std::optional<Tensor> grad_column, grad_positive, bound;
 
   LogSumExpSavedTensors(const LogSumExpRule& of, const LabeledInputs& inputs, const Tensor& grad,
                         const std::optional<Tensor>& of_columns, const std::optional<Tensor>& of_positives,
-                        const Tensor& row_state, const Tensor& ref_state, const Tensor& positives)
+                        const Tensor& row_state, const Tensor& ref_state, const Tensor& positives,
+                        const std::optional<Tensor>& bounds)
       : rule(of),
         grad_log_sum(checked_vector("grad_log_sum", grad, inputs.embeddings, inputs.type)),
         state(checked_state("state", row_state, inputs.embeddings, inputs)),
-        positive_count(positives) {
+        positive_count(positives),
+        bound(checked_bound(of, bounds, inputs)) {
     check_of_columns(rule, inputs);
     check(of_columns.has_value() == rule.of_columns, "grad_column must be given with of_columns only");
     if (rule.of_columns) {
@@ -91,6 +108,7 @@ struct LogSumExpSavedTensors {
     LogSumExpSaved<T> out;
     out.rows = saved_state(data<T>(grad_log_sum), state);
     if (rule.of_columns) out.columns = saved_state(data<T>(*grad_column), column_state);
+    out.bound = data<T>(bound);
     out.grad_positive = data<T>(grad_positive);
     if (grad_positive) out.positive_count = data<int64_t>(positive_count);
     return out;

@@ -109,6 +109,7 @@ def _op_calls(library: Any) -> dict[str, Callable[[Given], Any]]:
         "logsumexp": call("logsumexp", *among, pairs="negative"),
         "logsumexp of refs": call("logsumexp", *refs, similarity="euclidean"),
         "supcon_loss": call("supcon_loss", *among),
+        "circle_loss": call("circle_loss", *among),
         "multi_similarity_loss": call("multi_similarity_loss", *among),
         "info_nce_loss": call("info_nce_loss", "refs"),
         "sigmoid_loss": call("sigmoid_loss", "refs"),

@@ -1,6 +1,7 @@
 """Loss modules, also under the papers' names. All modules delegate to :mod:`hardmine.ops`."""
 
 from hardmine.losses.batch_all import BatchAllTripletLoss
+from hardmine.losses.circle import CircleLoss
 from hardmine.losses.cross_batch_memory import CrossBatchMemory
 from hardmine.losses.given_triplets import GlobalLoss, RatioTripletLoss
 from hardmine.losses.hierarchical import HierarchicalTripletLoss
@@ -26,6 +27,7 @@ from hardmine.losses.tuplet import TupletLoss
 __all__ = [
     "BatchAllLoss",
     "BatchAllTripletLoss",
+    "CircleLoss",
     "CrossBatchMemory",
     "EPHNLoss",
     "EPLoss",

@@ -1,6 +1,7 @@
 """hardmine's ops: functional, differentiable, fused. Importing this module needs the compiled library."""
 
 from hardmine.ops.batch_all_triplet_loss import batch_all_triplet_loss
+from hardmine.ops.circle_loss import circle_loss
 from hardmine.ops.global_loss import global_loss
 from hardmine.ops.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.ops.info_nce_loss import info_nce_loss
@@ -22,6 +23,7 @@ __all__ = [
     "TripletCounts",
     "TupletTerms",
     "batch_all_triplet_loss",
+    "circle_loss",
     "global_loss",
     "indexed_triplet_loss",
     "info_nce_loss",

@@ -24,6 +24,7 @@ from hardmine.types import LogSumExpPairs, Similarity
 
 PAIRS = get_args(LogSumExpPairs)
 SIMILARITIES = get_args(Similarity)
+LOGITS = ("similarity", "dissimilarity", "circle")  # csrc/core/losses/pair_logit.h
 _ROWS = ("query", "positive_key", "key", "negative_keys")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,9 +54,10 @@ class SoftSums(NamedTuple):
     """Log-sum-exps, and what losses need beside them.
 
     Attributes:
-        shift: The largest similarity of each anchor, [B]; 0 without a pair. Not differentiable.
-        log_sum: The log-sum-exp of similarities minus ``shift``, divided by the temperature: [B], -infinity without a
-            pair. Its derivatives hold ``shift`` constant.
+        shift: The largest logit of each anchor, [B]; 0 without a pair. Not differentiable. The logit of a pair is its
+            similarity, unless the call names another.
+        log_sum: The log-sum-exp of logits minus ``shift``, divided by the temperature: [B], -infinity without a pair.
+            Its derivatives hold ``shift`` constant.
         temperature: float64 [].
         positive_similarity: The mean similarity of each anchor's positives, [B]; 0 if there is none.
         positive_count: Their number, int64 [B].
@@ -91,16 +93,23 @@ def soft_sums(
     *,
     of_columns: bool = False,
     positives: bool = False,
+    logit: str = "similarity",
+    margin: float = 0.0,
+    bound: Tensor | None = None,
 ) -> tuple[SoftSums, SoftSums]:
-    """The sums of the anchors, and with ``of_columns`` those of the refs, which are else empty."""
+    """The sums of the anchors, and with ``of_columns`` those of the refs, which are else empty.
+
+    ``logit`` and ``margin``: what is in the exponent (csrc/core/losses/pair_logit.h). ``bound`` [B], with refs: only
+    pairs whose similarity, or dissimilarity, is above the bound of their anchor.
+    """
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
     codes = check_soft_options(embeddings, similarity, pairs)
     t = temperature_tensor(temperature, embeddings)
     log_sum, column_log_sum, positive_similarity, state, column_state, count = torch.ops.hardmine.logsumexp(
-        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, t, *codes, of_columns, positives,
-        allow_tf32(embeddings),
+        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, t, bound, *codes, of_columns, positives,
+        LOGITS.index(logit), margin, allow_tf32(embeddings),
     )  # fmt: skip
     nothing = count.new_empty(0)
     return (
@@ -111,8 +120,8 @@ def soft_sums(
 
 @torch.library.register_fake("hardmine::logsumexp")
 def _(
-    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, temperature, similarity, pairs, of_columns, positives,
-    allow_tf32,
+    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, temperature, bound, similarity, pairs, of_columns,
+    positives, logit, margin, allow_tf32,
 ):  # fmt: skip
     dtype = accumulate_dtype(embeddings.dtype)
     rows, columns = embeddings.shape[0], ref_embeddings.shape[0] if of_columns else 0
@@ -149,7 +158,8 @@ torch.library.register_fake(
 
 
 def _setup_context(ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
-    tensors, ctx.codes, (ctx.of_columns, ctx.positives, ctx.allow_tf32) = arguments[:7], arguments[7:9], arguments[9:]
+    tensors, ctx.codes, ctx.logit, ctx.allow_tf32 = arguments[:8], arguments[8:10], arguments[12:14], arguments[14]
+    ctx.of_columns, ctx.positives = arguments[10:12]
     ctx.mark_non_differentiable(*outputs[3:])
     ctx.save_for_backward(*tensors, *outputs[3:])
     ctx.set_materialize_grads(False)
@@ -164,7 +174,7 @@ def _backward(
     *_: Any,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     need, need_ref, need_temperature, *_ = ctx.needs_input_grad
-    *inputs, temperature, state, column_state, count = saved
+    *inputs, temperature, bound, state, column_state, count = saved
     if grad is None and grad_column is None and grad_positive is None:
         return None, None, None
     grad = torch.zeros_like(state[0]) if grad is None else grad.contiguous()
@@ -176,8 +186,8 @@ def _backward(
     of_rows = of_refs = of_temperature = None
     if need or need_ref:
         of_rows, of_refs = torch.ops.hardmine.logsumexp_backward(
-            grad, grad_column, grad_positive, *inputs, temperature, state, column_state, count, *ctx.codes,
-            ctx.of_columns, ctx.allow_tf32, need, need_ref,
+            grad, grad_column, grad_positive, *inputs, temperature, bound, state, column_state, count, *ctx.codes,
+            ctx.of_columns, *ctx.logit, ctx.allow_tf32, need, need_ref,
         )  # fmt: skip
     if need_temperature:
         of_temperature = torch.ops.hardmine.logsumexp_temperature_backward(

@@ -194,7 +194,7 @@ def _losses(pairs: _Pairs, negative_keys: Tensor | None, t: Tensor, options: dic
     if own is not None and own.shape[1] == 0 and in_batch:
         own = None  # logaddexp(-inf, -inf) has no gradient
 
-    def sums(rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], pairs: str, **wanted: bool) -> Any:
+    def sums(rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], pairs: str, **wanted: Any) -> Any:
         """The sums of rows, and if wanted of columns, each given with labels."""
         return soft_sums((*rows, *columns, None, None), t, options["similarity"], pairs, **wanted)
 

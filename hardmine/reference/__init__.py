@@ -4,6 +4,7 @@ The references build the whole [B, M] matrix, check no arguments and need no com
 """
 
 from hardmine.reference.batch_all_triplet_loss import batch_all_triplet_loss
+from hardmine.reference.circle_loss import circle_loss
 from hardmine.reference.global_loss import global_loss
 from hardmine.reference.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.reference.info_nce_loss import info_nce_loss
@@ -20,6 +21,7 @@ from hardmine.reference.tuplet_loss import tuplet_loss
 
 __all__ = [
     "batch_all_triplet_loss",
+    "circle_loss",
     "global_loss",
     "indexed_triplet_loss",
     "info_nce_loss",

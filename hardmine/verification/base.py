@@ -149,7 +149,7 @@ class OpComparison:
     def similarity_scale(self) -> float:
         """The largest similarity that the norms allow; for tiny rows, more, to allow for underflow."""
         a, b = largest_norm(self.rows[0]), largest_norm(self.rows[-1])
-        similarity = self.options["similarity"]
+        similarity = self.options.get("similarity", "cosine")  # circle_loss has no choice
         largest = {"cosine": 1.0, "dot": a * b, "euclidean": a + b}[similarity]
         return max(largest, self.underflow(similarity) / self.tolerance, 1e-30)
 

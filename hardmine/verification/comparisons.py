@@ -21,6 +21,7 @@ COMPARISONS: dict[str, type[OpComparison]] = {
     "knn": NeighborComparison,
     "info_nce_loss": InfoNCEComparison,
     "sigmoid_loss": SigmoidComparison,
+    "circle_loss": SoftComparison,
     "logsumexp": SoftComparison,
     "multi_similarity_loss": SoftComparison,
     "supcon_loss": SoftComparison,

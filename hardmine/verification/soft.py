@@ -22,13 +22,19 @@ class SoftComparison(OpComparison):
         self.missing = missing if self.ignored is None or not loss.dim() else missing[self.ignored.keep]
         return torch.where(missing, 0.0, loss), None
 
+    @staticmethod
+    def steepest(options: dict[str, Any]) -> float:
+        """The largest derivative of an exponent by a similarity."""
+        if "gamma" in options:
+            return float(options["gamma"] * (2 + abs(options["m"])))
+        return max([options[name] for name in ("alpha", "beta") if name in options] or [1 / options["temperature"]])
+
     def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
         """A description of the disagreement, or None."""
         if not self.in_range():
             return self.check_divergence(loss, gradients)
         arguments, options = self.arguments, dict(self.options)
-        steepest = max([options[name] for name in ("alpha", "beta") if name in options] or [1 / options["temperature"]])
-        leaves, similarity = self.double_leaves(), options["similarity"]
+        leaves, similarity = self.double_leaves(), options.get("similarity", "cosine")
         s, positives, negatives = self.select.candidate_pairs(
             leaves[0],
             arguments["labels"],
@@ -47,7 +53,7 @@ class SoftComparison(OpComparison):
         if not torch.equal(missing, self.missing):
             return "the log-sum-exp must be -inf exactly where there is no pair"
         expected = torch.where(missing, 0.0, expected)
-        steepness = self.similarity_scale() * steepest
+        steepness = self.similarity_scale() * self.steepest(options)
         problem = self.check_loss(loss, expected, max(1.0, steepness))
         if problem:
             return problem

@@ -16,6 +16,11 @@ constexpr double kTemperatures[] = {1, 0.1, 0.01};
 // The lengths of some rows are far apart: then their maxima have no common shift.
 constexpr double kLengths[] = {1, 300};
 
+constexpr Similarity kProducts[] = {Similarity::kCosine, Similarity::kDot};
+constexpr Logit kLogits[] = {Logit::kSimilarity, Logit::kDissimilarity, Logit::kCircle};
+constexpr LogSumExpPairs kOnePairKind[] = {LogSumExpPairs::kPositive, LogSumExpPairs::kNegative};
+constexpr double kMargins[] = {0.4, -0.1};
+
 template <class T>
 struct LogSumExpRun : LogSumExpArrays<T> {
   bool finite;
@@ -24,8 +29,8 @@ struct LogSumExpRun : LogSumExpArrays<T> {
   LogSumExpRun(const LogSumExpProblem<T>& p, const cpu::ThreadPool& pool) : LogSumExpArrays<T>(p) {
     const LabeledMatrix<T> refs = p.others().view();
     const LabeledMatrix<T>* others = p.refs ? &refs : nullptr;
-    finite =
-        cpu::logsumexp_forward<T>(p.rule, p.temperature, p.anchors.view(), others, p.anchors.depth, pool, this->out());
+    finite = cpu::logsumexp_forward<T>(p.rule, p.temperature, p.anchors.view(), others, p.anchors.depth, pool,
+                                       this->out(), p.bound.empty() ? nullptr : p.bound.data());
     grad_x.assign(p.anchors.x.size(), T(kNaN));
     if (p.refs) grad_refs.assign(p.refs->x.size(), T(kNaN));
     T nothing[1];  // a wanted gradient without elements is not null either
@@ -101,6 +106,41 @@ TYPED_TEST(logsumexp_any_ref_count_matches_double_loop, T) {
       for (int64_t n = 0; n < 4; ++n) check_case<T>(choices.next(), rows, refs, coverage);
   CHECK(coverage.found > coverage.anchors / 2 && coverage.found < coverage.anchors);
   CHECK(coverage.with_positives > coverage.anchors / 16);
+}
+
+TYPED_TEST(logsumexp_of_logits_matches_double_loop, T) {
+  LogSumExpCoverage coverage;
+  struct Case {
+    Similarity similarity;
+    Logit logit;
+    LogSumExpPairs pairs;
+    double temperature, margin;
+    bool bounds;
+    Labels labels;
+  };
+  const auto cases = cases_of<Case>(kProducts, kLogits, kOnePairKind, kTemperatures, kMargins, kEither, kLabels);
+  Deck<Case> deck(cases, 2 + sizeof(T));
+  for (const int64_t rows : {1, 3, 33, 97, 193}) {
+    for (const int64_t ref_count : {-1, 2, 96, 193}) {
+      for (int64_t n = 0; n < 12; ++n) {
+        const Case choice = deck.next();
+        Random random(1000 * rows + 10 * ref_count + n);
+        Batch<T> anchors(Values::kReals, choice.labels, rows, 16, random);
+        const Batch<T> refs(Values::kReals, choice.labels, std::max<int64_t>(ref_count, 0), 16, random);
+        LogSumExpRule rule;
+        rule.similarity = choice.similarity;
+        rule.pairs = choice.pairs;
+        rule.logit = choice.logit;
+        rule.margin = choice.margin;
+        LogSumExpProblem<T> p(rule, choice.temperature, anchors, ref_count < 0 ? nullptr : &refs, random);
+        if (choice.bounds && p.refs) p.give_bounds(choice.similarity == Similarity::kCosine ? 0.5 : 3, random);
+        context = p.text();
+        const LogSumExpRun<T> run(p, SerialPool());
+        check_logsumexps(p, run, run.grad_x, run.grad_refs, coverage);
+      }
+    }
+  }
+  CHECK(coverage.found > coverage.anchors / 3 && coverage.found < coverage.anchors);
 }
 
 // Enough work for two threads or more in every pass.

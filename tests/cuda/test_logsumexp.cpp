@@ -50,7 +50,8 @@ struct CudaRun : LogSumExpArrays<typename Way::acc_t> {
     const LabeledMatrix<Scalar>* others = p.refs ? &refs : nullptr;
     HostWorkspace workspace;
     const Stream stream{running.max_blocks};
-    logsumexp<MmaPolicy>(p.rule, &p.temperature, anchors, others, p.anchors.depth, this->out(), workspace, stream);
+    logsumexp<MmaPolicy>(p.rule, &p.temperature, anchors, others, p.anchors.depth, this->out(), workspace, stream,
+                         p.bound.empty() ? nullptr : p.bound.data());
     std::vector<Scalar> to_x(x.size(), from_acc<Scalar>(acc_t(77))),
         to_refs(p.refs ? y.size() : 0, from_acc<Scalar>(acc_t(77)));
     Scalar nothing[1];  // a wanted gradient without elements is not null either
@@ -173,6 +174,29 @@ TEST(logsumexp_any_ref_count_matches_double_loop) {
     check_case(way, similarity, kTile + 3, 20, 4, choices.next(), coverage);
   });
   CHECK(coverage.found > coverage.anchors / 4 && coverage.found < coverage.anchors);
+}
+
+TEST(logsumexp_of_logits_matches_double_loop) {
+  LogSumExpCoverage coverage;
+  int64_t n = 0;
+  for_products([&](auto way) {
+    using Way = decltype(way);
+    for (const Logit logit : {Logit::kSimilarity, Logit::kDissimilarity, Logit::kCircle}) {
+      for (const LogSumExpPairs pairs : {LogSumExpPairs::kPositive, LogSumExpPairs::kNegative}) {
+        const int64_t refs = ++n % 2 ? -1 : Way::MmaPolicy::kTile + 3;
+        const Choice choice{pairs, kTemperatures[n % 3], false, false, Labels::kRandom};
+        Mixed<Way> mixed(Similarity::kCosine, choice, 45, refs, 7);
+        mixed.problem.rule.logit = logit;
+        mixed.problem.rule.margin = 0.4;
+        if (refs > 0) mixed.problem.give_bounds(0.5, mixed.random);
+        context = std::string(way.name) + ", " + mixed.problem.text();
+        const CudaRun<Way> run(mixed.problem);
+        const double least = std::is_same_v<typename Way::Scalar, Float16> ? 1e-6 : 0;
+        check_logsumexps(mixed.problem, run, run.grad_x, run.grad_refs, coverage, weight_rounding<Way>(), least);
+      }
+    }
+  });
+  CHECK(coverage.found > coverage.anchors / 3 && coverage.found < coverage.anchors);
 }
 
 TEST(logsumexp_any_order_gives_same_bits) {

@@ -116,10 +116,10 @@ def call(name: str, case: Case, ranks: int, rank: int | None = None, **more: Any
         found = ops.logsumexp(**inputs, **options)
         (torch.where(found > -torch.inf, found, 0.0) * weights).sum().backward()
         return Outcome(found.detach(), (), None, [leaf.grad for leaf in leaves])
-    if name in ("supcon_loss", "multi_similarity_loss"):
+    if name in ("supcon_loss", "multi_similarity_loss", "circle_loss"):
         loss, count = getattr(ops, name)(**inputs, **options), torch.tensor(0)
-        if name == "supcon_loss":
-            loss, count = ops.supcon_loss(**inputs, **options, return_count=True)
+        if name != "multi_similarity_loss":
+            loss, count = getattr(ops, name)(**inputs, **options, return_count=True)
         (loss if loss.dim() == 0 else (loss * weights).sum()).backward()
         return Outcome(loss.detach(), (), count, [leaf.grad for leaf in leaves])
     flags = {RETURNS.get(name, "return_selection"): True, "return_count": True}

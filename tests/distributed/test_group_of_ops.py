@@ -56,6 +56,12 @@ LOSSES = {
         {"reduction": "sum", "gradient_reduction": "sum"},
         {"ignore_index": -1},
     ],
+    "circle_loss": [
+        {},
+        {"reduction": "none", "gamma": 3.0},
+        {"reduction": "sum", "gradient_reduction": "sum", "m": 0.25},
+        {"ignore_index": -1},
+    ],
     "supcon_loss": [
         {},
         {"similarity": "euclidean", "reduction": "none"},

@@ -39,6 +39,8 @@ LOSSES = [
     ("NTXentLoss", {"temperature": -0.1}, "its temperature is -0.1"),
     ("MultiSimilarityLoss", {"distance": distances.LpDistance()}, "its distance is LpDistance"),
     ("MultiSimilarityLoss", {"alpha": -2}, "its alpha is -2"),
+    ("CircleLoss", {"m": 1.5}, "its m is 1.5"),
+    ("CircleLoss", {"gamma": -1}, "its gamma is -1"),
     ("SupConLoss", {"distance": distances.LpDistance(normalize_embeddings=False, power=2)}, "squared but not"),
 ]
 MINERS = [
@@ -86,7 +88,7 @@ def test_warning_names_the_line_of_the_user(wrapped):
     assert "loss(embeddings, labels)" in linecache.getline(caught[0].filename, caught[0].lineno)
 
 
-@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss", "MultiSimilarityLoss"])
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss", "MultiSimilarityLoss", "CircleLoss"])
 def test_pairs_of_a_miner_are_those_of_pml(name):
     batch = batch_of("some alone", "others", requires_grad=True)
     indices = miners.BatchEasyHardMiner()(*batch)

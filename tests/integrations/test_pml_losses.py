@@ -80,14 +80,24 @@ def test_multi_similarity_loss_of_all_pairs_is_that_of_pml(distance, labels):
         assert assert_same_loss(own, expected, batch_of(labels, refs, dtype, requires_grad=True)) > 0
 
 
-@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss", "NPairsLoss", "MultiSimilarityLoss"])
+@pytest.mark.parametrize("labels", LABELS)
+def test_circle_loss_of_all_pairs_is_that_of_pml(labels):
+    options = [{}, {"m": 0.25, "gamma": 256}, {"m": -0.1, "gamma": 2.5}]
+    for refs, dtype, each in itertools.product(REFS, DTYPES, options):
+        own, expected = (side.CircleLoss(**each) for side in (losses, pml))
+        tolerances = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-7, "atol": 1e-7}
+        loss = assert_same_loss(own, expected, batch_of(labels, refs, dtype, requires_grad=True), **tolerances)
+        assert loss > 0 or labels in ("no positives", "one class")
+
+
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss", "NPairsLoss", "MultiSimilarityLoss", "CircleLoss"])
 @pytest.mark.parametrize(
     "reducer",
     [
         reducers.AvgNonZeroReducer(),
         reducers.MeanReducer(),
         reducers.SumReducer(),
-        reducers.ThresholdReducer(low=0.1, high=2.0, collect_stats=True),
+        reducers.ThresholdReducer(low=0.1, high=4.0, collect_stats=True),
         reducers.ClassWeightedReducer(torch.arange(1.0, 21.0)),
         None,
     ],
@@ -95,7 +105,8 @@ def test_multi_similarity_loss_of_all_pairs_is_that_of_pml(distance, labels):
 )
 def test_losses_with_default_options_take_reducers_of_pml(reducer, name):
     batch = batch_of("some alone", requires_grad=True)
-    own, expected = (getattr(side, name)(reducer=reducer) for side in (losses, pml))
+    options = {"gamma": 0.5} if name == "CircleLoss" else {}
+    own, expected = (getattr(side, name)(**options, reducer=reducer) for side in (losses, pml))
     assert assert_same_loss(own, expected, batch) > 0
     assert vars(own.reducer).get("num_past_filter") == vars(expected.reducer).get("num_past_filter")
 
@@ -127,7 +138,7 @@ def test_n_pairs_loss_is_that_of_pml(distance, labels):
             assert own.distance.initial_avg_ref_norm == pytest.approx(expected.distance.initial_avg_ref_norm)
 
 
-@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss"])
+@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss", "CircleLoss"])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_losses_work_in_self_supervised_loss(name, symmetric):
     batch = batch_of("balanced", "others, same labels", requires_grad=True)
@@ -140,7 +151,7 @@ def test_losses_work_in_self_supervised_loss(name, symmetric):
 
 
 @pytest.mark.filterwarnings("ignore:.* runs the code of pytorch-metric-learning itself")
-@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss"])
+@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss", "CircleLoss"])
 @pytest.mark.parametrize("mine", [True, False])
 def test_losses_work_in_cross_batch_memory(name, mine):
     def wrapped(side, side_miners):
@@ -163,7 +174,7 @@ def test_losses_work_in_distributed_loss_wrapper(efficient):
         return [
             [
                 x.detach()
-                for name in ("TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss")
+                for name in ("TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss", "CircleLoss")
                 for x in value_and_gradients(
                     lambda embeddings, labels, *_, name=name, side=side: DistributedLossWrapper(
                         getattr(side, name)(), efficient=efficient
@@ -178,7 +189,7 @@ def test_losses_work_in_distributed_loss_wrapper(efficient):
         torch.testing.assert_close(found, expected)
 
 
-ALL_LOSSES = ["TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss", "NPairsLoss"]
+ALL_LOSSES = ["TripletMarginLoss", "NTXentLoss", "SupConLoss", "MultiSimilarityLoss", "CircleLoss", "NPairsLoss"]
 
 
 @pytest.mark.parametrize("name", ALL_LOSSES)
@@ -218,6 +229,8 @@ def test_losses_under_autocast_are_those_of_float32(name):
 @pytest.mark.parametrize("distance", UNIT)
 @pytest.mark.filterwarnings("ignore:.* runs the code of pytorch-metric-learning itself. an embedding has norm 0")
 def test_losses_of_zero_rows_are_those_of_pml(name, distance):
+    if name == "CircleLoss" and distance != "cosine":
+        pytest.skip("is of cosine similarities only")
     own, expected = (getattr(side, name)(distance=DISTANCES[distance]()) for side in (losses, pml))
     if name == "MultiSimilarityLoss" and "dot" not in distance and distance != "cosine":
         pytest.skip("runs PML's own code")

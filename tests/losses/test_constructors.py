@@ -13,6 +13,7 @@ from support.inputs import HAND_POINTS, seeded
 OPS = {
     "BatchAllLoss": ops.tuplet_loss,
     "BatchAllTripletLoss": ops.batch_all_triplet_loss,
+    "CircleLoss": ops.circle_loss,
     "EPHNLoss": ops.triplet_loss,
     "EPLoss": ops.tuplet_loss,
     "EPSHNLoss": ops.triplet_loss,
@@ -36,6 +37,7 @@ each = pytest.mark.parametrize("name", OPS)
 # The modules that have all options of their op
 WHOLE = (
     "BatchAllTripletLoss",
+    "CircleLoss",
     "GlobalLoss",
     "InfoNCELoss",
     "MultiSimilarityLoss",

@@ -142,7 +142,11 @@ def test_memory_of_all_pairs_matches_pml():
 @pytest.mark.parametrize("with_ids", [False, True], ids=["own", "ids"])
 def test_memory_equals_queue_of_lists(name, with_ids):
     """Batches of other sizes, a queue that is not full, and one that wraps within a batch."""
-    own_options = {"HierarchicalTripletLoss": {"classes": 3}, "MultiSimilarityLoss": {"similarity": "dot"}}
+    own_options = {
+        "HierarchicalTripletLoss": {"classes": 3},
+        "CircleLoss": {"gamma": 3.0},
+        "MultiSimilarityLoss": {"similarity": "dot"},
+    }
     loss_of = getattr(losses, name)(**own_options.get(name, {"similarity": "euclidean"}))
     memory, expected = CrossBatchMemory(loss_of, 17, DIM), ListQueue(loss_of, 17)
     for step, rows in enumerate([3, 1, 0, 8, 7, 17, 2, 9, 4]):

@@ -53,7 +53,13 @@ ON_ALL_PAIRS = [
 ]
 ON_GIVEN_TRIPLETS = ["GlobalLoss", "RatioTripletLoss"]
 AROUND_OTHERS = ["CrossBatchMemory"]
-ON_SOFTMAX = ["InfoNCELoss", "MultiSimilarityLoss", "SigmoidLoss", "SupConLoss"]  # see test_soft_modules.py
+ON_SOFTMAX = [
+    "CircleLoss",
+    "InfoNCELoss",
+    "MultiSimilarityLoss",
+    "SigmoidLoss",
+    "SupConLoss",
+]  # see test_soft_modules.py and test_circle_loss.py
 
 
 def test_modules_all_are_covered():

@@ -115,6 +115,23 @@ class Number(Kind):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BoundedNumber(Number):
+    """A number from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    finite: bool = False  # infinity gets the same error as other numbers beyond the limits
+
+    def _valid(self) -> list[Any]:
+        return [*self.values, self.low, self.high, 0]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        yield from super()._invalid()
+        for value in (self.low - 0.01, self.high + 0.01, math.inf, -math.inf):
+            yield Wrong(value, ValueError, f"must be a number from {self.low:g} to {self.high:g}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Temperature(Number):
     """A number by which similarities can be divided in float32."""
 

@@ -13,6 +13,7 @@ import numpy
 import torch
 
 from argument_kinds import (
+    BoundedNumber,
     Choice,
     FiniteOrTensor,
     Flag,
@@ -51,6 +52,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "logsumexp": _WITH_REFS,
     "info_nce_loss": {"query": EMBEDDINGS, "positive_key": REFS[:4]},
     "supcon_loss": _WITH_REFS,
+    "circle_loss": _WITH_REFS,
     "multi_similarity_loss": _WITH_REFS,
     "sigmoid_loss": {"query": EMBEDDINGS, "key": REFS[:4]},
     "indexed_triplet_loss": _GIVEN,
@@ -241,6 +243,15 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "similarity": SIMILARITY,
         "reduction": REDUCTION,
         "weights": _PAIR_WEIGHTS,
+        **_OVER_RANKS,
+    },
+    "circle_loss": {
+        **_TENSORS,
+        "m": BoundedNumber(low=-1, high=1),
+        "gamma": TEMPERATURE,
+        "reduction": REDUCTION,
+        "weights": WEIGHTS,
+        "return_count": Flag(),
         **_OVER_RANKS,
     },
     "multi_similarity_loss": {

@@ -16,6 +16,7 @@ CALLS = {
     "batch_all_triplet_loss": {},
     "logsumexp": {},
     "supcon_loss": {},
+    "circle_loss": {},
     "knn": {"k": 3},
 }
 

@@ -220,7 +220,7 @@ def test_logsumexp_opcheck(of_columns):
     x, r, t = leaves_of(random_inputs(12, 5, 3, 7, dtype=torch.float64), 0.3)
     inputs = random_inputs(12, 5, 3, 7)
     refs = (r, inputs.ref_labels)
-    arguments = (x, inputs.labels, *refs, None, None, t, 0, 2, of_columns, True, False)
+    arguments = (x, inputs.labels, *refs, None, None, t, None, 0, 2, of_columns, True, 0, 0.0, False)
     torch.library.opcheck(torch.ops.hardmine.logsumexp.default, arguments)
 
 

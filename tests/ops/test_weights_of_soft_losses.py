@@ -17,6 +17,7 @@ REDUCTIONS = ("mean", "sum", "none")
 CALLS = [
     ("supcon_loss", {}),
     ("multi_similarity_loss", {}),
+    ("circle_loss", {"gamma": 5.0}),
     ("tuplet_loss", {"positive": "easiest"}),
     ("tuplet_loss", {"positive": "all", "duplicate_threshold": 0.9}),
     ("tuplet_loss", {"positive": "hardest", "temperature": torch.tensor(0.2)}),

@@ -20,10 +20,10 @@ SELECTED_LOSSES = ("triplet_loss", "sct_loss")  # one selected positive and nega
 SELECTING_OPS = ("select_triplets", *SELECTED_LOSSES)
 LOSSES = (*SELECTED_LOSSES, "tuplet_loss", "batch_all_triplet_loss")
 OPS = ("select_triplets", *LOSSES, "knn")
-# They have tests of their own: test_soft_losses.py, test_info_nce_loss.py, test_multi_similarity_loss.py and
-# test_sigmoid_loss.py. All but sigmoid_loss call the compiled op logsumexp.
+# They have tests of their own: test_soft_losses.py, test_info_nce_loss.py, test_multi_similarity_loss.py,
+# test_circle_loss.py and test_sigmoid_loss.py. All but sigmoid_loss call the compiled op logsumexp.
 SOFT_LABELED_OPS = ("logsumexp", "supcon_loss")
-SOFT_OPS = (*SOFT_LABELED_OPS, "info_nce_loss", "multi_similarity_loss", "sigmoid_loss")
+SOFT_OPS = (*SOFT_LABELED_OPS, "circle_loss", "info_nce_loss", "multi_similarity_loss", "sigmoid_loss")
 OPS_WITH_LABELS = ("select_triplets", *LOSSES)
 # What ranks compute of a shared loss. No face calls them alone: test_shared_selection.py and test_shared_tuplet.py do.
 OPS_OF_PARTS = (

@@ -7,6 +7,8 @@
 //   d L_i / d s_ij = p_ij / t,
 //   d L_i / d t = -sum_j p_ij s_ij / t^2, and with the shift held constant, that of log_sum is -mean_offset / t^2,
 //   mean_offset = sum_j p_ij (s_ij - shift).
+// Losses may put another number x_ij, the logit, in place of s_ij: all of the above then holds with x, and derivatives
+// by s are those by x times the slope of the logit.
 #pragma once
 
 #include <cmath>
@@ -15,6 +17,7 @@
 #include <stdexcept>
 
 #include "core/host_device.h"
+#include "core/losses/pair_logit.h"
 #include "core/losses/tuplet_terms.h"
 #include "core/options.h"
 #include "core/selection.h"
@@ -31,15 +34,30 @@ struct LogSumExpRule {
   bool of_columns = false;  // refs are anchors as well, with the batch as their candidates
   bool positives = false;   // also the mean similarity of each anchor's positives
   bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
+  Logit logit = Logit::kSimilarity;
+  double margin = 0;  // of the circle loss
 };
 
-inline LogSumExpRule logsumexp_rule(int64_t similarity, int64_t pairs, bool of_columns, bool positives,
-                                    bool allow_tf32) {
-  return {.similarity = similarity_from_code(similarity),
-          .pairs = enum_from_code("pairs", pairs, LogSumExpPairs::kAll),
-          .of_columns = of_columns,
-          .positives = positives,
-          .allow_tf32 = allow_tf32};
+inline LogSumExpRule logsumexp_rule(int64_t similarity, int64_t pairs, bool of_columns, bool positives, int64_t logit,
+                                    double margin, bool allow_tf32) {
+  const LogSumExpRule rule{.similarity = similarity_from_code(similarity),
+                           .pairs = enum_from_code("pairs", pairs, LogSumExpPairs::kAll),
+                           .of_columns = of_columns,
+                           .positives = positives,
+                           .allow_tf32 = allow_tf32,
+                           .logit = enum_from_code("logit", logit, Logit::kCircle),
+                           .margin = margin};
+  if (rule.logit == Logit::kSimilarity) return rule;
+  if (rule.positives || rule.similarity == Similarity::kEuclidean)
+    throw std::invalid_argument("logit must be that of similarities with positives or Euclidean distances");
+  if (rule.logit == Logit::kCircle && rule.pairs == LogSumExpPairs::kAll)
+    throw std::invalid_argument("pairs must be positive or negative for the logit of the circle loss");
+  return rule;
+}
+
+template <class T>
+PairLogit<T> pair_logit(const LogSumExpRule& rule) {
+  return PairLogit<T>::of(rule.logit, rule.pairs == LogSumExpPairs::kPositive, rule.margin);
 }
 
 // The state of each row of a set, [count] each. Null: the rows are not anchors.
@@ -69,6 +87,7 @@ struct LogSumExpOut {
 template <class T>
 struct LogSumExpSaved {
   SavedLogSumExp<T> rows, columns;
+  const T* bound = nullptr;          // [anchors], as in the forward pass
   const T* grad_positive = nullptr;  // [anchors], of the mean similarity of positives; null: none
   const int64_t* positive_count = nullptr;
 };

@@ -35,6 +35,15 @@ void write_state(const RunningSums<T>& sums, const SortedRows<T>& rows, const Lo
   }
 }
 
+// The bounds of sorted rows; empty if there are none.
+template <class T>
+WorkspaceVector<T> bounds_of(const SortedRows<T>& rows, const T* bound) {
+  if (!bound) return {};
+  WorkspaceVector<T> sorted(rows.count());
+  for (int64_t i = 0; i < rows.count(); ++i) sorted[i] = bound[rows.permutation()[i]];
+  return sorted;
+}
+
 template <class T>
 void fill_without_pairs(int64_t count, const LogSumExpState<T>& state, T* log_sum) {
   std::fill_n(state.shift, count, T(0));
@@ -72,8 +81,8 @@ struct Coefficients {
 
 template <class T>
 bool logsumexp_forward(const LogSumExpRule& rule, double temperature, const LabeledMatrix<T>& anchors,
-                       const LabeledMatrix<T>* refs, int64_t depth, const ThreadPool& pool,
-                       const LogSumExpOut<T>& out) {
+                       const LabeledMatrix<T>* refs, int64_t depth, const ThreadPool& pool, const LogSumExpOut<T>& out,
+                       const T* bound) {
   fill_without_pairs(anchors.count, out.rows, out.log_sum);
   if (rule.of_columns) fill_without_pairs(refs->count, out.columns, out.column_log_sum);
   if (rule.positives) {
@@ -91,6 +100,9 @@ bool logsumexp_forward(const LogSumExpRule& rule, double temperature, const Labe
   LogSumExpUpdate<T> update{};
   update.log2e_over_temperature = static_cast<T>(kLog2E / temperature);
   update.excludes_positives = excludes_positives(rule, rule.positives);
+  const WorkspaceVector<T> bounds = bounds_of(rows, bound);
+  update.logit = pair_logit<T>(rule);
+  update.bound = bound ? bounds.data() : nullptr;
   update.rows = of_rows.view();
   update.row_positives = of_rows.positives();
   if (params.symmetric) {
@@ -138,6 +150,9 @@ bool logsumexp_backward(const LogSumExpRule& rule, double temperature, const Lab
   weights.log2e_over_temperature = static_cast<T>(kLog2E / temperature);
   weights.excludes_positives = excludes_positives(rule, positives);
   weights.positives = positives;
+  const WorkspaceVector<T> bounds = bounds_of(operands.rows(), saved.bound);
+  weights.logit = pair_logit<T>(rule);
+  weights.bound = saved.bound ? bounds.data() : nullptr;
   weights.rows = of_rows.view();
   if (params.symmetric) {
     weights.columns = weights.rows;

@@ -66,6 +66,35 @@ struct ShiftRange {
   T min() const { return -max_lane(-low); }
 };
 
+// PairLogit of vectors.
+template <class T>
+struct VecLogit {
+  using V = Vec<T>;
+  bool is_circle;
+  V sign, center, margin;
+
+  explicit VecLogit(const PairLogit<T>& logit)
+      : is_circle(logit.is_circle),
+        sign(V::broadcast(&logit.sign)),
+        center(V::broadcast(&logit.center)),
+        margin(V::broadcast(&logit.margin)) {}
+  V weight(V s) const { return max_of(sign * s + center + margin, V::zero()); }
+  V value(V s) const { return is_circle ? weight(s) * (sign * s + center - margin) : sign * s; }
+  V slope(V s) const { return is_circle ? sign * weight(s) : sign; }
+};
+
+// Replaces the similarities of a row by logits, and those that are not above the bound by NaN.
+template <class T>
+inline void logits_of_row(const VecLogit<T>& logit, const T* bound, int64_t width, T* row_scores) {
+  using V = Vec<T>;
+  const V nan = constant<T>(std::numeric_limits<T>::quiet_NaN());
+  const V low = bound ? V::broadcast(bound) : constant<T>(-std::numeric_limits<T>::infinity());
+  for (int64_t c = 0; c < width; c += V::kLanes) {
+    const V s = V::load(row_scores + c);
+    V::select(logit.sign * s > low, logit.value(s), nan).store(row_scores + c);
+  }
+}
+
 template <class T>
 inline void similarities_of_block(const Block& block, T* scores) {
   using V = Vec<T>;
@@ -236,6 +265,12 @@ template <class T>
 void logsumexp_update(const PairwiseParams<T>& params, const Block& block, const LogSumExpUpdate<T>& update,
                       T* scores) {
   if (params.euclidean) similarities_of_block(block, scores);
+  if (!update.logit.is_similarity || update.bound) {
+    const VecLogit<T> logit(update.logit);
+    for (int64_t i = 0; i < block.rows(); ++i)
+      logits_of_row(logit, update.bound ? update.bound + block.row_begin + i : nullptr, buffer_width(block),
+                    scores + i * kMaxBlockColumns);
+  }
   if (update.row_positives.sum) take_positives(params, block, update, scores);
   using Function = void (*)(const Block&, const LogSumExpUpdate<T>&, const T*);
   const Function function = switch_bools(
@@ -278,15 +313,18 @@ void logsumexp_weights_of(const PairwiseParams<T>& params, const Block& block, c
     }
   }
   const bool looks_for_positives = w.positives || w.excludes_positives;
+  const bool has_logits = !w.logit.is_similarity || w.bound;
+  const VecLogit<T> logit(w.logit);
   for (int64_t i = 0; i < block.rows(); ++i) {
     T* row_scores = scores + i * kMaxBlockColumns;
     const int64_t row = block.row_begin + i;
     const ClassRun run = looks_for_positives ? class_run(params, block, row) : ClassRun{0, 0};
     alignas(64) T original[kMaxBlockColumns];
-    if (params.euclidean || run.begin < run.end)
+    if (params.euclidean || has_logits || run.begin < run.end)
       for (int64_t k = 0; k < width; ++k) original[k] = row_scores[k];
     if (params.euclidean)
       for (int64_t k = 0; k < width; k += V::kLanes) similarity_of<true>(V::load(row_scores + k)).store(row_scores + k);
+    if (has_logits) logits_of_row(logit, w.bound ? w.bound + row : nullptr, width, row_scores);
     if (kColumns && shared) {
       const V shift = V::broadcast(&shared_shift), of_row = V::broadcast(scaled.row + i);
       for (int64_t k = 0; k < width; k += V::kLanes)
@@ -305,6 +343,9 @@ void logsumexp_weights_of(const PairwiseParams<T>& params, const Block& block, c
         weight.store(row_scores + k);
       }
     }
+    if (has_logits)
+      for (int64_t k = 0; k < width; k += V::kLanes)
+        (V::load(row_scores + k) * logit.slope(V::load(original + k))).store(row_scores + k);
     for (int64_t k = run.begin; k < run.end; ++k) {
       if (w.excludes_positives) row_scores[k] = T(0);
       if (!w.positives || original[k] != original[k]) continue;

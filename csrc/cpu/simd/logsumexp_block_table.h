@@ -1,6 +1,7 @@
 // Log-sum-exps over the pairs of a block, and their derivatives.
 #pragma once
 
+#include "core/losses/pair_logit.h"
 #include "cpu/simd/operands.h"
 
 namespace hardmine::cpu {
@@ -24,6 +25,8 @@ template <class T>
 struct LogSumExpUpdate {
   T log2e_over_temperature;
   bool excludes_positives;  // positives are not in the log-sum-exp
+  PairLogit<T> logit;       // sums and shifts are of logits
+  const T* bound;           // of each row, if the pass is not symmetric; null: none
   RunningLogSumExp<T> rows;
   RunningLogSumExp<T> columns;  // if the pass is symmetric, those of the rows
   PositiveSums row_positives;
@@ -43,6 +46,8 @@ template <class T>
 struct LogSumExpWeights {
   T log2e_over_temperature;
   bool excludes_positives;
+  PairLogit<T> logit;
+  const T* bound;
   bool positives;  // some positive_weight is not 0
   LogSumExpAnchors<T> rows;
   LogSumExpAnchors<T> columns;

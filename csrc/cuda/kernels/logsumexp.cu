@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_logsumexps_kerne
 template <class MmaPolicy, class Scalar>
 void logsumexp(const LogSumExpRule& rule, const double* temperature, const LabeledMatrix<Scalar>& anchors,
                const LabeledMatrix<Scalar>* refs, int64_t depth, const LogSumExpOut<typename MmaPolicy::acc_t>& out,
-               Workspace& workspace, const Stream& stream) {
+               Workspace& workspace, const Stream& stream, const typename MmaPolicy::acc_t* bound) {
   using acc_t = typename MmaPolicy::acc_t;
   const bool normalized = measure_of(rule.similarity).normalized;
   const LabeledMatrix<Scalar>& others = refs ? *refs : anchors;
@@ -91,6 +91,8 @@ void logsumexp(const LogSumExpRule& rule, const double* temperature, const Label
     const int64_t row_panels = panels_of<MmaPolicy>(of.count), column_panels = panels_of<MmaPolicy>(among.count);
     params.num_splits = std::max<int64_t>(1, std::min(ceil_div(kTargetBlocks, row_panels), column_panels));
     params.pairs = rule.pairs;
+    params.logit = pair_logit<acc_t>(rule);
+    params.bound = bound;
     params.temperature = temperature;
     const int64_t num_partials = params.num_splits * of.count;
     params.partials = {

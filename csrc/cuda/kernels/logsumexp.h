@@ -9,11 +9,11 @@
 namespace hardmine::cuda {
 
 // Compares with `refs`; if null, with the anchors themselves. All results are NaN if some row, or its norm, is not
-// finite. O(N depth) memory.
+// finite. O(N depth) memory. `bound`: as in cpu/engine/logsumexp.h, with or without refs.
 template <class MmaPolicy, class Scalar>
 void logsumexp(const LogSumExpRule& rule, const double* temperature, const LabeledMatrix<Scalar>& anchors,
                const LabeledMatrix<Scalar>* refs, int64_t depth, const LogSumExpOut<typename MmaPolicy::acc_t>& out,
-               Workspace& workspace, const Stream& stream);
+               Workspace& workspace, const Stream& stream, const typename MmaPolicy::acc_t* bound = nullptr);
 
 // All gradients are NaN if some row, or its norm, is not finite. O(N depth) memory.
 template <class MmaPolicy, class Scalar>

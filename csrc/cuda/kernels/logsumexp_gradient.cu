@@ -17,6 +17,7 @@ struct CoefficientArrays {
   acc_t* weight;  // null: the rows of this operand are not anchors
   acc_t* shift;
   acc_t* positive_weight;  // null: none
+  const acc_t* bound;      // null: none
 };
 
 // Computes the coefficients of the anchors among the rows of an operand.
@@ -57,6 +58,7 @@ struct LogSumExpWeightParams : PairwiseOperands<MmaPolicy> {
   using acc_t = typename MmaPolicy::acc_t;
   CoefficientArrays<acc_t> row_coefficients, column_coefficients;
   LogSumExpPairs pairs;
+  PairLogit<acc_t> logit;
   const double* temperature;    // [1]
   int64_t first_row, last_row;  // rows of the strip; first_row begins a panel
   acc_t* weight;                // [last_row - first_row, columns]: the output
@@ -65,16 +67,18 @@ struct LogSumExpWeightParams : PairwiseOperands<MmaPolicy> {
 // The coefficients of one row of a pair.
 template <class acc_t>
 struct LogSumExpAnchor : LogSumExpCoefficients<acc_t> {
-  acc_t positive_weight = 0;
+  acc_t positive_weight = 0, bound = -std::numeric_limits<acc_t>::infinity();
 
   __device__ __forceinline__ LogSumExpAnchor(const CoefficientArrays<acc_t>& coefficients, int64_t i, int64_t count) {
     if (!coefficients.weight || i >= count) return;
     this->weight = coefficients.weight[i];
     this->shift = coefficients.shift[i];
     if (coefficients.positive_weight) positive_weight = coefficients.positive_weight[i];
+    if (coefficients.bound) bound = coefficients.bound[i];
   }
-  __device__ __forceinline__ acc_t of_pair(acc_t similarity, acc_t log2e_over_temperature) const {
-    return this->weight * std::exp2((similarity - this->shift) * log2e_over_temperature);
+  __device__ __forceinline__ acc_t of_pair(acc_t signed_similarity, acc_t logit, acc_t log2e_over_temperature) const {
+    if (signed_similarity <= bound) return 0;
+    return this->weight * std::exp2((logit - this->shift) * log2e_over_temperature);
   }
 };
 
@@ -121,7 +125,9 @@ class LogSumExpWeightTile {
     acc_t weight = 0;
     if (same_class ? params_.pairs != LogSumExpPairs::kNegative : params_.pairs != LogSumExpPairs::kPositive) {
       const acc_t similarity = similarity_from_score(MmaPolicy::kSquaredDifferences, score);
-      weight = row.of_pair(similarity, log2e_over_temperature_) + column.of_pair(similarity, log2e_over_temperature_);
+      const acc_t d = params_.logit.signed_similarity(similarity), x = params_.logit.value(similarity);
+      weight = row.of_pair(d, x, log2e_over_temperature_) + column.of_pair(d, x, log2e_over_temperature_);
+      weight *= params_.logit.slope(similarity);
     }
     if (same_class) weight += row.positive_weight + column.positive_weight;
     if constexpr (MmaPolicy::kSquaredDifferences) {
@@ -156,7 +162,8 @@ void logsumexp_gradient(const LogSumExpRule& rule, const double* temperature, co
   using Operand = GradientOperand<MmaPolicy, Scalar>;
   const StripGradient<MmaPolicy, Scalar> gradient(rule.similarity, depth, strip_weights, workspace, stream);
   const Operand x = gradient.operand(anchors), y = refs ? gradient.operand(*refs) : Operand{};
-  const auto start_of = [&](int64_t count, const SavedLogSumExp<acc_t>& from, const acc_t* grad_positive) {
+  const auto start_of = [&](int64_t count, const SavedLogSumExp<acc_t>& from, const acc_t* grad_positive,
+                            const acc_t* bound) {
     CoefficientStart<acc_t> start{};
     start.count = count;
     start.temperature = temperature;
@@ -167,12 +174,13 @@ void logsumexp_gradient(const LogSumExpRule& rule, const double* temperature, co
         .weight = workspace.array<acc_t>(count),
         .shift = workspace.array<acc_t>(count),
         .positive_weight = grad_positive ? workspace.array<acc_t>(count) : nullptr,
+        .bound = bound,
     };
     return start;
   };
-  const CoefficientStart<acc_t> of_x = start_of(anchors.count, saved.rows, saved.grad_positive);
+  const CoefficientStart<acc_t> of_x = start_of(anchors.count, saved.rows, saved.grad_positive, saved.bound);
   const CoefficientStart<acc_t> of_y =
-      rule.of_columns ? start_of(refs->count, saved.columns, nullptr) : CoefficientStart<acc_t>{};
+      rule.of_columns ? start_of(refs->count, saved.columns, nullptr, nullptr) : CoefficientStart<acc_t>{};
   const int64_t most = std::max(anchors.count, refs ? refs->count : 0);
   const int64_t blocks = std::max<int64_t>({1, ceil_div(most, kStartThreads), finite_flag_count(most)});
   launch("start_logsumexp_gradient", start_logsumexp_gradient_kernel<Scalar, acc_t>,
@@ -190,6 +198,7 @@ void logsumexp_gradient(const LogSumExpRule& rule, const double* temperature, co
     params.row_coefficients = of_rows;
     params.column_coefficients = of_columns;
     params.pairs = rule.pairs;
+    params.logit = pair_logit<acc_t>(rule);
     params.temperature = temperature;
     gradient.run(rows, columns, params.symmetric, grad, [&](int64_t tiles, int64_t first, int64_t last, acc_t* weight) {
       params.first_row = first;

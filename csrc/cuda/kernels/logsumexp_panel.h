@@ -49,6 +49,8 @@ struct LogSumExpParams : PairwiseOperands<MmaPolicy> {
   using acc_t = typename MmaPolicy::acc_t;
   int64_t num_splits;  // splits of the columns
   LogSumExpPairs pairs;
+  PairLogit<acc_t> logit;
+  const acc_t* bound;         // [rows]; null: none
   const double* temperature;  // [1]
   LogSumExpPartials<acc_t> partials;
 };
@@ -120,6 +122,14 @@ class LogSumExpPanel {
     return {same, !same};
   }
 
+  __device__ __forceinline__ acc_t logit_of(int r, acc_t similarity) const {
+    const int64_t row = row_panel_ * kTile + MmaPolicy::row(r);
+    if (params_.bound &&
+        (row >= params_.rows.count || !(params_.logit.signed_similarity(similarity) > params_.bound[row])))
+      return kNothing;
+    return params_.logit.value(similarity);
+  }
+
   __device__ __forceinline__ void add_positives(double& sum, int64_t& count) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -158,7 +168,7 @@ class LogSumExpPanel {
         const bool counts = (kind.positive && params_.pairs != LogSumExpPairs::kNegative) ||
                             (kind.negative && params_.pairs != LogSumExpPairs::kPositive);
         acc_t& score = fragment_.at[r][c];
-        score = counts ? similarity_from_score(MmaPolicy::kSquaredDifferences, score) : kNothing;
+        score = counts ? logit_of(r, similarity_from_score(MmaPolicy::kSquaredDifferences, score)) : kNothing;
         if (score > shift) shift = score;
       }
 #pragma unroll

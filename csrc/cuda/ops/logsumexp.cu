@@ -8,34 +8,32 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> logsumexp_cuda(
     Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
-    std::optional<Tensor> ids, std::optional<Tensor> ref_ids, Tensor temperature, int64_t similarity, int64_t pairs,
-    bool of_columns, bool positives, bool allow_tf32) {
-  const LogSumExpRule rule = logsumexp_rule(similarity, pairs, of_columns, positives, allow_tf32);
+    std::optional<Tensor> ids, std::optional<Tensor> ref_ids, Tensor temperature, std::optional<Tensor> bound,
+    int64_t similarity, int64_t pairs, bool of_columns, bool positives, int64_t logit, double margin, bool allow_tf32) {
+  const LogSumExpRule rule = logsumexp_rule(similarity, pairs, of_columns, positives, logit, margin, allow_tf32);
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   const Tensor t = checked_temperature(temperature, inputs.embeddings);
-  const LogSumExpTensors tensors(rule, inputs);
+  const LogSumExpTensors tensors(rule, inputs, bound);
   OpContext context(inputs.embeddings);
   const auto compute = [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
     logsumexp<MmaPolicy>(rule, data<double>(t), anchors, refs, inputs.depth, tensors.out<typename MmaPolicy::acc_t>(),
-                         context, context.stream());
+                         context, context.stream(), tensors.bound_data<typename MmaPolicy::acc_t>());
   };
   with_labeled_inputs(inputs, rule.similarity, rule.allow_tf32, compute);
   return tensors.all();
 }
 
-std::tuple<Tensor, Tensor> logsumexp_backward_cuda(Tensor grad_log_sum, std::optional<Tensor> grad_column,
-                                                   std::optional<Tensor> grad_positive, Tensor embeddings,
-                                                   Tensor labels, std::optional<Tensor> ref_embeddings,
-                                                   std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
-                                                   std::optional<Tensor> ref_ids, Tensor temperature, Tensor state,
-                                                   Tensor column_state, Tensor positive_count, int64_t similarity,
-                                                   int64_t pairs, bool of_columns, bool allow_tf32,
-                                                   bool need_embeddings, bool need_ref_embeddings) {
-  const LogSumExpRule rule = logsumexp_rule(similarity, pairs, of_columns, false, allow_tf32);
+std::tuple<Tensor, Tensor> logsumexp_backward_cuda(
+    Tensor grad_log_sum, std::optional<Tensor> grad_column, std::optional<Tensor> grad_positive, Tensor embeddings,
+    Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels, std::optional<Tensor> ids,
+    std::optional<Tensor> ref_ids, Tensor temperature, std::optional<Tensor> bound, Tensor state, Tensor column_state,
+    Tensor positive_count, int64_t similarity, int64_t pairs, bool of_columns, int64_t logit, double margin,
+    bool allow_tf32, bool need_embeddings, bool need_ref_embeddings) {
+  const LogSumExpRule rule = logsumexp_rule(similarity, pairs, of_columns, false, logit, margin, allow_tf32);
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   const Tensor t = checked_temperature(temperature, inputs.embeddings);
   const LogSumExpSavedTensors given(rule, inputs, grad_log_sum, grad_column, grad_positive, state, column_state,
-                                    positive_count);
+                                    positive_count, bound);
   const GradientTensors gradients(inputs.embeddings, inputs.ref_embeddings,
                                   {.rows = need_embeddings, .columns = need_ref_embeddings});
   OpContext context(inputs.embeddings);

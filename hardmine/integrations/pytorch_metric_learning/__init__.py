@@ -11,6 +11,7 @@ check_version("pytorch_metric_learning", "pytorch-metric-learning", major=2, tes
 from hardmine.integrations.pytorch_metric_learning import losses, miners  # noqa: E402
 from hardmine.integrations.pytorch_metric_learning._accuracy import KNN, AccuracyCalculator  # noqa: E402
 from hardmine.integrations.pytorch_metric_learning._losses import (  # noqa: E402
+    CircleLoss,
     MultiSimilarityLoss,
     NPairsLoss,
     NTXentLoss,
@@ -30,6 +31,7 @@ __all__ = [
     "AccuracyCalculator",
     "BatchEasyHardMiner",
     "BatchHardMiner",
+    "CircleLoss",
     "MultiSimilarityLoss",
     "MultiSimilarityMiner",
     "NPairsLoss",

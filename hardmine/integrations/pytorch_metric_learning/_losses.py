@@ -22,6 +22,7 @@ from hardmine.integrations.pytorch_metric_learning._fused import (
     refs_of,
 )
 from hardmine.ops.batch_all_triplet_loss import batch_all_triplet_loss
+from hardmine.ops.circle_loss import circle_loss
 from hardmine.ops.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.ops.logsumexp import logsumexp
 from hardmine.ops.multi_similarity_loss import multi_similarity_loss
@@ -307,6 +308,49 @@ class MultiSimilarityLoss(losses.MultiSimilarityLoss):
             **refs_of(embeddings, labels, refs, ref_labels),
             **numbers,
             similarity=geometry.similarity,
+            reduction="none",
+        )
+        return _of_anchors(value[:, None], embeddings)  # [B, 1], as in PML: reducers with weights tell the difference
+
+
+class CircleLoss(losses.CircleLoss):
+    """PML's ``CircleLoss``, computed by :func:`hardmine.ops.circle_loss`, with every reducer.
+
+    Arguments and results are those of PML. PML's own code runs for a given ``indices_tuple``.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.integrations.pytorch_metric_learning import CircleLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]], requires_grad=True)
+        >>> CircleLoss(gamma=8)(embeddings, torch.tensor([0, 0, 1, 1]))
+        tensor(3.1247, grad_fn=<MeanBackward0>)
+    """
+
+    def compute_loss(self, *inputs: Any) -> LossDict:
+        """The losses of the anchors."""
+        return loss_or_pml(self, CircleLoss, self._fused, super().compute_loss, *inputs)
+
+    def _fused(self, embeddings: Tensor, labels: Tensor, indices: Any, refs: Tensor, ref_labels: Tensor) -> LossDict:
+        _require_all_pairs(labels, indices)
+        # PML's code reads the margins that its constructor derives from m.
+        margins = (self.op, self.on, self.delta_p, self.delta_n)
+        if not isinstance(self.m, (int, float)) or not -1 <= self.m <= 1:
+            raise NotFused(f"its m is {self.m!r}")
+        if margins != (1 + self.m, -self.m, 1 - self.m, self.m):
+            raise NotFused("its margins are not those of its m")
+        if not isinstance(self.gamma, (int, float)) or not 1e-30 <= self.gamma <= 1e30:
+            raise NotFused(f"its gamma is {self.gamma!r}")
+        if geometry_of(self.distance).similarity != "cosine":
+            raise NotFused("its distance has normalize_embeddings=False")
+        if len(labels) < 2 or len(ref_labels) < 2:
+            raise NotFused(None)  # PML has a rule for a single pair
+        record_distance(self.distance, embeddings, refs)
+        value = circle_loss(
+            embeddings,
+            labels,
+            **refs_of(embeddings, labels, refs, ref_labels),
+            m=self.m,
+            gamma=self.gamma,
             reduction="none",
         )
         return _of_anchors(value[:, None], embeddings)  # [B, 1], as in PML: reducers with weights tell the difference

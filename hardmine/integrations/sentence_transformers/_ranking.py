@@ -192,7 +192,7 @@ def _ranking_loss(loss: Any, embeddings: list[Tensor]) -> Tensor:
 def _log_sums(loss: Any, batch: _Batch, similarity: Similarity) -> list[Tensor]:
     """For each of the directions, the log-sum-exp of the logits of its pairs minus that of the positive: [B]."""
 
-    def sums(rows: Tensor, refs: Tensor | None, number: Tensor, pairs: LogSumExpPairs, **wanted: bool) -> Any:
+    def sums(rows: Tensor, refs: Tensor | None, number: Tensor, pairs: LogSumExpPairs, **wanted: Any) -> Any:
         """The sums over the refs, or over the rows themselves: over all, or over those with another number."""
         given = rows, batch.own, refs, None if refs is None else number, None, None
         return soft_sums(given, 1 / loss.scale, similarity, pairs, **wanted)

@@ -22,6 +22,7 @@ struct LogSumExpProblem {
   Batch<T> anchors;
   const Batch<T>* refs;  // null: the anchors themselves
   std::vector<T> grad_log_sum, grad_column, grad_positive;
+  std::vector<T> bound;  // empty: none
 
   // refs_or_none < 0: none.
   LogSumExpProblem(const LogSumExpRule& of, double t, const Batch<T>& batch, const Batch<T>* others, Random& random)
@@ -33,13 +34,20 @@ struct LogSumExpProblem {
     }
     for (int64_t j = 0; rule.of_columns && j < refs->count; ++j) grad_column.push_back(number(random));
   }
+  void give_bounds(double largest, Random& random) {
+    for (int64_t i = 0; i < anchors.count; ++i)
+      bound.push_back(random.below(6)   ? T(largest * (2 * random.unit() - 1))
+                      : random.below(2) ? T(kInfinity)
+                                        : T(-9e9));
+  }
 
   const Batch<T>& others() const { return refs ? *refs : anchors; }
   std::string text() const {
     std::ostringstream out;
     out << anchors.count << " rows, " << (refs ? refs->count : -1) << " refs, depth " << anchors.depth << ", "
         << name_of(rule.similarity) << ", pairs " << static_cast<int>(rule.pairs) << ", temperature " << temperature
-        << text_of({{"of columns", rule.of_columns}, {"positives", rule.positives}});
+        << text_of({{"of columns", rule.of_columns}, {"positives", rule.positives}}) << ", logit "
+        << static_cast<int>(rule.logit) << (bound.empty() ? "" : ", bounds");
     return out.str();
   }
 
@@ -77,6 +85,7 @@ struct LogSumExpArrays {
   }
   LogSumExpSaved<T> saved(const LogSumExpProblem<T>& p) const {
     LogSumExpSaved<T> from{};
+    from.bound = p.bound.empty() ? nullptr : p.bound.data();
     from.rows = {.gradient = p.grad_log_sum.data(), .shift = shift.data(), .sum = sum.data()};
     if (of_columns)
       from.columns = {.gradient = p.grad_column.data(), .shift = column_shift.data(), .sum = column_sum.data()};
@@ -117,23 +126,41 @@ void check_logsumexps(const LogSumExpProblem<T>& p, const LogSumExpArrays<T>& ru
       for (int64_t k = 0; k < side->depth; ++k) squares += side->row(i)[k] * side->row(i)[k];
       largest = std::fmax(largest, p.rule.similarity == Similarity::kEuclidean ? 2 * std::sqrt(squares) : squares);
     }
-  const double s_error = 4 * epsilon * largest, x_error = 4 * (s_error / t + 90 * epsilon);
+  // The logits and their derivatives by the similarities.
+  std::vector<double> x = s, slope(s.size(), 1.0);
+  const double m = p.rule.margin;
+  for (size_t k = 0; k < s.size() && p.rule.logit != Logit::kSimilarity; ++k) {
+    if (p.rule.logit == Logit::kDissimilarity) {
+      x[k] = -s[k];
+      slope[k] = -1;
+    } else if (p.rule.pairs == LogSumExpPairs::kPositive) {
+      x[k] = -std::fmax(0.0, 1 + m - s[k]) * (s[k] - (1 - m));
+      slope[k] = -std::fmax(0.0, 1 + m - s[k]);
+    } else {
+      x[k] = std::fmax(0.0, s[k] + m) * (s[k] - m);
+      slope[k] = std::fmax(0.0, s[k] + m);
+    }
+  }
+  const bool negated = p.rule.logit == Logit::kDissimilarity ||
+                       (p.rule.logit == Logit::kCircle && p.rule.pairs == LogSumExpPairs::kPositive);
+  const double steepest = p.rule.logit == Logit::kCircle ? 4 * (largest + 1) : 1;  // of x in s
+  const double s_error = 4 * epsilon * largest * steepest, x_error = 4 * (s_error / t + 90 * epsilon);
   std::vector<double> weight(count * others, 0.0), error(count * others, 0.0);
   // One anchor, whose pair k is at place(k) of the matrix.
-  const auto check_anchor = [&](int64_t pairs, const auto& place, const auto& is_same, const auto& is_pair, T gradient,
-                                T shift, T sum, T mean_offset, T log_sum) {
+  const auto check_anchor = [&](int64_t pairs, double bound, const auto& place, const auto& is_same,
+                                const auto& is_pair, T gradient, T shift, T sum, T mean_offset, T log_sum) {
     double best = -kInfinity, total = 0, offset = 0;
     const auto counts = [&](int64_t k) {
-      return is_pair(k) &&
+      return (negated ? -s[place(k)] : s[place(k)]) > bound && is_pair(k) &&
              (is_same(k) ? p.rule.pairs != LogSumExpPairs::kNegative : p.rule.pairs != LogSumExpPairs::kPositive);
     };
     for (int64_t k = 0; k < pairs; ++k)
-      if (counts(k)) best = std::fmax(best, s[place(k)]);
+      if (counts(k)) best = std::fmax(best, x[place(k)]);
     for (int64_t k = 0; k < pairs; ++k) {
       if (!counts(k)) continue;
-      const double e = std::exp((s[place(k)] - best) / t);
+      const double e = std::exp((x[place(k)] - best) / t);
       total += e;
-      offset += e * (s[place(k)] - best);
+      offset += e * (x[place(k)] - best);
     }
     ++coverage.anchors;
     if (total == 0) {
@@ -151,18 +178,19 @@ void check_logsumexps(const LogSumExpProblem<T>& p, const LogSumExpArrays<T>& ru
     CHECK_NEAR(double(shift) + double(mean_offset), best + offset / total, 4 * x_error * largest);
     for (int64_t k = 0; k < pairs; ++k) {
       if (!counts(k)) continue;
-      const double w = double(gradient) * std::exp((s[place(k)] - best) / t) / (total * t);
+      const double by_x = double(gradient) * std::exp((x[place(k)] - best) / t) / (total * t);
+      const double w = by_x * slope[place(k)];
       weight[place(k)] += w;
-      error[place(k)] +=
-          std::fabs(w) * (4 * x_error + weight_rounding) + 1e-18 * std::fabs(double(gradient)) / t + min_weight;
+      error[place(k)] += std::fabs(w) * (4 * x_error + weight_rounding) + std::fabs(by_x) * s_error +
+                         1e-18 * std::fabs(double(gradient)) / t + min_weight;
     }
   };
   for (int64_t i = 0; i < count; ++i) {
     const auto is_same = [&](int64_t j) { return p.anchors.label[i] == p.others().label[j]; };
     const auto is_pair = [&](int64_t j) { return p.refs || i != j; };
     check_anchor(
-        others, [&](int64_t j) { return i * others + j; }, is_same, is_pair, p.grad_log_sum[i], run.shift[i],
-        run.sum[i], run.mean_offset[i], run.log_sum[i]);
+        others, p.bound.empty() ? -kInfinity : double(p.bound[i]), [&](int64_t j) { return i * others + j; }, is_same,
+        is_pair, p.grad_log_sum[i], run.shift[i], run.sum[i], run.mean_offset[i], run.log_sum[i]);
     if (!p.rule.positives) continue;
     double total = 0;
     int64_t positives = 0;
@@ -180,7 +208,7 @@ void check_logsumexps(const LogSumExpProblem<T>& p, const LogSumExpArrays<T>& ru
   }
   for (int64_t j = 0; p.rule.of_columns && j < others; ++j)
     check_anchor(
-        count, [&](int64_t i) { return i * others + j; },
+        count, -kInfinity, [&](int64_t i) { return i * others + j; },
         [&](int64_t i) { return p.anchors.label[i] == p.refs->label[j]; }, [](int64_t) { return true; },
         p.grad_column[j], run.column_shift[j], run.column_sum[j], run.column_mean_offset[j], run.column_log_sum[j]);
   if (!grad_x.empty() || !grad_refs.empty())
