@@ -14,7 +14,7 @@ from hardmine.types import GradientReduction, ProductSimilarity, Reduction
 
 
 class MultiSimilarityLoss(Loss):
-    r"""The multi-similarity loss (CVPR 2019, equation 15), without its mining.
+    r"""The multi-similarity loss (CVPR 2019, equation 15), with or without its mining.
 
     .. math:: \ell_a = \frac{1}{\alpha} \log\left(1 + \sum_p e^{-\alpha (s_{ap} - b)}\right)
         + \frac{1}{\beta} \log\left(1 + \sum_n e^{\beta (s_{an} - b)}\right)
@@ -25,6 +25,7 @@ class MultiSimilarityLoss(Loss):
         alpha: The weight of positives in the exponent.
         beta: That of negatives.
         base: The similarity at which pairs are neither rewarded nor punished.
+        epsilon: With a number, only the pairs that the paper's mining keeps count. None: all pairs.
         similarity: ``"cosine"`` or ``"dot"``.
         reduction: ``"mean"`` over all anchors, ``"sum"``, or ``"none"``: [B].
         ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
@@ -53,6 +54,7 @@ class MultiSimilarityLoss(Loss):
         alpha: float = 2.0,
         beta: float = 50.0,
         base: float = 0.5,
+        epsilon: float | None = None,
         similarity: ProductSimilarity = "cosine",
         reduction: Reduction = "mean",
         ignore_index: int | None = None,

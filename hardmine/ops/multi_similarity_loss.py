@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,17 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
-from hardmine.ops._arguments import check_choice, check_ids, check_labeled_rows, with_row_numbers
+from hardmine.ops._arguments import (
+    FALLBACKS,
+    NEGATIVES,
+    POSITIVES,
+    SIMILARITIES,
+    allow_tf32,
+    check_choice,
+    check_ids,
+    check_labeled_rows,
+    with_row_numbers,
+)
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import MAX_TEMPERATURE, MIN_TEMPERATURE, check_finite, check_temperature
 from hardmine.ops._soft import soft_sums
@@ -34,6 +45,7 @@ def multi_similarity_loss(
     alpha: float = 2.0,
     beta: float = 50.0,
     base: float = 0.5,
+    epsilon: float | None = None,
     similarity: ProductSimilarity = "cosine",
     reduction: Reduction = "mean",
     weights: Tensor | None = None,
@@ -49,7 +61,8 @@ def multi_similarity_loss(
         negative = (beta * (s - base)).masked_fill(~is_negative, -inf).logsumexp(1)
         loss = (F.softplus(positive) / alpha + F.softplus(negative) / beta).mean()
 
-    Defaults and values are those of ``MultiSimilarityLoss`` of pytorch-metric-learning 2.9.0, without a miner.
+    Defaults and values are those of ``MultiSimilarityLoss`` of pytorch-metric-learning 2.9.0; with ``epsilon``, those
+    of this loss on the pairs of ``MultiSimilarityMiner(epsilon)``.
 
     Args:
         embeddings: The anchors, [B, D], float32, float64, float16 or bfloat16.
@@ -66,6 +79,10 @@ def multi_similarity_loss(
         alpha: The weight of positives in the exponent, from 1e-30 to 1e30.
         beta: That of negatives.
         base: The similarity at which pairs are neither rewarded nor punished, finite.
+        epsilon: A finite number turns on the paper's mining, with 0.1 in the paper. An anchor then has only the
+            negatives more similar than its least similar positive minus ``epsilon``, and the positives less similar
+            than its most similar negative plus ``epsilon``; none if it has no positive or no negative. No gradient
+            flows through this choice. None: all pairs.
         similarity: ``"cosine"`` or ``"dot"``.
         reduction: ``"mean"`` over all anchors, ``"sum"``, or ``"none"``: [B].
         weights: [B], a floating-point dtype: finite and at least 0: a number per anchor that multiplies its loss. Means
@@ -92,7 +109,7 @@ def multi_similarity_loss(
 
     Reference:
         Wang et al., "Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning", CVPR 2019, equation
-        15, without the mining of section 4.1.
+        15; the mining of ``epsilon`` is equations 11 and 12.
 
     Example:
         >>> import torch
@@ -102,8 +119,18 @@ def multi_similarity_loss(
         >>> round(loss.item(), 4)
         0.2688
         >>> loss.backward()
+        >>> mined = ops.multi_similarity_loss(embeddings, torch.tensor([0, 0, 1, 1]), epsilon=0.3)
+        >>> round(mined.item(), 4)
+        0.1594
     """
-    options = {"alpha": alpha, "beta": beta, "base": base, "similarity": similarity, "reduction": reduction}
+    options = {
+        "alpha": alpha,
+        "beta": beta,
+        "base": base,
+        "epsilon": epsilon,
+        "similarity": similarity,
+        "reduction": reduction,
+    }
     loss, _, _ = loss_of_anchors(
         "multi_similarity_loss",
         (embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids),
@@ -117,32 +144,55 @@ def multi_similarity_loss(
     return loss
 
 
-def _check_options(embeddings: Tensor, options: dict[str, Any]) -> tuple[float, float, float]:
-    """``alpha``, ``beta`` and ``base``; all options are checked."""
+class _Numbers(NamedTuple):
+    alpha: float
+    beta: float
+    base: float
+    epsilon: float | None
+
+
+def _check_options(embeddings: Tensor, options: dict[str, Any]) -> _Numbers:
+    """The numbers; all options are checked."""
     check_choice("similarity", options["similarity"], PRODUCT_SIMILARITIES)
     alpha, beta = (check_temperature(options[name], name) for name in ("alpha", "beta"))
-    return alpha, beta, check_finite("base", options["base"], like=embeddings)
+    base = check_finite("base", options["base"], like=embeddings)
+    epsilon = options["epsilon"]
+    return _Numbers(alpha, beta, base, None if epsilon is None else check_finite("epsilon", epsilon, like=embeddings))
 
 
 def _losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
-    alpha, beta, base = _check_options(embeddings, options)
+    alpha, beta, base, epsilon = _check_options(embeddings, options)
     similarity = options["similarity"]
-    negatives, _ = soft_sums(
-        (embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids), _inverse(beta), similarity, "negative"
-    )
-    if ref_embeddings is None:  # negated anchors against the anchors: only ids exclude an anchor itself
-        ref_embeddings, ref_labels = embeddings, labels
-        ids = ref_ids = _ids_of_rows(ids, labels)
-    positives, _ = soft_sums(
-        (-embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids), _inverse(alpha), similarity, "positive"
-    )
+    rows: tuple[Any, ...] = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    of_positives = of_negatives = None
+    if epsilon is not None:
+        of_positives, of_negatives = _bounds(rows, similarity, epsilon)
+        if ref_embeddings is None:  # a pair may count for one of its rows only: the engine then needs refs
+            ids = _ids_of_rows(ids, labels)
+            rows = embeddings, labels, embeddings, labels, ids, ids
+    negatives, _ = soft_sums(rows, _inverse(beta), similarity, "negative", bound=of_negatives)
+    positives, _ = soft_sums(rows, _inverse(alpha), similarity, "positive", logit="dissimilarity", bound=of_positives)
     at_base = torch.full_like(negatives.shift, base)
     value = -F.logsigmoid(-positives.logsumexp_minus(-at_base)) / alpha
     value = value - F.logsigmoid(-negatives.logsumexp_minus(at_base)) / beta
     return AnchorLosses(value, torch.ones_like(value, dtype=torch.bool))
+
+
+def _bounds(rows: tuple[Any, ...], similarity: str, epsilon: float) -> tuple[Tensor, Tensor]:
+    """What the dissimilarities of positives and the similarities of negatives of each anchor must exceed, [B] each."""
+    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = (
+        part.detach() if isinstance(part, Tensor) else part for part in rows
+    )
+    hardest = POSITIVES.index("hardest"), NEGATIVES.index("hardest")
+    s_ap, s_an, positive, negative = torch.ops.hardmine.select_triplets(
+        embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, None, SIMILARITIES.index(similarity), *hardest,
+        FALLBACKS.index(None), 0, math.inf, math.inf, allow_tf32(embeddings),
+    )  # fmt: skip
+    of_negatives = torch.where(positive >= 0, s_ap - epsilon, math.inf)
+    return torch.where(negative >= 0, -s_an - epsilon, math.inf), of_negatives
 
 
 def _inverse(factor: float) -> float:

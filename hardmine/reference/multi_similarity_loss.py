@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ def multi_similarity_loss(
     alpha: float = 2.0,
     beta: float = 50.0,
     base: float = 0.5,
+    epsilon: float | None = None,
     similarity: str = "cosine",
     reduction: str = "mean",
     weights: Tensor | None = None,
@@ -41,8 +43,18 @@ def multi_similarity_loss(
         True
     """
     matrices = candidate_pairs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, similarity)
-    loss = of_matrix(*matrices, alpha=alpha, beta=beta, base=base, reduction=reduction, weights=weights)
+    numbers: dict[str, Any] = {"alpha": alpha, "beta": beta, "base": base, "epsilon": epsilon}
+    loss = of_matrix(*matrices, **numbers, reduction=reduction, weights=weights)
     return poison(loss, embeddings, ref_embeddings)
+
+
+def mined(s: Tensor, positives: Tensor, negatives: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The masks of the pairs that the paper's mining keeps."""
+    if s.shape[1] == 0:
+        return positives, negatives
+    hardest_positive = s.masked_fill(~positives, math.inf).amin(1, keepdim=True)
+    hardest_negative = s.masked_fill(~negatives, -math.inf).amax(1, keepdim=True)
+    return positives & (s < hardest_negative + epsilon), negatives & (s > hardest_positive - epsilon)
 
 
 def of_matrix(
@@ -53,10 +65,13 @@ def of_matrix(
     alpha: float = 2.0,
     beta: float = 50.0,
     base: float = 0.5,
+    epsilon: float | None = None,
     reduction: str = "mean",
     weights: Tensor | None = None,
 ) -> Tensor:
     """The loss from similarities and masks of candidates, each [B, M]."""
+    if epsilon is not None:
+        positives, negatives = mined(s, positives, negatives, epsilon)
 
     def of_pairs(factor: float, chosen: Tensor) -> Tensor:
         # softplus of a log-sum-exp: that of the logits and 0

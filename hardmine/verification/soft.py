@@ -22,6 +22,13 @@ class SoftComparison(OpComparison):
         self.missing = missing if self.ignored is None or not loss.dim() else missing[self.ignored.keep]
         return torch.where(missing, 0.0, loss), None
 
+    def _check_between(self, loss: Tensor, low: Tensor, high: Tensor) -> str | None:
+        """Pairs within rounding of their bound count or not: the loss then lies between two values."""
+        self.record.ties += 1
+        steepness = self.similarity_scale() * self.steepest(dict(self.options))
+        nearest = torch.minimum(torch.maximum(loss.double(), low), high)
+        return self.check_loss(loss, nearest.detach(), max(1.0, steepness))
+
     @staticmethod
     def steepest(options: dict[str, Any]) -> float:
         """The largest derivative of an exponent by a similarity."""
@@ -48,6 +55,15 @@ class SoftComparison(OpComparison):
         used = {name: options[name] for name in inspect.signature(of_matrix).parameters if name in options}
         if arguments.get("weights") is not None:
             used["weights"] = arguments["weights"].double()
+        if used.get("epsilon") is not None:
+            slack = self.tolerance * self.similarity_scale()
+            few, most = (
+                self.reference.mined(s.detach(), positives, negatives, used["epsilon"] + side)
+                for side in (-slack, slack)
+            )
+            if not all(map(torch.equal, few, most)):
+                used["epsilon"] = None
+                return self._check_between(loss, *(of_matrix(s, *masks, **used) for masks in (few, most)))
         expected = of_matrix(s, positives, negatives, **used)
         missing = expected.detach() == -torch.inf
         if not torch.equal(missing, self.missing):

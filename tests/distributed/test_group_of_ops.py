@@ -53,6 +53,7 @@ LOSSES = {
     "multi_similarity_loss": [
         {},
         {"similarity": "dot", "reduction": "none", "beta": 3.0},
+        {"epsilon": 0.1},
         {"reduction": "sum", "gradient_reduction": "sum"},
         {"ignore_index": -1},
     ],

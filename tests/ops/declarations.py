@@ -259,6 +259,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "alpha": TEMPERATURE,
         "beta": TEMPERATURE,
         "base": Number(),
+        "epsilon": Number(optional=True),
         "similarity": Choice(names=("cosine", "dot")),
         "reduction": REDUCTION,
         "weights": WEIGHTS,

@@ -12,7 +12,13 @@ from support.inputs import HAND_POINTS, Inputs, inputs_of_sizes, random_ids, ran
 
 pytestmark = pytest.mark.emulated
 
-OPTIONS = ({}, {"alpha": 5.0, "beta": 10.0, "base": 0.1}, {"similarity": "dot", "beta": 2.0, "reduction": "none"})
+OPTIONS = (
+    {},
+    {"alpha": 5.0, "beta": 10.0, "base": 0.1},
+    {"similarity": "dot", "beta": 2.0, "reduction": "none"},
+    {"epsilon": 0.1},
+    {"epsilon": -0.2, "similarity": "dot", "beta": 2.0, "reduction": "none"},
+)
 each_options = pytest.mark.parametrize("options", OPTIONS, ids=str)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 90], ids=["self", "refs"])
 
@@ -61,6 +67,33 @@ def test_multi_similarity_loss_matches_pytorch_metric_learning(refs):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
         for a, b in zip(torch.autograd.grad(found, rows), torch.autograd.grad(expected, rows), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-14)
+
+
+@with_and_without_refs
+@pytest.mark.parametrize("epsilon", [0.1, 0.0, -0.3, 5.0])
+def test_multi_similarity_loss_with_epsilon_matches_pml_loss_and_miner(refs, epsilon):
+    theirs = pytest.importorskip("pytorch_metric_learning.losses").MultiSimilarityLoss()
+    miner = pytest.importorskip("pytorch_metric_learning.miners").MultiSimilarityMiner(epsilon)
+    inputs = random_inputs(60, 12, 12, refs, dtype=torch.float64)
+    rows = [t.requires_grad_() for t in inputs[::2] if t is not None]
+    refs_of = {"ref_emb": inputs.ref_embeddings, "ref_labels": inputs.ref_labels}
+    mined = miner(*inputs[:2], *refs_of.values())
+    expected = theirs(*inputs[:2], mined, **refs_of)
+    found = ops.multi_similarity_loss(*inputs, epsilon=epsilon)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    for a, b in zip(torch.autograd.grad(found, rows), torch.autograd.grad(expected, rows), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-14)
+    all_pairs = ops.multi_similarity_loss(*inputs)
+    assert epsilon == 5.0 or found < all_pairs
+    assert epsilon != 5.0 or torch.isclose(found, all_pairs, rtol=1e-12)
+
+
+def test_multi_similarity_loss_with_epsilon_hand_worked_values_match():
+    """Cosines of HAND_POINTS: positives and negatives of the first row are 0.6, 0.0 and 0.8, -1.0."""
+    found = ops.multi_similarity_loss(*HAND_POINTS, epsilon=0.1, reduction="none")[0].item()
+    kept = math.log(1 + math.exp(-2 * (0.6 - 0.5)) + math.exp(-2 * (0.0 - 0.5))) / 2
+    kept += math.log(1 + math.exp(50 * (0.8 - 0.5))) / 50
+    assert found == pytest.approx(kept, abs=4e-6)
 
 
 @with_and_without_refs
@@ -137,6 +170,17 @@ def test_verify_checks_multi_similarity_loss(options):
             ops.multi_similarity_loss(*inputs, **options)
             ops.multi_similarity_loss(*inputs, ignore_index=int(inputs.labels[0]), **options)
     assert report.ops["multi_similarity_loss"].checks == 12
+
+
+def test_verify_pairs_within_rounding_of_their_bound_may_count_or_not():
+    """Without tolerance for such pairs, the reference in float64 decides otherwise."""
+    inputs = random_inputs(60, 3, 6)
+    s = torch.nn.functional.normalize(inputs.embeddings) @ torch.nn.functional.normalize(inputs.embeddings).T
+    same = inputs.labels[:, None] == inputs.labels
+    epsilon = (s.masked_fill(~same, 2.0)[0].min() - s.masked_fill(same, -2.0)[0].sort().values[-3]).item()
+    with hardmine.verify(every=1) as report:
+        ops.multi_similarity_loss(*inputs, epsilon=epsilon)
+    assert report.ops["multi_similarity_loss"].ties == 1
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
