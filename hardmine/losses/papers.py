@@ -97,7 +97,6 @@ class EPHNLoss(_HardestNegativeLoss):
 
     Example:
         >>> import torch
-    from torch import Tensor
         >>> from hardmine.losses import EPHNLoss
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]], requires_grad=True)
         >>> round(EPHNLoss(temperature=0.1)(embeddings, torch.tensor([0, 0, 1, 1])).item(), 3)
