@@ -25,6 +25,7 @@ Term: TypeAlias = Literal["nca", "hinge", "soft_margin", "sct"]
 IndexedTerm: TypeAlias = Literal["nca", "hinge", "soft_margin", "sct", "ratio"]
 HardRule: TypeAlias = Literal["above", "above_and_cutoff", "above_or_cutoff"]
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
+TupletReduction: TypeAlias = Literal["mean", "sum", "none", "mean_pairs"]
 TermReduction: TypeAlias = Literal["mean", "sum", "none", "mean_active"]
 GradientReduction: TypeAlias = Literal["mean", "sum"]
 BatchAllReduction: TypeAlias = Literal["mean", "mean_active", "sum"]
@@ -311,7 +312,7 @@ class TupletLossOptions(PairIds, GroupOptions, total=False):
     temperature: float | Tensor
     similarity: Similarity
     duplicate_threshold: float | None
-    reduction: Reduction
+    reduction: TupletReduction
     weights: Tensor | None
 
 

@@ -10,7 +10,7 @@ from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.types import GradientReduction, LossResult, Reduction, Similarity, TupletPositiveRule, TupletTerms
+from hardmine.types import GradientReduction, LossResult, Similarity, TupletPositiveRule, TupletReduction, TupletTerms
 
 
 class TupletLoss(Loss):
@@ -28,7 +28,8 @@ class TupletLoss(Loss):
             parameter of the module, and is trained with it.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
-        reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
+        reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B]. With ``positive="all"`` also
+            ``"mean_pairs"``: the mean over all pairs of an anchor and a positive.
         ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: A ``torch.distributed`` process group: the candidates are the rows of all its ranks, and the loss is that
             of one process with all rows. None: this process alone.
@@ -60,7 +61,7 @@ class TupletLoss(Loss):
         temperature: float | Tensor = 0.1,
         similarity: Similarity = "cosine",
         duplicate_threshold: float | None = None,
-        reduction: Reduction = "mean",
+        reduction: TupletReduction = "mean",
         ignore_index: int | None = None,
         group: ProcessGroup | None = None,
         gradient_reduction: GradientReduction | None = None,
@@ -131,7 +132,7 @@ class TupletLoss(Loss):
             weights: The anchors' weights, [B], finite and at least 0: each loss is multiplied with its anchor's weight,
                 and means are divided by the sum of the weights that count.
             return_terms: Also return the :class:`hardmine.types.TupletTerms`.
-            return_count: Also return the number of anchors that count, int64 [].
+            return_count: Also return the number of anchors, or with ``"mean_pairs"`` of pairs, that count, int64 [].
 
         Returns:
             The loss, or a tuple of the loss and what was requested: the terms, then the count.

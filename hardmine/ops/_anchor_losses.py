@@ -23,11 +23,24 @@ class AnchorLosses(NamedTuple):
         values: The loss of each anchor, [B]; 0 for those that do not count.
         counts: Whether each anchor counts in the mean, bool [B].
         details: What the op returns beside the loss.
+        sizes: The number of losses that each value is the mean of, [B]; the mean is then over these. None: 1 each.
     """
 
     values: Tensor
     counts: Tensor
     details: Any = None
+    sizes: Tensor | None = None
+
+    def num_losses(self) -> Tensor:
+        """The number of losses that count in the mean, int64 []."""
+        return self.counts.sum() if self.sizes is None else torch.where(self.counts, self.sizes, 0).sum()
+
+    def mean_weights(self, weights: Tensor | None) -> Tensor | None:
+        """The weights of the values in the mean, from those of the anchors. None: 1 each."""
+        if self.sizes is None:
+            return weights
+        sizes = self.sizes.to(self.values.dtype)
+        return sizes if weights is None else weights * sizes
 
 
 def read_weights(weights: Any, rows: Tensor, dtype: torch.dtype, name: str = "embeddings") -> Tensor:
@@ -52,7 +65,8 @@ def weighted_mean(total: Tensor, weight: Tensor) -> Tensor:
 
 def reduce_losses(losses: AnchorLosses, weights: Tensor | None, reduction: str) -> Tensor:
     """The losses, their sum or their mean, weighted if there are weights of :func:`read_weights`."""
-    values, counts, _ = losses
+    values, counts, *_ = losses
+    weights = losses.mean_weights(weights)
     if weights is not None:
         values = values * weights
     if reduction == "none":
@@ -69,18 +83,19 @@ def add_up_losses(
     call: GroupLoss, compute: Callable[[], AnchorLosses], weights: Tensor | None, rows: Tensor
 ) -> tuple[Tensor, Any, Tensor]:
     """The loss of all ranks, the details of this rank's anchors, and the number of all anchors that count."""
-    mean = call.reduction == "mean"
-    size = 1 if weights is None or not mean else 2
+    mean = call.reduction in ("mean", "mean_pairs")
+    size = 2 if mean and (weights is not None or call.reduction == "mean_pairs") else 1
 
     def part() -> PartialLoss:
         """With weighted means, weights add up to the divisor, and a second total of 0 carries the count."""
         losses = compute()
         of_rows = None if weights is None else read_weights(weights, rows, losses.values.dtype)
         total = reduce_losses(losses, of_rows, "none" if call.reduction == "none" else "sum")
-        count = losses.counts.sum()
-        if of_rows is None or size == 1:
+        count = losses.num_losses()
+        of_means = losses.mean_weights(of_rows)
+        if of_means is None or size == 1:
             return PartialLoss(total, losses.details, count)
-        weight = ordered_sum(torch.where(losses.counts, of_rows, 0.0).double())
+        weight = ordered_sum(torch.where(losses.counts, of_means, 0.0).double())
         divisors = torch.stack([weight, count.to(weight.dtype)])
         return PartialLoss(torch.stack([total, torch.zeros_like(total)]), losses.details, divisors)
 
@@ -98,6 +113,7 @@ def loss_of_anchors(
     check: Callable[[Tensor, dict[str, Any]], Any],
     compute: Callable[[tuple[Any, ...], dict[str, Any]], AnchorLosses],
     share: Callable[[GroupLoss, dict[str, Any]], tuple[Tensor, Any, Tensor]] | None = None,
+    reductions: tuple[str, ...] = REDUCTIONS,
 ) -> tuple[Tensor, Any, Tensor]:
     """The loss of an op on labeled rows, its details, and the number of anchors that count.
 
@@ -111,6 +127,7 @@ def loss_of_anchors(
         check: Checks the options beside the rows.
         compute: The losses from inputs and options. It checks both, except the reduction.
         share: The results if the ranks share the pairs, from the call and the options that ranks must agree on.
+        reductions: The names of the op's reductions.
     """
     call = group_loss(op, *over_ranks, options["reduction"])
     rows = inputs[0]
@@ -118,13 +135,13 @@ def loss_of_anchors(
     def check_options() -> None:
         for name, flag in flags.items():
             check_flag(name, flag)
-        check_choice("reduction", options["reduction"], REDUCTIONS)
+        check_choice("reduction", options["reduction"], reductions)
 
     if call is None:
         check_options()
         losses = compute(inputs, options)
         of_rows = None if weights is None else read_weights(weights, rows, losses.values.dtype)
-        return reduce_losses(losses, of_rows, options["reduction"]), losses.details, losses.counts.sum()
+        return reduce_losses(losses, of_rows, options["reduction"]), losses.details, losses.num_losses()
 
     def check_all() -> None:
         check_tensors(inputs, call.group)

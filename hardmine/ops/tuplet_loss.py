@@ -17,6 +17,7 @@ from hardmine.ops._arguments import (
     NEGATIVES,
     REDUCTIONS,
     SIMILARITIES,
+    TUPLET_REDUCTIONS,
     allow_tf32,
     check_choice,
     check_ids,
@@ -34,10 +35,10 @@ from hardmine.ops._sums import expand_in_order, softplus
 from hardmine.types import (
     GradientReduction,
     LossResult,
-    Reduction,
     Similarity,
     TupletLossOptions,
     TupletPositiveRule,
+    TupletReduction,
     TupletTerms,
 )
 
@@ -93,7 +94,7 @@ def tuplet_loss(
     temperature: float | Tensor = 0.1,
     similarity: Similarity = "cosine",
     duplicate_threshold: float | None = None,
-    reduction: Reduction = "mean",
+    reduction: TupletReduction = "mean",
     weights: Tensor | None = None,
     return_terms: bool = False,
     return_count: bool = False,
@@ -130,14 +131,16 @@ def tuplet_loss(
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
+            With ``positive="all"`` also ``"mean_pairs"``: the mean over all pairs of a valid anchor and a positive, in
+            which anchors of large classes count more, as in ``NTXentLoss`` of pytorch-metric-learning.
         weights: [B], a floating-point dtype: finite and at least 0: a number per anchor that multiplies its loss. Means
             are divided by the sum of the weights of the anchors that count. Gets a gradient if it requires one, which
             is an error with ``group``.
         return_terms: Also return the :class:`hardmine.types.TupletTerms`, at no further cost. They hold the selected
             positives, with index -1 and similarity NaN if there is none, and always with ``"all"``. They also hold the
             log-sum-exp of ``s_an / temperature`` over all negatives, which is -infinity if there is none.
-        return_count: Also return the number of anchors that count in the mean, int64 []. This does not synchronize a
-            GPU.
+        return_count: Also return the number of anchors that count in the mean, int64 []; with ``"mean_pairs"``, the
+            number of pairs. This does not synchronize a GPU.
         group: A ``torch.distributed`` process group, such as ``torch.distributed.group.WORLD``: candidates are the rows
             of all its ranks, or with refs, the refs of all ranks. The loss is that of one process with all rows, on
             every rank, except that ``reduction="none"`` returns the losses of this rank's anchors. Indices are row
@@ -185,13 +188,14 @@ def tuplet_loss(
     inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
     flags = {"return_terms": return_terms, "return_count": return_count}
     composed = isinstance(temperature, Tensor)
-    if group is None and gradient_reduction is None and weights is None and not composed:
+    of_pairs = isinstance(reduction, str) and reduction == "mean_pairs"
+    if group is None and gradient_reduction is None and weights is None and not composed and not of_pairs:
         for name, flag in flags.items():
             check_flag(name, flag)
-        loss, terms, counts = _compute(inputs, options)
+        loss, terms, positive_count = _compute(inputs, options)
         return with_requested(
             loss,
-            (terms() if return_terms else None, counts().sum() if return_count else None),
+            (terms() if return_terms else None, (positive_count > 0).sum() if return_count else None),
             (return_terms, return_count),
         )
 
@@ -213,7 +217,8 @@ def tuplet_loss(
         weights,
         _check_options,
         _composed_losses if composed else _losses,
-        None if composed else share,
+        None if composed or of_pairs else share,
+        TUPLET_REDUCTIONS,
     )
     return with_requested(loss, (terms, count), (return_terms, return_count))
 
@@ -229,9 +234,17 @@ def _check_options(embeddings: Tensor, options: dict[str, Any]) -> list[int | fl
         check_choice("positive", options["positive"], get_args(TupletPositiveRule)),
         check_temperature(temperature),
         optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf, like=embeddings),
-        check_choice("reduction", options["reduction"], REDUCTIONS),
+        _check_reduction(options),
         allow_tf32(embeddings),
     ]
+
+
+def _check_reduction(options: dict[str, Any]) -> int:
+    reduction, positive = options["reduction"], options["positive"]
+    code = check_choice("reduction", reduction, TUPLET_REDUCTIONS)
+    if reduction == "mean_pairs" and positive != "all":
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none' with positive={positive!r}, got 'mean_pairs'")
+    return code
 
 
 def _checked(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -241,20 +254,20 @@ def _checked(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
 
 
-def _compute(
-    inputs: tuple[Any, ...], options: dict[str, Any]
-) -> tuple[Tensor, Callable[[], TupletTerms], Callable[[], Tensor]]:
-    """The reduced loss, and functions that return the terms, and whether each anchor counts."""
+def _compute(inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, Callable[[], TupletTerms], Tensor]:
+    """The reduced loss, a function that returns the terms, and the number of positives of each anchor that counts."""
     inputs = _checked(inputs)
     loss, level, s_ap, _, _, _, index, positive_count = torch.ops.hardmine.tuplet_loss(
         *inputs, *_check_options(inputs[0], options)
     )
-    return loss, lambda: _terms(index, s_ap, level), lambda: positive_count > 0
+    return loss, lambda: _terms(index, s_ap, level), positive_count
 
 
 def _losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
-    values, terms, counts = _compute(inputs, {**options, "reduction": "none"})
-    return AnchorLosses(values, counts(), terms())
+    _check_reduction(options)
+    values, terms, positive_count = _compute(inputs, {**options, "reduction": "none"})
+    sizes = positive_count if options["reduction"] == "mean_pairs" else None
+    return AnchorLosses(values, positive_count > 0, terms(), sizes)
 
 
 def _composed_losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
@@ -267,22 +280,25 @@ def _composed_losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> Anchor
         s_ap, _, anchor, _, _ = torch.ops.hardmine.select_all_positives(
             *inputs, similarity, hardest, 0, 0, threshold, math.inf, tf32
         )
-        value, has_positive = _means_over_pairs(sums, s_ap, anchor)
+        value, positive_count = _means_over_pairs(sums, s_ap, anchor)
+        has_positive = positive_count > 0
         index, s_ap = torch.full_like(has_positive, -1, dtype=torch.int64), sums.shift
     else:
+        positive_count = None
         s_ap, _, index, _ = torch.ops.hardmine.select_triplets(
             *inputs, None, similarity, positive, hardest, 0, 0, threshold, math.inf, tf32
         )
         has_positive = index >= 0
         value = -F.logsigmoid(-sums.logsumexp_minus(torch.where(has_positive, s_ap, 0.0)))
+    sizes = positive_count if options["reduction"] == "mean_pairs" else None
     counts = has_positive & (sums.log_sum > -math.inf)
     value = torch.where(sums.log_sum.isnan(), sums.log_sum, value)  # divergence is never hidden
     value = torch.where(counts | sums.log_sum.isnan(), value, 0.0)
-    return AnchorLosses(value, counts, _terms(index, s_ap, sums.logsumexp()))
+    return AnchorLosses(value, counts, _terms(index, s_ap, sums.logsumexp()), sizes)
 
 
 def _means_over_pairs(sums: SoftSums, positive_similarity: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean loss over the listed positives of each anchor, and whether it has any.
+    """The mean loss over the listed positives of each anchor, and their number, int64.
 
     In float64, in which torch gathers and scatters one number after another: float32 is added up in any order.
     """
@@ -291,7 +307,7 @@ def _means_over_pairs(sums: SoftSums, positive_similarity: Tensor, anchor: Tenso
     each = softplus((shift - positive_similarity.double()) / temperature + log_sum)
     nothing = torch.zeros_like(sums.shift, dtype=torch.float64)
     totals, counts = (nothing.index_put((anchor,), v, accumulate=True) for v in (each, torch.ones_like(each)))
-    return (totals / counts.clamp(min=1)).to(sums.shift.dtype), counts > 0
+    return (totals / counts.clamp(min=1)).to(sums.shift.dtype), counts.long()
 
 
 def _terms(index: Tensor, positive_similarity: Tensor, level: Tensor) -> TupletTerms:

@@ -59,7 +59,11 @@ def tuplet_loss(
         valid = index >= 0
         value = -F.logsigmoid(torch.where(valid, s_ap, 0.0) / temperature - logsumexp)
     valid = valid & (logsumexp > -math.inf)
+    sizes = torch.ones_like(valid, dtype=torch.int64)
+    if reduction == "mean_pairs":
+        sizes = torch.where(valid, positives.sum(1), 0)
+        weights, reduction = sizes.to(value.dtype) * (1 if weights is None else weights), "mean"
     loss = reduce_terms(value, valid, torch.zeros_like(valid), reduction, weights=weights)
     loss = poison(loss, embeddings, ref_embeddings)
     terms = TupletTerms(index, s_ap.detach(), logsumexp.detach())
-    return results(loss, terms, valid.sum(), return_terms, return_count)
+    return results(loss, terms, (valid * sizes).sum(), return_terms, return_count)

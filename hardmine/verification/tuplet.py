@@ -71,11 +71,15 @@ class TupletComparison(OpComparison):
             if s.numel():
                 s_ap = AtValue.apply(at(s, returned.positive_index), returned.positive_similarity.double())
             value = -F.logsigmoid(torch.where(chosen, s_ap, 0.0) / temperature - logsumexp)
-        problem = self.check_count(valid.sum())
+        weights, reduction = arguments.get("weights"), options["reduction"]
+        weights, sizes = None if weights is None else weights.double(), valid.long()
+        if reduction == "mean_pairs":
+            sizes, reduction = valid * positives.sum(1), "mean"
+            weights = sizes.double() if weights is None else weights * sizes
+        problem = self.check_count(sizes.sum())
         if problem:
             return problem
-        weights = None if arguments.get("weights") is None else arguments["weights"].double()
-        expected = reduce_terms(value, valid, torch.zeros_like(valid), options["reduction"], weights=weights)
+        expected = reduce_terms(value, valid, torch.zeros_like(valid), reduction, weights=weights)
         steepness = scale / temperature
         # s_ap / temperature and the log-sum-exp cancel. With "all", the similarities are not the op's own either.
         problem = self.check_loss(

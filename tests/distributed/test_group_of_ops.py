@@ -49,6 +49,7 @@ LOSSES = {
         {"similarity": "dot", "temperature": 1.0},
         {"ignore_index": -1},
         {"positive": "all", "reduction": "none", "ignore_index": 0},
+        {"positive": "all", "reduction": "mean_pairs", "ignore_index": -1},
     ],
     "multi_similarity_loss": [
         {},

@@ -218,7 +218,17 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "temperature": SoftTemperature(),
         "similarity": SIMILARITY,
         "duplicate_threshold": THRESHOLD,
-        "reduction": REDUCTION,
+        "reduction": Choice(
+            names=("mean", "sum", "none"),
+            listed=("mean", "sum", "none", "mean_pairs"),
+            more_wrong=(
+                Wrong(
+                    "mean_pairs",
+                    ValueError,
+                    "must be 'mean', 'sum' or 'none' with positive='easiest', got 'mean_pairs'",
+                ),
+            ),
+        ),
         "weights": WEIGHTS,
         "return_terms": Flag(),
         "return_count": Flag(),
