@@ -27,6 +27,7 @@ _NEGATIVE = {"negative": get_args(types.NegativeRule)}
 _SELECTION = (
     Dependence("semihard_fallback", _NEGATIVE, ("semihard",)),
     Dependence("semihard_margin", _NEGATIVE, ("semihard",)),
+    Dependence("negative_ranks", _NEGATIVE, ("hardest", "random")),
     Dependence("generator", {**_POSITIVE, **_NEGATIVE}, ("random",)),
 )
 _TIE = Dependence("tie", _NEGATIVE, ("semihard",), "exclude")

@@ -72,7 +72,8 @@ class Selection(NamedTuple):
 class PairSelection(NamedTuple):
     """The [P] pairs of an anchor and one of its positives, each with its own negative: ``positive="all"``.
 
-    All pairs are listed, ascending by anchor, then by positive. Negative index -1 and similarity NaN stand for "no
+    All pairs are listed, ascending by anchor, then by positive. With ``negative_ranks`` the entries are an anchor's one
+    positive with each of its negatives, ascending by anchor, then by rank. Index -1 and similarity NaN stand for "no
     candidate". The similarities are differentiable with respect to the embeddings; the choice of indices is not.
     """
 
@@ -84,8 +85,8 @@ class PairSelection(NamedTuple):
 
     @property
     def valid(self) -> Tensor:
-        """Whether each pair has a negative, bool [P]."""
-        return self.negative_index >= 0
+        """Whether each entry has a positive and a negative, bool [P]."""
+        return (self.positive_index >= 0) & (self.negative_index >= 0)
 
     def count(self) -> Tensor:  # type: ignore[override]  # of tuple
         """The number of valid pairs, int64 []."""

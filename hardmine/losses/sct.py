@@ -41,6 +41,8 @@ class SCTLoss(SelectionLoss):
         positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class; or ``"all"``: a term
             per pair of an anchor and one of its positives, each with its own negative.
         negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
+        negative_ranks: With ``negative="hardest"``, ``(first, last)``: a term for each of the negatives of these ranks,
+            the hardest being 1. With ``negative="random"``, one negative drawn from these ranks. None: no ranks.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         reduction: ``"mean"`` as the preset says, ``"mean_active"``: the same over terms above 0, ``"sum"``, or
             ``"none"``: [B], or [P] pairs.
@@ -83,6 +85,7 @@ class SCTLoss(SelectionLoss):
         preset: Preset = "paper",
         positive: PositiveRule | AllPositives = "easiest",
         negative: NegativeRule = "hardest",
+        negative_ranks: tuple[int, int] | None = None,
         similarity: Similarity = "cosine",
         reduction: TermReduction = "mean",
         hard_cutoff: float | None = None,

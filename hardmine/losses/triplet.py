@@ -38,6 +38,8 @@ class TripletLoss(SelectionLoss):
         margin: Only for hinge; in units of the similarity, 0.2 if None.
         temperature: Only for nca and sct; in units of the similarity, > 0: a number or a tensor []; 0.1 if None.
         lam: Only for sct: the weight of the hard part; 1 if None.
+        negative_ranks: With ``negative="hardest"``, ``(first, last)``: a term for each of the negatives of these ranks,
+            the hardest being 1. With ``negative="random"``, one negative drawn from these ranks. None: no ranks.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         reduction: ``"mean"`` over the anchors or pairs that count, ``"mean_active"`` over those with a term above 0,
             ``"sum"``, or ``"none"``: [B], or [P] pairs.
@@ -85,6 +87,7 @@ class TripletLoss(SelectionLoss):
         *,
         positive: PositiveRule | AllPositives = "easiest",
         negative: NegativeRule = "semihard",
+        negative_ranks: tuple[int, int] | None = None,
         term: Term = "nca",
         margin: float | None = None,
         temperature: float | Tensor | None = None,

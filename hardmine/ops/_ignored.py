@@ -19,7 +19,7 @@ from hardmine.types import PairSelection, Selection, TupletTerms
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# The ops whose results have an entry per pair with positive="all".
+# The ops whose results have an entry per pair with positive="all", or per rank with negative_ranks.
 _LISTING_OPS = ("select_triplets", "triplet_loss", "sct_loss")
 
 
@@ -179,7 +179,8 @@ def drops_ignored(op: Callable[P, R], fill: float = 0.0) -> Callable[P, R]:
             given["weights"] = weights.index_select(0, kept.anchors)
         call: Any = op
         result = call(**{name: kept.arguments[name] for name in tensors}, **given)
-        lists_pairs = op.__name__ in _LISTING_OPS and given.get("positive") == "all"
+        ranked = given.get("negative_ranks") is not None and given.get("negative") != "random"
+        lists_pairs = op.__name__ in _LISTING_OPS and (given.get("positive") == "all" or ranked)
         return kept.restore_pairs(result) if lists_pairs else kept.restore(result, fill)
 
     return run

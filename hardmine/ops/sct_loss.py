@@ -116,6 +116,12 @@ def sct_loss(
     positive: AllPositives, return_selection: Literal[True], return_count: Literal[True],
     **options: Unpack[AllPositivesSCTLossOptions],
 ) -> tuple[Tensor, PairSelection, Tensor]: ...
+@overload
+def sct_loss(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    negative_ranks: tuple[int, int], return_selection: bool = False, return_count: bool = False,
+    **options: Unpack[SCTLossOptions],
+) -> LossResult[AnySelection]: ...
 # fmt: on
 @observed("sct_loss")
 @drops_ignored
@@ -133,6 +139,7 @@ def sct_loss(
     preset: Preset = "paper",
     positive: PositiveRule | AllPositives = "easiest",
     negative: NegativeRule = "hardest",
+    negative_ranks: tuple[int, int] | None = None,
     similarity: Similarity = "cosine",
     reduction: TermReduction = "mean",
     hard_cutoff: float | None = None,
@@ -180,6 +187,7 @@ def sct_loss(
             Both versions of the code drop positives above 0.9999 and keep ties of semi-hard negatives.
         positive: As in :func:`hardmine.ops.select_triplets`, like ``negative``, ``similarity``,
             ``semihard_fallback`` and ``semihard_margin``; ``"all"`` as in :func:`hardmine.ops.triplet_loss`.
+        negative_ranks: As in :func:`hardmine.ops.triplet_loss`.
         tie: Overrides the preset's rule for semi-hard negatives: ``"exclude"`` (`paper`) or ``"include"``.
         reduction: ``"mean"`` as the preset says, ``"mean_active"``: the same over anchors with a term above 0 only,
             ``"sum"``, or ``"none"``: [B], or [P] with ``positive="all"``; 0 for anchors that do not count.
@@ -228,6 +236,7 @@ def sct_loss(
         "preset": preset,
         "positive": positive,
         "negative": negative,
+        "negative_ranks": negative_ranks,
         "temperature": temperature,
         "lam": lam,
         "similarity": similarity,

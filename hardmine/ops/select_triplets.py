@@ -24,6 +24,14 @@ from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.ops._ignored import drops_ignored
+from hardmine.ops._ranked_negatives import (
+    check_ranks,
+    has_ranks,
+    of_negatives,
+    of_positives,
+    with_ranked_negatives,
+    without_ranks,
+)
 from hardmine.ops._ranks import Anchors, check_tensors, own_part
 from hardmine.types import (
     AllPositives,
@@ -57,6 +65,11 @@ def select_triplets(
     embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
     positive: AllPositives, group: ProcessGroup | None = None, **options: Unpack[NegativeSelectionOptions],
 ) -> PairSelection: ...
+@overload
+def select_triplets(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    negative_ranks: tuple[int, int], group: ProcessGroup | None = None, **options: Unpack[SelectionOptions],
+) -> AnySelection: ...
 # fmt: on
 @observed("select_triplets")
 @drops_ignored
@@ -71,6 +84,7 @@ def select_triplets(
     ignore_index: int | None = None,
     positive: PositiveRule | AllPositives = "easiest",
     negative: NegativeRule = "hardest",
+    negative_ranks: tuple[int, int] | None = None,
     similarity: Similarity = "cosine",
     duplicate_threshold: float | None = None,
     semihard_fallback: SemihardFallback | None = None,
@@ -110,6 +124,11 @@ def select_triplets(
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or
             ``"semihard"``: the most similar one that is less similar than the selected positive; with
             ``positive="all"``, than the positive of its pair, as in FaceNet.
+        negative_ranks: With ``negative="hardest"``, ``(first, last)``: instead of its hardest negative an anchor has
+            those of ranks ``first`` to ``last`` in descending order of similarity, from 1 to 1024, which is robust
+            against wrong labels. The result is then a :class:`PairSelection` with an entry per anchor and rank, also
+            for missing positives and negatives. With ``negative="random"``, one negative is drawn from these ranks: the
+            floor(u n)-th of the n ranks that exist. An error with ``positive="all"``.
         similarity: ``"cosine"`` (normalizes inside, see the note), ``"dot"``, or ``"euclidean"``: the negative
             distance, ``-|a - b|``. Distances are computed from differences, so that close pairs far from the origin
             keep their precision.
@@ -179,6 +198,7 @@ def select_triplets(
     options = {
         "positive": positive,
         "negative": negative,
+        "negative_ranks": negative_ranks,
         "similarity": similarity,
         "duplicate_threshold": duplicate_threshold,
         "semihard_fallback": semihard_fallback,
@@ -210,6 +230,8 @@ def check_rules(embeddings: Tensor, options: dict[str, Any]) -> list[int | float
     else:
         compiled_options = check_selection(embeddings, options)
     check_random(embeddings, options)
+    if has_ranks(options):
+        check_ranks(options)
     return compiled_options
 
 
@@ -225,11 +247,13 @@ def _select(inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors |
         )
         return as_pair_selection(*pairs)
     random = draw_random(embeddings, options, anchors)
-    return as_selection(
-        *torch.ops.hardmine.select_triplets(
-            embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, random, *selection_options
+    rows = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    if has_ranks(options):
+        s_ap, _, positive, _ = torch.ops.hardmine.select_triplets(
+            *rows, of_positives(random, options), *check_selection(embeddings, without_ranks(options))
         )
-    )
+        return with_ranked_negatives(rows, options, (s_ap, positive), of_negatives(random, options))
+    return as_selection(*torch.ops.hardmine.select_triplets(*rows, random, *selection_options))
 
 
 def as_selection(

@@ -27,6 +27,7 @@ from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag
+from hardmine.ops._ranked_negatives import has_ranks, of_negatives, of_positives, with_ranked_negatives, without_ranks
 from hardmine.ops._ranks import (
     Anchors,
     PartialLoss,
@@ -38,7 +39,7 @@ from hardmine.ops._ranks import (
     with_requested,
 )
 from hardmine.ops._shared_losses import TRIPLET_OPTIONS, split_options
-from hardmine.ops._sums import ordered_sum, softplus_at
+from hardmine.ops._sums import ordered_sum, softplus, softplus_at
 from hardmine.ops.select_triplets import as_selection, check_rules
 from hardmine.types import (
     AllPositives,
@@ -118,6 +119,12 @@ def triplet_loss(
     positive: AllPositives, return_selection: Literal[True], return_count: Literal[True],
     **options: Unpack[AllPositivesTripletLossOptions],
 ) -> tuple[Tensor, PairSelection, Tensor]: ...
+@overload
+def triplet_loss(
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    negative_ranks: tuple[int, int], return_selection: bool = False, return_count: bool = False,
+    **options: Unpack[TripletLossOptions],
+) -> LossResult[AnySelection]: ...
 # fmt: on
 @observed("triplet_loss")
 @drops_ignored
@@ -132,6 +139,7 @@ def triplet_loss(
     ignore_index: int | None = None,
     positive: PositiveRule | AllPositives = "easiest",
     negative: NegativeRule = "semihard",
+    negative_ranks: tuple[int, int] | None = None,
     term: Term = "nca",
     temperature: float | Tensor | None = None,
     margin: float | None = None,
@@ -168,6 +176,8 @@ def triplet_loss(
         positive: As in :func:`hardmine.ops.select_triplets`, like ``negative``, ``similarity``,
             ``semihard_fallback``, ``tie``, ``semihard_margin`` and ``duplicate_threshold``. ``"all"``: the loss has a
             term per pair of an anchor and one of its positives, which counts like an anchor below.
+        negative_ranks: As in :func:`hardmine.ops.select_triplets`. With ``negative="hardest"`` the loss has a term per
+            anchor and rank, [B R] for R ranks, which counts like an anchor below.
         term: The loss f(s_ap, s_an) of one anchor:
             ``"nca"``: ``softplus((s_an - s_ap) / temperature)``;
             ``"hinge"``: ``max(0, s_an - s_ap + margin)``; with ``similarity="euclidean"``, the papers'
@@ -241,6 +251,7 @@ def triplet_loss(
     options = {
         "positive": positive,
         "negative": negative,
+        "negative_ranks": negative_ranks,
         "term": term,
         "temperature": temperature,
         "margin": margin,
@@ -324,7 +335,7 @@ def loss_of_selected(
 
 def _is_composed(options: dict[str, Any], weights: Any) -> bool:
     """Whether the loss is computed from the terms of all entries, because the compiled op does not reduce it."""
-    return weights is not None or isinstance(options["temperature"], Tensor)
+    return weights is not None or isinstance(options["temperature"], Tensor) or has_ranks(options)
 
 
 def _check_options(embeddings: Tensor, options: dict[str, Any], flags: tuple[Any, Any]) -> list[int | float]:
@@ -371,7 +382,9 @@ def _weighted_terms(
     inputs: tuple[Any, ...], options: dict[str, Any], weights: Any, anchors: Anchors | None = None
 ) -> _Terms:
     """The terms, with weights of 1 if there are none."""
-    if isinstance(options["temperature"], Tensor):
+    if has_ranks(options):
+        losses, selection = _terms_of_ranks(inputs, options, anchors)
+    elif isinstance(options["temperature"], Tensor):
         losses, selection = _terms_at_tensor(inputs, options, anchors)
     else:
         losses, selection, _ = _compute(inputs, {**options, "reduction": "none"}, (True, False), anchors)
@@ -396,13 +409,48 @@ def _terms_at_tensor(
     inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors | None
 ) -> tuple[Tensor, AnySelection]:
     """The terms nca or sct at a temperature tensor, from the similarities of the selection; and the selection."""
-    plain = {**options, "term": "soft_margin", "temperature": None, "lam": None, "reduction": "none"}
-    soft_margins, selection, _ = _compute(inputs, plain, (True, False), anchors)
+    soft_margins, selection, _ = _compute(inputs, {**options, **_SOFT_MARGINS}, (True, False), anchors)
+    return _terms_of(selection, options, soft_margins), selection
+
+
+# Options with which the compiled op returns a term per entry, and NaN if some row is not finite.
+_SOFT_MARGINS = {"term": "soft_margin", "temperature": None, "margin": None, "lam": None, "reduction": "none"}
+
+
+def _terms_of_ranks(
+    inputs: tuple[Any, ...], options: dict[str, Any], anchors: Anchors | None
+) -> tuple[Tensor, AnySelection]:
+    """The terms of negatives by rank, with the positives of the compiled op; and the selection."""
+    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
+    rows = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    random = draw_random(embeddings, options, anchors)
+    plain = {**without_ranks(options), **_SOFT_MARGINS}
+    soft_margins, s_ap, _, positive, _ = torch.ops.hardmine.triplet_loss(
+        *rows, of_positives(random, options), *_check_options(embeddings, plain, (True, False))
+    )
+    selection = with_ranked_negatives(rows, options, (s_ap, positive), of_negatives(random, options))
+    if isinstance(selection, PairSelection):
+        soft_margins = soft_margins[selection.anchor_index]
+    return _terms_of(selection, options, soft_margins), selection
+
+
+def _terms_of(selection: AnySelection, options: dict[str, Any], soft_margins: Tensor) -> Tensor:
+    """The terms of all entries; NaN where those of the compiled op are, which hides no divergence."""
     s_ap, s_an = (torch.where(selection.valid, s, 0.0) for s in selection[-2:])
-    terms = softplus_at(temperature_tensor(options["temperature"], inputs[0]), s_an - s_ap)
-    if options["term"] == "sct":
+    term, temperature = options["term"], options["temperature"]
+    if term == "hinge":
+        terms = (s_an - s_ap + float(options["margin"])).clamp(min=0)
+    elif term == "soft_margin":
+        terms = softplus(s_an - s_ap)
+    elif isinstance(temperature, Tensor):
+        terms = softplus_at(temperature_tensor(temperature, s_ap), s_an - s_ap)
+    else:
+        terms = softplus((s_an - s_ap) / float(temperature))
+    if term == "sct":
         terms = torch.where(_is_hard(selection, options), float(options["lam"]) * s_an, terms)
-    return torch.where(soft_margins.isnan(), soft_margins, terms), selection
+    return torch.where(soft_margins.isnan(), soft_margins, terms)
 
 
 def _weighted(inputs: tuple[Any, ...], options: dict[str, Any], weights: Any) -> tuple[Tensor, Any, Tensor]:

@@ -38,7 +38,9 @@ def drops_ignored(reference: Callable[P, R], fill: float = 0.0) -> Callable[P, R
             given |= {name: given[name][mask] for name in names if given.get(name) is not None}
         call: Any = reference
         result = call(**given)
-        if given.get("positive") == "all" and reference.__name__ != "tuplet_loss":  # an entry per pair, not per anchor
+        ranked = given.get("negative_ranks") is not None and given.get("negative") != "random"
+        lists_pairs = given.get("positive") == "all" and reference.__name__ != "tuplet_loss"
+        if lists_pairs or ranked:  # an entry per pair, not per anchor
             return renumber(result, keep.nonzero().squeeze(1), candidates.nonzero().squeeze(1))
         return spread(result, keep, candidates.nonzero().squeeze(1), fill)
 
@@ -49,8 +51,8 @@ def renumber(result: Any, anchors: Tensor, candidates: Tensor) -> Any:
     """The result with an entry per pair, in the row numbers of all rows."""
     if isinstance(result, PairSelection):
         anchor, positive, negative, *similarities = result
-        rows = torch.where(negative >= 0, candidates[negative], -1)
-        return PairSelection(anchors[anchor], candidates[positive], rows, *similarities)
+        rows = (torch.where(index >= 0, candidates[index], -1) for index in (positive, negative))
+        return PairSelection(anchors[anchor], *rows, *similarities)
     return tuple(renumber(part, anchors, candidates) for part in result) if type(result) is tuple else result
 
 

@@ -102,6 +102,7 @@ def select_triplets(
     ignore_index: int | None = None,
     positive: str = "easiest",
     negative: str = "hardest",
+    negative_ranks: tuple[int, int] | None = None,
     similarity: str = "cosine",
     duplicate_threshold: float | None = None,
     semihard_fallback: str | None = None,
@@ -121,6 +122,7 @@ def select_triplets(
     """
     options: dict[str, Any] = {"positive": positive, "negative": negative, "tie": tie}
     options |= {"semihard_fallback": semihard_fallback, "semihard_margin": semihard_margin, "generator": generator}
+    options |= {"negative_ranks": negative_ranks}
     resolve_options("select_triplets", options)
     s, positives, negatives = candidate_pairs(
         embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, similarity, duplicate_threshold
@@ -135,6 +137,9 @@ def select_triplets(
     else:
         positive_index, s_ap = extreme_candidate(s, positives, smallest=positive == "hardest")
 
+    if negative_ranks is not None:
+        of_negatives = u[-1] if negative == "random" else None
+        return _ranked(positive_index, s_ap, s, negatives, negative_ranks, of_negatives)
     if negative == "random":
         negative_index, s_an = random_pick(s, negatives, u[-1])
         return Selection(positive_index, negative_index, s_ap, s_an)
@@ -143,6 +148,36 @@ def select_triplets(
         return Selection(positive_index, negative_index, s_ap, s_an)
     negative_index, s_an = semihard_negative(s, negatives, s_ap, semihard_fallback, tie, semihard_margin)
     return Selection(positive_index, negative_index, s_ap, s_an)
+
+
+def ranked_negatives(s: Tensor, negatives: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Indices and similarities of each row's negatives of these ranks, [B, R]; -1 and NaN beyond the last."""
+    first, last = ranks
+    allowed = negatives & ~s.isnan() & (s > -math.inf)
+    value, index = s.masked_fill(~allowed, -math.inf).sort(dim=1, descending=True, stable=True)
+    missing = max(last - s.shape[1], 0)
+    value, index = F.pad(value, (0, missing), value=-math.inf), F.pad(index, (0, missing))
+    value, index = value[:, first - 1 : last], index[:, first - 1 : last]
+    return torch.where(value > -math.inf, index, -1), torch.where(value > -math.inf, value, math.nan)
+
+
+def _ranked(
+    positive_index: Tensor,
+    s_ap: Tensor,
+    s: Tensor,
+    negatives: Tensor,
+    ranks: tuple[int, int],
+    u: Tensor | None,
+) -> AnySelection:
+    negative_index, s_an = ranked_negatives(s, negatives, ranks)
+    if u is None:
+        count = negative_index.shape[1]
+        anchor = torch.arange(len(s), device=s.device).repeat_interleave(count)
+        positives = (each.repeat_interleave(count) for each in (positive_index, s_ap))
+        return PairSelection(anchor, next(positives), negative_index.reshape(-1), next(positives), s_an.reshape(-1))
+    found = (negative_index >= 0).sum(1)
+    pick = (u * found).long().clamp(max=(found - 1).clamp(min=0))[:, None]
+    return Selection(positive_index, negative_index.gather(1, pick)[:, 0], s_ap, s_an.gather(1, pick)[:, 0])
 
 
 def semihard_negative(

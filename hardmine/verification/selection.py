@@ -40,7 +40,12 @@ class SelectionComparison(OpComparison):
     @property
     def lists_pairs(self) -> bool:
         """Whether the selection has an entry per anchor and positive, instead of one per anchor."""
-        return bool(self.options["positive"] == "all")
+        return self.options["positive"] == "all" or self.lists_ranks
+
+    @property
+    def lists_ranks(self) -> bool:
+        """Whether the selection has an entry per anchor and rank of a negative."""
+        return self.options.get("negative_ranks") is not None and self.options["negative"] != "random"
 
     @property
     def refs(self) -> Tensor | None:
@@ -71,11 +76,13 @@ class SelectionComparison(OpComparison):
         similarity = options["similarity"]
         if any(r.isfinite().all() and not in_range(r) for r in (self.x, self.refs) if r is not None):
             return None  # squares overflow in the accumulator's dtype, but not in float64
+        if self.lists_ranks and (not len(x) or not len(refs)):
+            return "an index was returned where there are no candidates" if selection.valid.any() else None
         if self.lists_pairs and (not len(x) or not len(refs)):
             return "pairs were listed where there are no candidates" if len(selection.anchor_index) else None
         expected: Any = (
             None
-            if self.lists_pairs
+            if self.lists_pairs and not self.lists_ranks
             else self.select.select_triplets(
                 x, labels, None if self.refs is None else refs, ref_labels, **self._selection_options()
             )
@@ -97,7 +104,14 @@ class SelectionComparison(OpComparison):
             positives.fill_diagonal_(False)
         threshold = self.max_positive_similarity(self._selection_options()["duplicate_threshold"])
         tight, loose = positives & (s <= threshold - slack), positives & (s <= threshold + slack)
-        if self.lists_pairs:
+        ranked = self.options.get("negative_ranks") is not None
+        if self.lists_ranks:
+            problem, selection = self._check_listed_ranks(s, negatives, selection, slack)
+            if problem:
+                return problem
+            entries = len(expected.anchor_index) // len(x)
+            expected = expected._replace(positive_index=expected.positive_index[::entries])
+        elif self.lists_pairs:
             anchor, index = selection.anchor_index, selection.positive_index
             s = s.masked_fill(s.isinf(), torch.nan)
             problem = check_listing(anchor, index, tight & s.isfinite(), loose)
@@ -123,7 +137,11 @@ class SelectionComparison(OpComparison):
         self.record.ties += int(different.sum())
 
         index = selection.negative_index
-        if options["negative"] == "random":
+        if self.lists_ranks:
+            return self._check_similarities(s, selection, scale)
+        if ranked:
+            mismatch = differs_in_rank(index, expected.negative_index, s, negatives, slack)
+        elif options["negative"] == "random":
             mismatch = differs_from_draw(index, expected.negative_index, negatives, negatives)
         else:
             mismatch = self._bad_negatives(s, negatives, selection, slack)
@@ -132,6 +150,30 @@ class SelectionComparison(OpComparison):
             return self._describe("negative", mismatch & different, index, expected.negative_index)
         self.record.ties += int(different.sum())
         return self._check_similarities(s, selection, scale)
+
+    def _check_listed_ranks(self, s: Tensor, negatives: Tensor, listed: Any, slack: float) -> tuple[str | None, Any]:
+        """Checks the negatives of all ranks; also returns the selection of the first of them."""
+        first, last = self.options["negative_ranks"]
+        count = last - first + 1
+        anchor = torch.arange(len(s), device=s.device)
+        if not torch.equal(listed.anchor_index, anchor.repeat_interleave(count)):
+            return "anchor_index must have every anchor once per rank", listed
+        parts = [part.reshape(-1, count) for part in listed[1:]]
+        if any(part.isnan().logical_not().any() and (part != part[:, :1])[~part.isnan()].any() for part in parts[::2]):
+            return "the entries of an anchor must have the same positive", listed
+        index = parts[1]
+        kth = self.select.ranked_negatives(s.detach(), negatives, (first, last))[1]
+        chosen = torch.where(index >= 0, s.gather(1, index.clamp(min=0)), torch.nan)
+        is_negative = negatives.gather(1, index.clamp(min=0)) | (index < 0)
+        ascending = index.sort(dim=1).values
+        twice = ((ascending[:, 1:] == ascending[:, :-1]) & (ascending[:, 1:] >= 0)).any(1)
+        wrong = (chosen.isnan() != kth.isnan()) | ((chosen - kth).abs() > slack) | ~is_negative
+        if (wrong.any(1) | twice).any():
+            return f"negative_index is not of its rank at anchor {int((wrong.any(1) | twice).nonzero()[0])}", listed
+        deviation = ((chosen - parts[3].detach().double()).abs().nan_to_num(0.0).max().item()) if index.numel() else 0.0
+        if deviation > slack:
+            return f"negative_similarity deviates by {deviation:.2e}, more than {slack:.2e}", listed
+        return None, Selection(*(part[:, 0] for part in parts))
 
     def _bad_negatives(self, s: Tensor, negatives: Tensor, selection: Any, slack: float) -> Tensor:
         """Whether each entry's negative is not the one of the rule; ``s`` and ``negatives`` have a row per entry."""
@@ -315,6 +357,13 @@ def check_listing(anchor: Tensor, positive: Tensor, tight: Tensor, loose: Tensor
         i, j = (tight & ~listed).nonzero()[0].tolist()
         return f"positive_index must list every positive, but {j} of anchor {i} is missing"
     return None
+
+
+def differs_in_rank(index: Tensor, expected: Tensor, s: Tensor, negatives: Tensor, slack: float) -> Tensor:
+    """Whether each anchor got a negative of another rank than ``expected``, by more than rounding."""
+    allowed = negatives.gather(1, index.clamp(min=0)[:, None]).squeeze(1)
+    differs = (index < 0) != (expected < 0)
+    return differs | ((index >= 0) & (~allowed | ((at(s, index) - at(s, expected)).abs() > slack)))
 
 
 def differs_from_draw(index: Tensor, expected: Tensor, tight: Tensor, loose: Tensor) -> Tensor:

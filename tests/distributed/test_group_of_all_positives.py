@@ -1,4 +1,4 @@
-"""``positive="all"`` with ``group=``: each rank lists the pairs of its anchors, with the negatives of one process."""
+"""``positive="all"`` and ``negative_ranks`` with ``group=``: each rank lists the entries of its anchors."""
 
 import itertools
 
@@ -17,6 +17,8 @@ OPTIONS = [
     {"negative": "hardest", "reduction": "none", "ignore_index": 0},
     {"negative": "easiest", "reduction": "sum", "gradient_reduction": "sum", "similarity": "euclidean"},
     {"negative": "semihard", "term": "sct", "lam": -0.5, "reduction": "mean_active"},
+    {"positive": "easiest", "negative": "hardest", "negative_ranks": (2, 4), "reduction": "none", "ignore_index": 0},
+    {"positive": "hardest", "negative": "hardest", "negative_ranks": (1, 2), "term": "hinge"},
 ]
 CASES = [*itertools.product(SIZES, (None, "uneven"), OPTIONS)]
 
@@ -36,7 +38,7 @@ def step(split, ref_split, options, ranks, rank=None):
     if rank is None:
         options = {key: value for key, value in options.items() if key != "gradient_reduction"}
     loss, pairs, count = ops.triplet_loss(
-        **tensors, **options, **group, positive="all", return_selection=True, return_count=True
+        **tensors, **{"positive": "all", **options}, **group, return_selection=True, return_count=True
     )
     loss.sum().backward()
     first = 0 if rank is None else batch.bounds[rank]

@@ -132,6 +132,22 @@ class BoundedNumber(Number):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ranks(Kind):
+    """A pair of ranks from 1 to 1024."""
+
+    def _valid(self) -> list[Any]:
+        return [(1, 1), (2, 3), [1, 1024], (numpy.int64(1), 5)]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        for value in (5, "12", {1, 2}):
+            yield Wrong(value, TypeError, f"must be a tuple (first, last), got {type(value).__name__}")
+        for value in ((), (1,), (1, 2, 3), (0, 1), (3, 2), (1, 1025), (-2, 2)):
+            yield Wrong(value, ValueError, f"must be (first, last) with 1 <= first <= last <= 1024, got {value!r}")
+        yield Wrong((1.0, 2), TypeError, "must hold integers, got float")
+        yield Wrong((1, True), TypeError, "must hold integers, got bool")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Temperature(Number):
     """A number by which similarities can be divided in float32."""
 

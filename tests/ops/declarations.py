@@ -25,6 +25,7 @@ from argument_kinds import (
     Labels,
     Number,
     NumberOrTable,
+    Ranks,
     Rows,
     SoftTemperature,
     Temperature,
@@ -120,6 +121,7 @@ _SELECTION = {
     # test_all_positives.py tests "all", which runs on the CPU only.
     "positive": Choice(names=("easiest", "hardest", "random"), listed=("easiest", "hardest", "random", "all")),
     "negative": Choice(names=("hardest", "easiest", "semihard", "random")),
+    "negative_ranks": Ranks(only_with={"negative": ("hardest", "random")}),
     "similarity": SIMILARITY,
     "duplicate_threshold": THRESHOLD,
     "semihard_fallback": Choice(names=("hardest", "easiest"), optional=True, only_with=_SEMIHARD),
