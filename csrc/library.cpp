@@ -79,6 +79,22 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "float temperature, float margin, float lam, float hard_cutoff, float min_similarity, int reduction, "
       "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
+  // On the CPU, with reduction 'mean', 'mean_active' or 'sum': the loss and its gradients; one that is not needed is
+  // empty.
+  m.def(
+      "triplet_loss_with_gradients(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
+      "Tensor? ids, Tensor? ref_ids, Tensor? random, int similarity, int positive, int negative, "
+      "int semihard_fallback, int tie, float duplicate_threshold, float semihard_margin, bool allow_tf32, int term, "
+      "int hard_rule, bool separate_means, float temperature, float margin, float lam, float hard_cutoff, "
+      "float min_similarity, int reduction, bool need_embeddings, bool need_ref_embeddings) "
+      "-> (Tensor, Tensor, Tensor)");
+
+  // The gradients above times grad_loss -> as select_triplets_backward.
+  m.def(
+      "triplet_loss_with_gradients_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor grad_ref_embeddings, "
+      "Tensor embeddings, Tensor? ref_embeddings, bool need_embeddings, bool need_ref_embeddings) "
+      "-> (Tensor, Tensor)");
+
   // The same of every pair of an anchor and a positive -> loss [] or [P], and what select_all_positives returns.
   m.def(
       "all_positives_triplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "

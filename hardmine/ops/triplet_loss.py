@@ -40,6 +40,7 @@ from hardmine.ops._ranks import (
 )
 from hardmine.ops._shared_losses import TRIPLET_OPTIONS, split_options
 from hardmine.ops._sums import ordered_sum, softplus, softplus_at
+from hardmine.ops._triplet_loss_with_gradients import has_op_with_gradients, triplet_loss_with_gradients
 from hardmine.ops.select_triplets import as_selection, check_rules
 from hardmine.types import (
     AllPositives,
@@ -361,6 +362,8 @@ def _compute(
     else:
         named = as_selection
         random = draw_random(embeddings, options, anchors)
+        if not any(flags) and options["reduction"] != "none" and has_op_with_gradients(embeddings):
+            return triplet_loss_with_gradients(*rows, random, *compiled_options), None, None
         loss, *selected = torch.ops.hardmine.triplet_loss(*rows, random, *compiled_options)
     if not any(flags):
         return loss, None, None

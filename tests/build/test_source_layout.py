@@ -187,6 +187,7 @@ def test_ops_of_library_are_all_listed_for_tests():
     # positive_ranks has no face among the ops: it is tested as metrics.retrieval.
     # test_all_positives.py tests the ops of all positives.
     all_positives = {"select_all_positives", "all_positives_triplet_loss"}
+    listed |= {"triplet_loss_with_gradients"}  # triplet_loss and sct_loss, reduced on a CPU
     assert forward == listed | all_positives | {"simd_level", "positive_ranks"}
     assert {name.removesuffix("_backward") for name in declared} == forward
 

@@ -1,0 +1,85 @@
+// A small batch spends more time between its ops than in them: one op computes the loss and its gradients.
+
+#include <vector>
+
+#include "cpu/engine/pair_gradient.h"
+#include "cpu/ops/scaled_gradient.h"
+#include "cpu/ops/selection_tensors.h"
+
+namespace hardmine::cpu {
+namespace {
+
+// The loss, and its gradients unless null.
+template <class T>
+void loss_with_gradients(const LossRule& rule, const PairMeasure& measure, const CheckedSelection& s,
+                         const MatrixPair<T>& rows, T* loss, T* grad_x, T* grad_refs) {
+  const SelectedPairs<T> pairs = s.pairs<T>();
+  reduce_loss<T>(rule.term, rule.reduction, pairs, loss);
+  if (!grad_x && !grad_refs) return;
+  const int64_t count = pairs.count;
+  std::vector<T> positive(count), negative(count), gradient(2 * count);
+  std::vector<int64_t> index(2 * count);
+  const T one = T(1);
+  reduce_loss_backward<T>(rule.term, rule.reduction, pairs, &one, positive.data(), negative.data());
+  for (int64_t i = 0; i < count; ++i) {
+    index[2 * i] = pairs.positive_index[i];
+    index[2 * i + 1] = pairs.negative_index[i];
+    gradient[2 * i] = positive[i];
+    gradient[2 * i + 1] = negative[i];
+  }
+  const PairList<T> list{
+      .left = nullptr, .right = index.data(), .gradient = gradient.data(), .count = count, .partners = 2};
+  pair_gradient<T>(measure, rows, list, TorchThreadPool(), {0, rows.count}, grad_x, grad_refs);
+}
+
+std::tuple<Tensor, Tensor, Tensor> triplet_loss_with_gradients_cpu(
+    Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
+    std::optional<Tensor> ids, std::optional<Tensor> ref_ids, std::optional<Tensor> random, int64_t similarity,
+    int64_t positive, int64_t negative, int64_t semihard_fallback, int64_t tie, double duplicate_threshold,
+    double semihard_margin, bool allow_tf32, int64_t term, int64_t hard_rule, bool separate_means, double temperature,
+    double margin, double lam, double hard_cutoff, double min_similarity, int64_t reduction, bool need_embeddings,
+    bool need_ref_embeddings) {
+  const SelectionRule selection = selection_rule(similarity, positive, negative, semihard_fallback, tie,
+                                                 duplicate_threshold, semihard_margin, allow_tf32);
+  const LossRule rule =
+      loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
+  check(rule.reduction != Reduction::kNone, "reduction must not be 'none'");
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
+  const CheckedSelection s = select_triplets_tensors(selection, inputs, random);
+  const Tensor loss = inputs.new_loss(rule.reduction);
+  const GradientTensors gradients(inputs.embeddings, inputs.ref_embeddings,
+                                  {.rows = need_embeddings, .columns = need_ref_embeddings});
+  dispatch(inputs.type, [&]<class T>() {
+    if (!s.finite) {  // divergence is never hidden
+      *mutable_data<T>(loss) = std::numeric_limits<T>::quiet_NaN();
+      return gradients.fill_nan<T>();
+    }
+    const LabeledMatrix<T> refs = inputs.refs<T>();
+    loss_with_gradients<T>(rule, measure_of(selection.similarity), s,
+                           {.x = data<T>(inputs.embeddings),
+                            .count = inputs.count,
+                            .refs = refs.x,
+                            .ref_count = refs.count,
+                            .depth = inputs.depth},
+                           mutable_data<T>(loss), gradients.x_data<T>(), gradients.refs_data<T>());
+  });
+  return {loss, gradients.x, gradients.refs};
+}
+
+// Embeddings and refs are arguments only so that autograd notices a second derivative.
+std::tuple<Tensor, Tensor> triplet_loss_with_gradients_backward_cpu(Tensor grad_loss, Tensor grad_embeddings,
+                                                                    Tensor grad_ref_embeddings, Tensor,
+                                                                    std::optional<Tensor>, bool need_embeddings,
+                                                                    bool need_ref_embeddings) {
+  return {scaled_gradient(grad_loss, "grad_embeddings", grad_embeddings, need_embeddings),
+          scaled_gradient(grad_loss, "grad_ref_embeddings", grad_ref_embeddings, need_ref_embeddings)};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
+  implement<&triplet_loss_with_gradients_cpu>(m, "triplet_loss_with_gradients");
+  implement<&triplet_loss_with_gradients_backward_cpu>(m, "triplet_loss_with_gradients_backward");
+}
+
+}  // namespace hardmine::cpu

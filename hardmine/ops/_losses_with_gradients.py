@@ -1,0 +1,103 @@
+"""Compiled ops whose forward pass also computes the gradients of a loss: one op per step of a small batch.
+
+Such an op takes a flag per gradient after its other arguments, and returns ``(loss, *gradients)``; the compiled op
+``<name>_backward`` takes ``(grad_loss, *gradients, *differentiable arguments, *flags)``. They exist on the CPU only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+
+
+def has_cpu_op(name: str) -> bool:
+    """Whether the CPU has the op. On an emulated GPU, the CPU ops are those of GPUs."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"hardmine::{name}", "CPU")
+
+
+def _scaled(
+    backward: Any,
+    grad_loss: Tensor | None,
+    gradients: Sequence[Tensor],
+    inputs: Sequence[Tensor | None],
+    need: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the inputs."""
+    if grad_loss is None:
+        return (None,) * len(need)
+    if torch.is_grad_enabled():  # a second derivative may be requested, which the op refuses
+        scaled = backward(grad_loss, *gradients, *inputs, *need)
+    else:
+        scaled = [grad * grad_loss if needed else None for grad, needed in zip(gradients, need, strict=True)]
+    return tuple(
+        grad.to(given.dtype) if needed and given is not None else None
+        for grad, given, needed in zip(scaled, inputs, need, strict=True)
+    )
+
+
+def register_loss_with_gradients(
+    name: str, differentiable: Sequence[int], node: str
+) -> Callable[[tuple[Any, ...]], Tensor]:
+    """Registers the derivative of ``torch.ops.hardmine.<name>``; returns a function that computes its loss.
+
+    The function takes the arguments without the flags. In eager mode it calls the compiled op once: the detour through
+    the dispatcher and a registered derivative takes longer than a small batch. ``differentiable`` are the positions of
+    the arguments that may require a gradient, and ``node`` names the node of the graph.
+    """
+    compiled, backward_name = torch.ops.hardmine, f"{name}_backward"
+    count = len(differentiable)
+
+    def setup_context(ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+        ctx.computed = arguments[-count:]
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.save_for_backward(*outputs[1:], *(arguments[position] for position in differentiable))
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx: Any, saved: tuple[Any, ...], grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        need = ctx.needs_input_grad[:count]
+        if any(needed and not computed for needed, computed in zip(need, ctx.computed, strict=True)):
+            raise RuntimeError(f"hardmine::{name} was called without a flag for a gradient that is needed")
+        return _scaled(getattr(compiled, backward_name), grad_loss, saved[:count], saved[count:], need)
+
+    register_autograd(name, differentiable, setup_context, backward)
+    forbid_double_backward(name, range(1 + 2 * count))
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, arguments: tuple[Any, ...], *inputs: Tensor | None) -> Tensor:
+            with torch._C._AutoDispatchBelowAutograd():
+                loss, *gradients = getattr(compiled, name)(*arguments)
+            saveable = (t.clone() if t is not None and t.is_inference() else t for t in inputs)
+            ctx.save_for_backward(*gradients, *saveable)
+            ctx.set_materialize_grads(False)
+            return loss
+
+        @staticmethod
+        def backward(ctx: Any, grad_loss: Tensor | None) -> tuple[Tensor | None, ...]:
+            saved = ctx.saved_tensors
+            return (
+                None,
+                *_scaled(
+                    getattr(compiled, backward_name), grad_loss, saved[:count], saved[count:], ctx.needs_input_grad[1:]
+                ),
+            )
+
+    function: Any = type(node, (Function,), {})
+
+    def loss_of(arguments: tuple[Any, ...]) -> Tensor:
+        inputs = [arguments[position] for position in differentiable]
+        has_grad = torch.is_grad_enabled()
+        need = [has_grad and tensor is not None and tensor.requires_grad for tensor in inputs]
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return getattr(compiled, name)(*arguments, *need)[0]
+        if any(need):
+            return function.apply((*arguments, *need), *inputs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return getattr(compiled, name)(*arguments, *need)[0]
+
+    return loss_of

@@ -1,0 +1,97 @@
+"""The CPU op of reduced triplet losses, which computes their gradients with them."""
+
+import pytest
+import torch
+
+from hardmine import ops
+from hardmine.ops._triplet_loss_with_gradients import has_op_with_gradients
+from support.comparisons import assert_bitwise_equal
+from support.inputs import seeded
+from support.ops import FLOAT_DTYPES, SIMILARITIES
+from support.processes import threads
+
+pytestmark = pytest.mark.skipif(not has_op_with_gradients(torch.zeros(1)), reason="a GPU computes them apart")
+
+
+def rows(count: int, depth: int = 6, dtype=torch.float32, seed: int = 0):
+    generator = seeded(seed + count)
+    x = torch.randn(count, depth, generator=generator).to(dtype).requires_grad_()
+    return x, torch.randint(0, max(count // 3, 1), (count,), generator=generator)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum"])
+@pytest.mark.parametrize("with_refs", [False, True])
+def test_triplet_loss_with_gradients_equals_loss_and_gradient_of_its_selection(dtype, similarity, reduction, with_refs):
+    """A call that returns the selection takes the op whose backward pass computes the gradients."""
+    x, y = rows(40, dtype=dtype)
+    refs = rows(50, dtype=dtype, seed=1) if with_refs else ()
+    leaves = [x, *refs[:1]]
+    options = {"similarity": similarity, "reduction": reduction}
+    loss = ops.triplet_loss(x, y, *refs, **options)
+    expected, _ = ops.triplet_loss(x, y, *refs, **options, return_selection=True)
+    assert_bitwise_equal(loss.detach(), expected.detach())
+    with torch.no_grad():
+        assert_bitwise_equal(ops.triplet_loss(x, y, *refs, **options), expected.detach())
+    found, wanted = (torch.autograd.grad(4 * value, leaves) for value in (loss, expected))
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == dtype
+        assert (a != 0).any()
+        assert_bitwise_equal(a, b)
+
+
+def test_triplet_loss_with_gradients_any_thread_count_is_bitwise_equal():
+    x, y = rows(700, depth=64)
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
+            loss = ops.sct_loss(x, y)
+            found.append((loss.detach(), *torch.autograd.grad(loss, x)))
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
+            assert_bitwise_equal(a, b)
+
+
+def test_triplet_loss_with_gradients_passes_opcheck():
+    x, y = rows(9)
+    options = (0, 0, 0, 0, 0, float("inf"), float("inf"), False, 3, 0, False, 0.1, 0.0, 1.0, 0.0, -float("inf"), 0)
+    for refs in ((None, None), rows(7, seed=1)):
+        arguments = (x, y, *refs, None, None, None, *options, True, refs[0] is not None)
+        torch.library.opcheck(torch.ops.hardmine.triplet_loss_with_gradients.default, arguments)
+
+
+def test_triplet_loss_with_gradients_refuses_losses_of_each_anchor():
+    x, y = rows(9)
+    options = (0, 0, 0, 0, 0, float("inf"), float("inf"), False, 3, 0, False, 0.1, 0.0, 1.0, 0.0, -float("inf"), 2)
+    with pytest.raises((ValueError, RuntimeError), match="reduction must not be 'none'"):
+        torch.ops.hardmine.triplet_loss_with_gradients(x, y, *(None,) * 5, *options, True, False)
+
+
+@pytest.mark.parametrize("call", ["eager", "compiled"])
+def test_triplet_loss_with_gradients_second_derivative_raises(call):
+    x, y = rows(20)
+    loss = ops.triplet_loss
+    if call == "compiled":
+        torch._dynamo.reset()
+        loss = torch.compile(loss, fullgraph=True, backend="eager")
+    gradient = torch.autograd.grad(loss(x, y), x, create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="has no second derivative"):
+        gradient.sum().backward()
+
+
+def test_triplet_loss_with_gradients_accepts_inference_tensors_as_refs():
+    x, y = rows(20)
+    with torch.inference_mode():
+        refs, ref_labels = (t.clone() for t in rows(30, seed=1))
+    loss = ops.triplet_loss(x, y, refs, ref_labels)
+    assert (torch.autograd.grad(loss, x)[0] != 0).any()
+
+
+def test_triplet_loss_with_gradients_makes_everything_nan_for_a_nonfinite_row():
+    x, y = rows(20)
+    with torch.no_grad():
+        x[3, 1] = float("inf")
+    loss = ops.sct_loss(x, y)
+    assert loss.isnan()
+    assert torch.autograd.grad(loss, x)[0].isnan().all()
