@@ -112,8 +112,13 @@ def retrieval(
         per positive; long work is done in chunks of queries. On a GPU, rows of similarities are sorted, with memory
         for 2^24 pairs or one query. The result does not depend on the number of threads.
 
+        In re-identification a gallery image of the query's identity and camera is no candidate: make ids of both, such
+        as ``identity * cameras + camera``. Market-1501 ignores junk detections, whose identity is -1
+        (``ignore_index=-1``), keeps distractors as negatives, and leaves out queries without a match (``mrr`` 0).
+
     Reference:
-        MAP@R and R-precision: Musgrave et al., "A Metric Learning Reality Check", ECCV 2020, section 3.2.
+        MAP@R and R-precision: Musgrave et al., "A Metric Learning Reality Check", ECCV 2020, section 3.2. CMC and mAP
+        of re-identification: Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015.
 
     Example:
         >>> import torch
