@@ -45,8 +45,9 @@ def neighbor_lists(
         embeddings: float32 [N, D], finite, on the CPU. Rows need not have unit length.
         k: Neighbors per row, 1 to 1024.
         method: ``"exact"``: :func:`hardmine.ops.knn`; ``"fanng"``: :class:`hardmine.fanng.Index`.
-        previous: The index of the last epoch, over as many rows, which warm-starts the new one; or None.
-        fanng: Options of :meth:`hardmine.fanng.Index.build`, and ``max_distance_computations`` of the searches.
+        previous: The index of the last epoch, over as many rows, or None.
+        fanng: Options of :meth:`hardmine.fanng.Index.build`, and ``max_distance_computations`` of the searches. With
+            ``init="last"`` the new index starts from `previous`, if there is one.
         progress: Show the method's progress bars, if any, on stderr; needs tqdm.
 
     Returns:
@@ -59,9 +60,10 @@ def neighbor_lists(
     if method == "exact":
         found = ops.knn(embeddings, k=k)
         return NeighborLists(found.index, 2 - 2 * found.similarity, method, None)
-    options = dict(fanng or {})
+    options: dict[str, Any] = {"init": "auto", "progress": progress, **(fanng or {})}
     effort = options.pop("max_distance_computations", None)
-    options = {"init": "auto" if previous is None else previous, "progress": progress} | options
+    if isinstance(options["init"], str) and options["init"] == "last":
+        options["init"] = "auto" if previous is None else previous
     graph = Index.build(embeddings, metric="cosine", **options)
     nearest = graph.neighbors(k, max_distance_computations=effort, progress=progress)
     return NeighborLists(nearest.index, 2 * nearest.distance, method, graph)

@@ -73,8 +73,8 @@ class SmartMiner:
         method: How neighbors are listed: ``"exact"`` (:func:`hardmine.ops.knn`) or ``"fanng"``
             (:class:`hardmine.fanng.Index`). Exact lists were faster at every size measured.
         fanng: Only with ``"fanng"``: options of :meth:`hardmine.fanng.Index.build`, and
-            ``max_distance_computations`` of the searches. Without ``init``, the last epoch's graph warm-starts the next
-            one.
+            ``max_distance_computations`` of the searches. By default every epoch's graph is built from lists, which
+            are the result. ``init="last"`` starts each graph but the first from the last epoch's, and searches it.
         embed_chunk: Number of images per call of the model.
         num_workers: Number of workers of the ``DataLoader`` that reads a data set to embed it.
         seed: Seed of the triplets and batches, and of the graph unless ``fanng`` has a seed.
@@ -94,10 +94,9 @@ class SmartMiner:
         The same model, images, labels, settings and seed give the same batches, for any number of threads. Memory is
         that of the embeddings and lists, O(N (D + neighbors)), and of one chunk's activations.
 
-        :meth:`state_dict` does not hold the graph. With exact lists, a run resumed after an epoch continues bit for
-        bit. With ``"fanng"``, the first graph after resuming is built without a warm start. The graph then has other
-        edges for the same neighbors, and some lists may differ. ``fanng={"init": "auto"}`` never warm-starts, so
-        resuming is bit for bit too.
+        A run resumed after an epoch continues bit for bit. :meth:`state_dict` does not hold the graph, so with
+        ``fanng={"init": "last"}`` the first graph after resuming is built without a warm start. The graph then has
+        other edges for the same neighbors, and some lists may differ.
 
         ``batch_size`` and the batches are those of all ranks together, and do not depend on the number of ranks. Rank r
         embeds its part of a batch's images, :attr:`MinedEpoch.image_rows`. The triplets refer to the images of all
@@ -254,8 +253,8 @@ class SmartMiner:
     def resumed_epoch(self, state: Mapping[str, Any]) -> MinedEpoch:
         """The epoch in progress when :meth:`MinedEpoch.state_dict` was taken, with the same batches.
 
-        First load the miner's state of the same moment. The epoch's graph is not saved, so the next graph is built
-        without a warm start.
+        First load the miner's state of the same moment. The epoch's graph is not saved, so with
+        ``fanng={"init": "last"}`` the next graph is built without a warm start.
 
         Raises:
             TypeError: An entry has the wrong type or dtype.

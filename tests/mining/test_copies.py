@@ -52,10 +52,10 @@ def test_adaptive_kappa_copy_continues_equally(make_copy):
 
 
 @each_copy
-@pytest.mark.parametrize("method", ["exact", "fanng"])
-def test_miner_copy_continues_equally(method, make_copy):
+@pytest.mark.parametrize("options", [{}, {"method": "fanng"}, {"method": "fanng", "fanng": {"init": "last"}}])
+def test_miner_copy_continues_equally(options, make_copy):
     """The graph that warm-starts the next epoch's graph is copied too."""
-    miner = make_miner(method=method)
+    miner = make_miner(**options)
     with miner.epoch():
         pass
     copied = make_copy(miner)

@@ -148,7 +148,7 @@ def test_epoch_before_controller_starts_embeds_nothing():
 @pytest.mark.parametrize("per_anchor", [1, 3])
 def test_epoch_fanng_with_full_effort_equals_exact(per_anchor):
     exact = make_miner(method="exact", per_anchor=per_anchor)
-    graph = make_miner(method="fanng", per_anchor=per_anchor, fanng=FULL_EFFORT)
+    graph = make_miner(method="fanng", per_anchor=per_anchor, fanng={"init": "last", **FULL_EFFORT})
     for _ in range(2):  # the second from a warm start
         assert_same_batches(run_epoch(graph), run_epoch(exact))
     assert [miner.history[1].method for miner in (exact, graph)] == ["exact", "fanng"]
@@ -171,7 +171,7 @@ def test_epoch_distances_are_squared_euclidean_of_unit_rows(monkeypatch):
         torch.testing.assert_close(distances.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_epoch_fanng_warm_starts_from_last_graph(monkeypatch):
+def test_epoch_fanng_starts_from_lists_or_last_graph(monkeypatch):
     from hardmine.fanng import Index
 
     started, build = [], Index.build.__func__
@@ -181,17 +181,18 @@ def test_epoch_fanng_warm_starts_from_last_graph(monkeypatch):
         return build(cls, vectors, **options)
 
     monkeypatch.setattr(Index, "build", classmethod(watched))
-    miner = make_miner(method="fanng")
+    miner = make_miner(method="fanng", fanng={"init": "last"})
     for _ in range(3):
         run_epoch(miner)
     assert started[0] == "auto"
     assert all(isinstance(index, Index) for index in started[1:])
     assert started[1] is not started[2]
-    cold = make_miner(method="fanng", fanng={"init": "auto"})
-    started.clear()
-    for _ in range(2):
-        run_epoch(cold)
-    assert started == ["auto", "auto"]
+    for fanng, expected in ((None, "auto"), ({"init": "auto"}, "auto"), ({"init": None}, None)):
+        cold = make_miner(method="fanng", fanng=fanng)
+        started.clear()
+        for _ in range(2):
+            run_epoch(cold)
+        assert started == [expected, expected]
 
 
 def test_epoch_default_method_is_exact():
