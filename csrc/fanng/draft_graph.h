@@ -25,6 +25,9 @@ class Distances {
   }
 
   float between(Vertex a, Vertex b) const { return to(points_.vector(a), b); }
+  void between(Vertex a, const Vertex* others, int64_t count, float* sq_dist) const {
+    to(points_.vector(a), others, count, sq_dist);
+  }
   float to(const float* query, Vertex v) const {
     return kernel_.squared_distance(query, points_.vector(v), points_.stride());
   }
@@ -52,14 +55,31 @@ class DraftGraph {
   const PackedNeighbor* end(Vertex v) const { return begin(v) + degree(v); }
 
   // Replaces the edges of p by the candidates that no earlier one occludes. Candidates ascend, without duplicates and
-  // without p. Returns how many distances were computed.
-  int64_t assign(Vertex p, const std::vector<PackedNeighbor>& candidates, const Distances& distances) {
+  // without p; those that remain are undefined afterwards. Returns how many distances were computed.
+  int64_t assign(Vertex p, std::vector<PackedNeighbor> candidates, const Distances& distances) {
     std::vector<PackedNeighbor>& edges = edges_[p];
     edges.clear();
     int64_t computed = 0;
-    for (size_t i = 0; i < candidates.size() && degree(p) < capacity_; ++i) {
-      if (i + kAhead < candidates.size()) distances.prefetch(vertex_of(candidates[i + kAhead]));
-      if (!occluded(candidates[i], begin(p), end(p), distances, computed)) edges.push_back(candidates[i]);
+    auto left = static_cast<int64_t>(candidates.size());
+    std::vector<Vertex> vertex(left);
+    std::vector<float> between(left);
+    // Each new edge is compared with all candidates that are left, in one batch, which is faster than one by one.
+    for (int64_t next = 0; next < left;) {
+      const PackedNeighbor edge = candidates[next++];
+      edges.push_back(edge);
+      if (degree(p) == capacity_) break;
+      int64_t first = next;  // of the candidates that the edge may occlude
+      while (first < left && !is_shorter(edge, candidates[first])) ++first;
+      const int64_t count = left - first;
+      std::transform(candidates.begin() + first, candidates.begin() + left, vertex.begin(), vertex_of);
+      distances.between(vertex_of(edge), vertex.data(), count, between.data());
+      computed += count;
+      left = first;
+      for (int64_t i = 0; i < count; ++i) {
+        const PackedNeighbor candidate = candidates[first + i];
+        candidates[left] = candidate;
+        left += !(between[i] < sq_dist_of(candidate));
+      }
     }
     return computed;
   }
@@ -128,12 +148,15 @@ class DraftGraph {
  private:
   static constexpr int64_t kAhead = 2;  // candidates that are fetched before they are compared
 
+  // Whether r can occlude q: it is nearer, but not at distance 0.
+  static bool is_shorter(PackedNeighbor r, PackedNeighbor q) {
+    return sq_dist_of(r) < sq_dist_of(q) && sq_dist_of(r) != 0;
+  }
   // True if r occludes q, both given with their squared distances from one vertex.
   static bool occludes(PackedNeighbor r, PackedNeighbor q, const Distances& distances, int64_t& computed) {
-    const float far = sq_dist_of(q);
-    if (!(sq_dist_of(r) < far) || sq_dist_of(r) == 0) return false;
+    if (!is_shorter(r, q)) return false;
     ++computed;
-    return distances.between(vertex_of(r), vertex_of(q)) < far;
+    return distances.between(vertex_of(r), vertex_of(q)) < sq_dist_of(q);
   }
   static bool occluded(PackedNeighbor q, const PackedNeighbor* begin, const PackedNeighbor* end,
                        const Distances& distances, int64_t& computed) {

@@ -58,8 +58,8 @@ Graph finished(const PointSet& points, const PointSet& rows, const DraftGraph& d
   connect(points, options, pool, graph, stats);
   graph.starts = spread_starts(graph);
   if (is_dot) graph.starts = long_starts(rows, graph.starts.size());
-  stats.widths =
-      calibrated_widths(graph, rows, is_dot ? drawn_samples(rows, options.seed, pool, stats) : samples, pool, stats);
+  stats.widths = calibrated_widths(
+      graph, rows, is_dot ? drawn_samples(rows, nullptr, options.seed, pool, stats) : samples, pool, stats);
   stats.success_rate = measured_success_rate(graph, points, options.seed, pool);
   return graph;
 }
@@ -74,18 +74,18 @@ Graph build(const PointSet& points, const PointSet& rows, const BuildOptions& op
       seeding == Seeding::kAllEdges ? count : std::min(kDraftEdgesPerEdge * options.max_degree, count);
   const int64_t candidates = kCandidatesPerEdge * options.max_degree;
   DraftGraph draft(count, std::max<int64_t>(capacity, 1));
-  const std::vector<Sample> samples = drawn_samples(points, options.seed, pool, stats);
+  const int64_t length = std::min(candidates, kMaxNeighbors);
+  NearLists lists;
+  if (!warm && seeding == Seeding::kNearest) lists = exact_lists(points, length, pool, stats);
+  const std::vector<Sample> samples = drawn_samples(points, &lists, options.seed, pool, stats);
   if (warm) {
     const bool has_lists = warm->list_length() > 0;
     add_edges_of(has_lists ? with_neighbors(warm->graph(), warm->lists(), warm->list_length()) : warm->graph(),
                  warm->points(), points, pool, draft, stats);
     if (options.success_rate > 0 || has_lists) add_reverse_edges(points, pool, draft, stats);
   } else if (seeding == Seeding::kNearest || seeding == Seeding::kLeaves) {
-    const int64_t length = std::min(candidates, kMaxNeighbors);
-    const auto recall = [&](const NearLists& lists) { return list_recall(samples, lists); };
-    const NearLists lists = seeding == Seeding::kNearest
-                                ? exact_lists(points, length, pool, stats)
-                                : leaf_lists(points, length, options.seed, recall, pool, stats);
+    const auto recall = [&](const NearLists& so_far) { return list_recall(samples, so_far); };
+    if (seeding == Seeding::kLeaves) lists = leaf_lists(points, length, options.seed, recall, pool, stats);
     add_edges_of(lists, points, pool, draft, stats);
     stats.list_recall = recall(lists);
     kept.resize(lists.neighbor.size());
@@ -174,7 +174,7 @@ Index::Index(const Index& before, const float* vectors, int64_t count, const int
   const std::optional<PointSet> inverted = inverted_if_dot(points_), inverted_before = inverted_if_dot(before.points());
   const PointSet& points = inverted ? *inverted : points_;
   DraftGraph draft(points.vertices(), std::max<int64_t>(kDraftEdgesPerEdge * options.max_degree, 1));
-  const std::vector<Sample> samples = drawn_samples(points, options.seed, pool, stats_);
+  const std::vector<Sample> samples = drawn_samples(points, nullptr, options.seed, pool, stats_);
   const VertexMap map = matched_vertices(before.points(), points_, source);
   add_edges_of_changed(before.graph(), inverted_before ? *inverted_before : before.points(), map, points,
                        kCandidatesPerEdge * options.max_degree, options.seed, pool, draft, stats_);

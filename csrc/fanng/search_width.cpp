@@ -61,6 +61,43 @@ int64_t reached(std::vector<int64_t> widths) {
   return widths[enough];
 }
 
+// Per sample, the squared distances to its `wanted` nearest other vertices, ascending: [samples, wanted].
+std::vector<float> exact_distances(const PointSet& points, const std::vector<Sample>& samples, int64_t wanted,
+                                   const cpu::ThreadPool& pool, BuildStats& stats) {
+  const int64_t size = std::ssize(samples), stride = points.stride(), k = wanted + 1;  // with the vertex itself
+  cpu::Buffer<float> queries(size * stride);
+  for (int64_t i = 0; i < size; ++i) std::copy_n(points.vector(samples[i].vertex), stride, queries.get() + i * stride);
+  std::vector<float> similarity(size * k);
+  std::vector<int64_t> index(size * k);
+  const Matrix<float> all{points.data(), points.vertices()};
+  const auto find = [&](int64_t) {
+    cpu::knn<float>(points.kind(), {queries.get(), size}, &all, stride, k, false, pool, similarity.data(),
+                    index.data());
+  };
+  // A single worker would run on the calling thread, which has to poll.
+  pool.count() == 1 ? pool.run(1, find) : find(0);
+  stats.distance_computations += size * points.vertices();
+  const Distances distances(points);
+  std::vector<float> sq_dist(size * wanted), measured;
+  for (int64_t i = 0; i < size; ++i) {
+    measured.clear();
+    for (int64_t n = 0; n < k; ++n)
+      if (const auto other = static_cast<Vertex>(index[i * k + n]); other != samples[i].vertex)
+        measured.push_back(distances.to(queries.get() + i * stride, other));
+    std::sort(measured.begin(), measured.end());
+    std::copy_n(measured.begin(), wanted, sq_dist.begin() + i * wanted);
+  }
+  return sq_dist;
+}
+
+std::vector<float> listed_distances(const std::vector<Sample>& samples, const NearLists& lists, int64_t wanted) {
+  std::vector<float> sq_dist(std::ssize(samples) * wanted);
+  for (int64_t i = 0; i < std::ssize(samples); ++i)
+    std::transform(lists.begin(samples[i].vertex), lists.begin(samples[i].vertex) + wanted,
+                   sq_dist.begin() + i * wanted, sq_dist_of);
+  return sq_dist;
+}
+
 }  // namespace
 
 Displaced displaced_if_alone(const PointSet& points, Vertex vertex, float sq_dist) {
@@ -72,37 +109,19 @@ std::vector<Vertex> scanned_starts(const Graph& graph, int64_t max_computations)
   return thinned(graph.starts, std::max<int64_t>(max_computations / 2, 1));
 }
 
-std::vector<Sample> drawn_samples(const PointSet& points, uint64_t seed, const cpu::ThreadPool& pool,
-                                  BuildStats& stats) {
-  const int64_t count = points.vertices(), stride = points.stride(), size = std::min(kSamples, count);
-  const int64_t k = wanted_of(kLists - 1, count) + 1;  // with the vertex itself
+std::vector<Sample> drawn_samples(const PointSet& points, const NearLists* exact, uint64_t seed,
+                                  const cpu::ThreadPool& pool, BuildStats& stats) {
+  const int64_t count = points.vertices(), size = std::min(kSamples, count);
+  const int64_t wanted = wanted_of(kLists - 1, count);
   if (count < 2) return {};
   std::vector<Sample> samples(size);
-  cpu::Buffer<float> queries(size * stride);
-  for (int64_t i = 0; i < size; ++i) {
-    samples[i].vertex = random_vertex(random_bits(seed, kFirstDraw + i), count);
-    points.prepare_vertex(samples[i].vertex, queries.get() + i * stride);
-  }
-  std::vector<float> similarity(size * k);
-  std::vector<int64_t> index(size * k);
-  const Matrix<float> all{points.data(), count};
-  const auto find = [&](int64_t) {
-    cpu::knn<float>(points.kind(), {queries.get(), size}, &all, stride, k, false, pool, similarity.data(),
-                    index.data());
-  };
-  // A single worker would run on the calling thread, which has to poll.
-  pool.count() == 1 ? pool.run(1, find) : find(0);
-  stats.distance_computations += size * count;
-  const Distances distances(points);
-  for (int64_t i = 0; i < size; ++i) {
-    Sample& sample = samples[i];
-    std::vector<float> sq_dist;
-    for (int64_t n = 0; n < k; ++n)
-      if (const auto other = static_cast<Vertex>(index[i * k + n]); other != sample.vertex)
-        sq_dist.push_back(distances.to(queries.get() + i * stride, other));
-    std::sort(sq_dist.begin(), sq_dist.end());
-    for (size_t list = 0; list < kLists; ++list) sample.farthest[list] = sq_dist[wanted_of(list, count) - 1];
-  }
+  for (int64_t i = 0; i < size; ++i) samples[i].vertex = random_vertex(random_bits(seed, kFirstDraw + i), count);
+  const std::vector<float> sq_dist = exact && exact->length >= wanted
+                                         ? listed_distances(samples, *exact, wanted)
+                                         : exact_distances(points, samples, wanted, pool, stats);
+  for (int64_t i = 0; i < size; ++i)
+    for (size_t list = 0; list < kLists; ++list)
+      samples[i].farthest[list] = sq_dist[i * wanted + wanted_of(list, count) - 1];
   return samples;
 }
 

@@ -31,9 +31,10 @@ struct Sample {
   std::array<float, kWidthLists.size()> farthest = {};
 };
 
-// Draws vertices, and finds their exact neighbors. None if there are fewer than two vertices.
-std::vector<Sample> drawn_samples(const PointSet& points, uint64_t seed, const cpu::ThreadPool& pool,
-                                  BuildStats& stats);
+// Draws vertices, and finds their exact neighbors: in `exact`, unless it is null or its lists are too short. None if
+// there are fewer than two vertices.
+std::vector<Sample> drawn_samples(const PointSet& points, const NearLists* exact, uint64_t seed,
+                                  const cpu::ThreadPool& pool, BuildStats& stats);
 
 // The share of the longest of kWidthLists, or of the lists' length if that is less, that the lists of the samples hold.
 double list_recall(const std::vector<Sample>& samples, const NearLists& lists);

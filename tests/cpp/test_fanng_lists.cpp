@@ -58,6 +58,30 @@ TEST(exact_lists_equal_definition) {
   }
 }
 
+TEST(samples_from_exact_lists_equal_measured_ones) {
+  for (const Metric metric : kMetrics) {
+    for (const int64_t count : {2, 30, 700}) {
+      Random random(3);
+      const PointSet points = exact_cloud(metric, count, 4, random).points();
+      context = name_of(metric) + ", " + std::to_string(count);
+      fanng::BuildStats measuring, stats;
+      const std::vector<fanng::Sample> measured = drawn_samples(points, nullptr, 1, SerialPool(), measuring);
+      for (const int64_t length : {20, 50, 60}) {
+        const NearLists exact = exact_lists(points, length, SerialPool(), stats);
+        const int64_t before = stats.distance_computations;
+        const std::vector<fanng::Sample> listed = drawn_samples(points, &exact, 1, SerialPool(), stats);
+        // Lists that are too short are of no use.
+        CHECK_EQ(stats.distance_computations == before, exact.length >= std::min<int64_t>(50, points.vertices() - 1));
+        CHECK_EQ(listed.size(), measured.size());
+        for (size_t i = 0; i < listed.size(); ++i) {
+          CHECK_EQ(listed[i].vertex, measured[i].vertex);
+          CHECK(listed[i].farthest == measured[i].farthest);
+        }
+      }
+    }
+  }
+}
+
 TEST(leaf_lists_of_one_leaf_are_exact) {
   for (const Metric metric : kMetrics) {
     for (const int64_t count : {0, 1, 2, 30, 500}) {
@@ -82,7 +106,7 @@ TEST(leaf_lists_of_many_leaves_hold_nearly_all) {
       CHECK(points.vertices() > 4096);
       fanng::BuildStats stats;
       const NearLists exact = exact_lists(points, 25, SerialPool(), stats);
-      const std::vector<fanng::Sample> samples = fanng::drawn_samples(points, 1, SerialPool(), stats);
+      const std::vector<fanng::Sample> samples = fanng::drawn_samples(points, nullptr, 1, SerialPool(), stats);
       const auto recall = [&](const NearLists& lists) { return list_recall(samples, lists); };
       CHECK_EQ(recall(exact), 1.0);
       const int64_t before = stats.distance_computations;

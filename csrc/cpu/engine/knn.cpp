@@ -9,6 +9,7 @@
 #include "cpu/engine/knn.h"
 
 #include <algorithm>
+#include <functional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -36,6 +37,29 @@ void select_best(Neighbor<float>* candidates, int64_t size, int64_t k) {
 }
 void select_best(Neighbor<double>* candidates, int64_t size, int64_t k) {
   std::nth_element(candidates, candidates + k - 1, candidates + size, is_better);
+}
+
+// Keeps the k best, best first. The sign of a zero key is lost.
+void sort_best(std::vector<Neighbor<float>>& candidates, int64_t k) {
+  // Integers sort in half the time of pairs.
+  thread_local std::vector<uint64_t> packed, smaller;
+  const int64_t count = std::ssize(candidates), kept = std::min(k, count);
+  packed.resize(count);
+  smaller.resize(count);
+  std::transform(candidates.begin(), candidates.end(), packed.begin(),
+                 [](const Neighbor<float>& c) { return packed_candidate(c.key, c.index); });
+  if (kept < count) select_largest(packed.data(), smaller.data(), count, kept);
+  std::sort(packed.begin(), packed.begin() + kept, std::greater<>());
+  candidates.resize(kept);
+  std::transform(packed.begin(), packed.begin() + kept, candidates.begin(),
+                 [](uint64_t c) { return Neighbor<float>{key_of_packed(c), index_of_packed(c)}; });
+}
+void sort_best(std::vector<Neighbor<double>>& candidates, int64_t k) {
+  const auto middle = candidates.begin() + std::min(k, static_cast<int64_t>(std::ssize(candidates)));
+  if (middle != candidates.end()) std::nth_element(candidates.begin(), middle, candidates.end(), is_better);
+  candidates.erase(middle, candidates.end());
+  std::sort(candidates.begin(), candidates.end(), is_better);
+  for (Neighbor<double>& candidate : candidates) candidate.key += 0.0;  // -0 becomes 0
 }
 
 template <class T>
@@ -90,10 +114,7 @@ class ReservoirSet {
       const Neighbor<T>* candidates = candidates_.get() + (s * padded_ + row) * capacity_;
       best.insert(best.end(), candidates, candidates + size_[s * padded_ + row]);
     }
-    const auto middle = best.begin() + std::min<int64_t>(k_, static_cast<int64_t>(best.size()));
-    if (middle != best.end()) std::nth_element(best.begin(), middle, best.end(), is_better);
-    best.erase(middle, best.end());
-    std::sort(best.begin(), best.end(), is_better);
+    sort_best(best, k_);
   }
 
  private:
@@ -161,8 +182,6 @@ void find_neighbors(Similarity kind, const Matrix<T>& queries, const Matrix<T>* 
     std::vector<Neighbor<T>> best;
     for (int64_t i = begin; i < end; ++i) {
       reservoirs.gather(i, num_splits, best);
-      // Packing drops the sign of a zero key, so it is dropped everywhere.
-      for (Neighbor<T>& neighbor : best) neighbor.key += T(0);
       write(i, best);
     }
   });
