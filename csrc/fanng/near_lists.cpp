@@ -9,130 +9,26 @@
 #include "core/random.h"
 #include "cpu/engine/knn.h"
 #include "fanng/draft_graph.h"
+#include "fanng/leaves.h"
 #include "fanng/threads.h"
 
 namespace hardmine::fanng {
 namespace {
 
-constexpr int64_t kMaxLeaf = 2048;
-constexpr int64_t kFirstRounds = 6, kMoreRounds = 2;
-constexpr int64_t kMaxRefinements = 4;
-constexpr double kEnoughRecall = 0.985;
-constexpr int64_t kHops = 30;       // neighbors whose neighbors are compared, per direction
-constexpr float kSlack = 1.00001F;  // tiles and row kernels round differently
+constexpr int64_t kMinCenters = 64;  // with fewer, there are no more pairs than leaves have
+constexpr int64_t kFirstLeaves = 4;  // per vertex, around the first centers
+constexpr int64_t kMaxRefinements = 3;
+constexpr double kEnoughRecall = 0.98;
+constexpr int64_t kHops = 15;  // neighbors whose neighbors are compared, per direction
 constexpr int64_t kVerticesPerChunk = 64;
-constexpr uint64_t kFirstDraw = uint64_t{1} << 61;  // beyond the draws of traversals
 
-// The engine within a leaf, which is the task of one thread.
-class LeafPool final : public cpu::ThreadPool {
- public:
-  explicit LeafPool(const cpu::ThreadPool& whole) : whole_(whole) {}
-  int64_t count() const override { return 1; }
-  void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
-    for (int64_t worker = 0; worker < workers; ++worker) body(worker);
-  }
-  bool cancelled() const override { return whole_.cancelled(); }
-
- private:
-  const cpu::ThreadPool& whole_;
-};
-
-// Merges `found`, sorted, into an ascending list, without duplicates.
-void merge(const std::vector<PackedNeighbor>& found, PackedNeighbor* list, int64_t length,
-           std::vector<PackedNeighbor>& scratch) {
-  scratch.resize(length + found.size());
-  std::merge(list, list + length, found.begin(), found.end(), scratch.begin());
-  const auto end = std::unique(scratch.begin(), scratch.end());
-  std::copy_n(scratch.begin(), std::min(length, static_cast<int64_t>(end - scratch.begin())), list);
-}
-
-// The vertices in an order in which leaves, `leaves` equal ranges, hold near ones. `leaves` is a power of 2.
-void split_into_leaves(const PointSet& points, int64_t leaves, uint64_t seed, const cpu::ThreadPool& pool,
-                       std::vector<Vertex>& order) {
-  const auto count = static_cast<int64_t>(order.size());
-  const int64_t stride = points.stride();
-  const auto& kernel = cpu::kernels<cpu::RowKernels<float>>();
-  struct Placed {
-    float projection;
-    Vertex vertex;
-    bool operator<(const Placed& other) const {
-      return projection != other.projection ? projection < other.projection : vertex < other.vertex;
-    }
-  };
-  std::vector<Placed> placed(count);
-  for (int64_t ranges = 1; ranges < leaves; ranges *= 2) {
-    cpu::Buffer<float> direction(ranges * stride);
-    const auto first_of = [&](int64_t range) { return count * range / ranges; };
-    for (int64_t range = 0; range < ranges; ++range) {
-      const int64_t first = first_of(range), size = first_of(range + 1) - first;
-      const uint64_t draw = kFirstDraw + 2 * (ranges + range);
-      const Vertex a = random_vertex(random_bits(seed, draw), size);
-      Vertex b = random_vertex(random_bits(seed, draw + 1), size - 1);
-      b += b >= a;
-      const float *x = points.vector(order[first + a]), *y = points.vector(order[first + b]);
-      for (int64_t k = 0; k < stride; ++k) direction[range * stride + k] = y[k] - x[k];
-    }
-    parallel_chunks(pool, ranges, 1, [&](int64_t, int64_t range, int64_t) {
-      const int64_t first = first_of(range), last = first_of(range + 1);
-      const float* const line = direction.get() + range * stride;
-      for (int64_t i = first; i < last; ++i) placed[i] = {kernel.dot(points.vector(order[i]), line, stride), order[i]};
-      const int64_t middle = count * (2 * range + 1) / (2 * ranges);
-      std::nth_element(placed.begin() + first, placed.begin() + middle, placed.begin() + last);
-      for (int64_t i = first; i < last; ++i) order[i] = placed[i].vertex;
-    });
-  }
-}
-
-// Merges the lists of all pairs within each leaf into `lists`.
-void compare_within_leaves(const PointSet& points, int64_t leaves, const std::vector<Vertex>& order,
-                           const cpu::ThreadPool& pool, NearLists& lists, BuildStats& stats) {
-  const auto count = static_cast<int64_t>(order.size());
-  const int64_t stride = points.stride(), length = lists.length;
-  const Similarity kind = points.kind();
-  const Distances distances(points);
-  std::atomic<int64_t> computed{0};
-  parallel_chunks(pool, leaves, 1, [&](int64_t, int64_t leaf, int64_t) {
-    const int64_t first = count * leaf / leaves, size = count * (leaf + 1) / leaves - first;
-    const Vertex* const member = order.data() + first;
-    cpu::Buffer<float> rows(size * stride);
-    std::vector<float> similarity(size * length), floor_key(size);
-    std::vector<int64_t> index(size * length);
-    for (int64_t i = 0; i < size; ++i) {
-      std::copy_n(points.vector(member[i]), stride, rows.get() + i * stride);
-      const PackedNeighbor last = lists.begin(member[i])[length - 1];
-      const float farthest = sq_dist_of(last) * kSlack;
-      floor_key[i] = last == kNoNeighbor        ? -std::numeric_limits<float>::infinity()
-                     : kind == Similarity::kDot ? 1 - farthest / 2 - 1e-6F
-                                                : -farthest;
-    }
-    cpu::knn<float>(kind, {rows.get(), size}, nullptr, stride, length, true, LeafPool(pool), similarity.data(),
-                    index.data(), floor_key.data());
-    std::vector<Vertex> batch;
-    std::vector<float> sq_dist(length);
-    std::vector<PackedNeighbor> found, scratch;
-    int64_t computed_here = size * (size - 1) / 2;
-    for (int64_t i = 0; i < size; ++i) {
-      batch.clear();
-      for (int64_t n = 0; n < length && index[i * length + n] >= 0; ++n) batch.push_back(member[index[i * length + n]]);
-      const auto found_count = static_cast<int64_t>(batch.size());
-      distances.to(points.vector(member[i]), batch.data(), found_count, sq_dist.data());
-      computed_here += found_count;
-      found.clear();
-      for (int64_t n = 0; n < found_count; ++n) found.push_back(pack_neighbor(sq_dist[n], batch[n]));
-      std::sort(found.begin(), found.end());
-      merge(found, lists.begin(member[i]), length, scratch);
-    }
-    computed += computed_here;
-  });
-  stats.distance_computations += computed;
-}
-
-// Compares each vertex with the kHops nearest of its kHops nearest, and of as many vertices whose lists begin with it.
+// Compares each vertex with the kHops nearest of its kHops nearest, and of as many vertices whose lists begin with it,
+// but not with those of its leaves.
 //
 // `near` has the beginnings of the lists in the last pass, or is empty. Two vertices that the same entries led to then
 // are not compared again.
-void refine(const PointSet& points, const std::vector<Vertex>& order, const cpu::ThreadPool& pool, NearLists& lists,
-            std::vector<Vertex>& near, BuildStats& stats) {
+void refine(const PointSet& points, const Leaves& leaves, const std::vector<Vertex>& order, const cpu::ThreadPool& pool,
+            NearLists& lists, std::vector<Vertex>& near, BuildStats& stats) {
   const int64_t count = points.vertices(), length = lists.length, hops = std::min(kHops, length);
   const Distances distances(points);
   // The lists' beginnings before this pass, which of them are new, and their reverses, where the new ones come first.
@@ -182,10 +78,10 @@ void refine(const PointSet& points, const std::vector<Vertex>& order, const cpu:
       for (int64_t n = 0; n < length && list[n] != kNoNeighbor; ++n) seen[vertex_of(list[n])] = stamp;
       int64_t fresh = 0;
       const auto add = [&](Vertex w, bool wanted) {
+        if (!wanted || seen[w] == stamp) return;
+        seen[w] = stamp;
         batch[fresh] = w;
-        const bool adds = wanted && seen[w] != stamp;
-        fresh += adds;
-        seen[w] = adds ? stamp : seen[w];
+        fresh += !leaves.share(p, w);
       };
       // Pairs that two old entries lead to were compared in the last pass.
       const auto gather = [&](Vertex u, bool all) {
@@ -205,76 +101,110 @@ void refine(const PointSet& points, const std::vector<Vertex>& order, const cpu:
       for (int64_t n = 0; n < fresh; ++n)
         if (const PackedNeighbor other = pack_neighbor(sq_dist[n], batch[n]); other < farthest) found.push_back(other);
       std::sort(found.begin(), found.end());
-      merge(found, list, length, scratch);
+      merge_into(found, list, length, scratch);
     }
     computed += computed_here;
   });
   stats.distance_computations += computed;
 }
 
+// Makes the valid ones of `count` other vertices the list of p, which holds as many.
+void set_list(const PointSet& points, const Distances& distances, Vertex p, const int64_t* others, int64_t count,
+              std::vector<PackedNeighbor>& found, NearLists& lists) {
+  std::vector<Vertex> batch;
+  for (int64_t n = 0; n < count; ++n)
+    if (others[n] >= 0 && others[n] != p) batch.push_back(static_cast<Vertex>(others[n]));
+  std::vector<float> sq_dist(batch.size());
+  distances.to(points.vector(p), batch.data(), std::ssize(batch), sq_dist.data());
+  found.clear();
+  for (size_t n = 0; n < batch.size(); ++n) found.push_back(pack_neighbor(sq_dist[n], batch[n]));
+  std::sort(found.begin(), found.end());
+  std::copy_n(found.begin(), std::min(lists.length, std::ssize(found)), lists.begin(p));
+}
+
+// Replaces the lists that are not full, of vertices whose leaves are small, by exact ones.
+void complete(const PointSet& points, const cpu::ThreadPool& pool, NearLists& lists, BuildStats& stats) {
+  std::vector<Vertex> short_of;
+  for (Vertex v = 0; v < static_cast<Vertex>(points.vertices()); ++v)
+    if (lists.begin(v)[lists.length - 1] == kNoNeighbor) short_of.push_back(v);
+  const int64_t stride = points.stride(), k = lists.length + 1;  // with the vertex itself
+  const Matrix<float> all{points.data(), points.vertices()};
+  const Distances distances(points);
+  parallel_chunks(pool, std::ssize(short_of), kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
+    cpu::Buffer<float> rows((end - begin) * stride);
+    for (int64_t i = begin; i < end; ++i)
+      std::copy_n(points.vector(short_of[i]), stride, rows.get() + (i - begin) * stride);
+    std::vector<float> similarity((end - begin) * k);
+    std::vector<int64_t> index((end - begin) * k);
+    cpu::knn<float>(points.kind(), {rows.get(), end - begin}, &all, stride, k, false, OwnThread(pool),
+                    similarity.data(), index.data());
+    std::vector<PackedNeighbor> found;
+    for (int64_t i = begin; i < end; ++i)
+      set_list(points, distances, short_of[i], index.data() + (i - begin) * k, k, found, lists);
+  });
+  stats.distance_computations += std::ssize(short_of) * points.vertices();
+}
+
 }  // namespace
 
+void merge_into(const std::vector<PackedNeighbor>& found, PackedNeighbor* list, int64_t length,
+                std::vector<PackedNeighbor>& scratch) {
+  scratch.resize(length + found.size());
+  std::merge(list, list + length, found.begin(), found.end(), scratch.begin());
+  const auto end = std::unique(scratch.begin(), scratch.end());
+  std::copy_n(scratch.begin(), std::min(length, static_cast<int64_t>(end - scratch.begin())), list);
+}
+
 NearLists exact_lists(const PointSet& points, int64_t length, const cpu::ThreadPool& pool, BuildStats& stats) {
-  const Distances distances(points);
   const int64_t count = points.vertices();
   length = std::max<int64_t>(std::min(length, count - 1), 0);
   NearLists lists{length, std::vector<PackedNeighbor>(count * length, kNoNeighbor)};
   if (length < 1) return lists;
   std::vector<int64_t> index(count * length);
   {
+    // The rows without padding, which would take its share of the time.
+    const int64_t depth = points.stored_depth();
+    cpu::Buffer<float> rows(count * depth);
+    for (int64_t v = 0; v < count; ++v)
+      std::copy_n(points.vector(static_cast<Vertex>(v)), depth, rows.get() + v * depth);
     std::vector<float> similarity(count * length);
     const auto find = [&](int64_t) {
-      cpu::knn<float>(points.kind(), {points.data(), count}, nullptr, points.stride(), length, true, pool,
-                      similarity.data(), index.data());
+      cpu::knn<float>(points.kind(), {rows.get(), count}, nullptr, depth, length, true, pool, similarity.data(),
+                      index.data());
     };
     // A single worker would run on the calling thread, which has to poll.
     pool.count() == 1 ? pool.run(1, find) : find(0);
   }
+  const Distances distances(points);
   parallel_chunks(pool, count, kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
-    std::vector<Vertex> batch;
-    std::vector<float> sq_dist(length);
-    for (auto p = static_cast<Vertex>(begin); p < static_cast<Vertex>(end); ++p) {
-      batch.clear();
-      for (int64_t n = 0; n < length && index[p * length + n] >= 0; ++n)
-        batch.push_back(static_cast<Vertex>(index[p * length + n]));
-      const auto found = static_cast<int64_t>(batch.size());
-      distances.to(points.vector(p), batch.data(), found, sq_dist.data());
-      for (int64_t n = 0; n < found; ++n) lists.begin(p)[n] = pack_neighbor(sq_dist[n], batch[n]);
-      std::sort(lists.begin(p), lists.begin(p) + found);
-    }
+    std::vector<PackedNeighbor> found;
+    for (auto p = static_cast<Vertex>(begin); p < static_cast<Vertex>(end); ++p)
+      set_list(points, distances, p, index.data() + p * length, length, found, lists);
   });
   stats.distance_computations += count * (count - 1) / 2 + count * length;
   return lists;
 }
 
 NearLists leaf_lists(const PointSet& points, int64_t length, uint64_t seed, const MeasureRecall& recall,
-                     const cpu::ThreadPool& pool, BuildStats& stats) {
+                     const cpu::ThreadPool& pool, BuildStats& stats, const LeafSizes& sizes) {
   const int64_t count = points.vertices();
-  length = std::max<int64_t>(std::min(length, count - 1), 0);
+  if (count < kMinCenters * sizes.per_center) return exact_lists(points, length, pool, stats);
+  length = std::min(length, count - 1);
   NearLists lists{length, std::vector<PackedNeighbor>(count * length, kNoNeighbor)};
-  if (length < 1) return lists;
-  int64_t leaves = 1;
-  while (count > leaves * kMaxLeaf) leaves *= 2;
+  const NearCenters first_centers = near_centers(points, random_bits(seed, 1), sizes, pool, stats);
+  compare_within_leaves(points, leaves_around(points, first_centers, kFirstLeaves, seed, sizes), pool, lists, stats);
+  const NearCenters centers = near_centers(points, random_bits(seed, 0), sizes, pool, stats);
+  const Leaves leaves = leaves_around(points, centers, kLeavesPerVertex, seed, sizes);
+  compare_within_leaves(points, leaves, pool, lists, stats);
+  complete(points, pool, lists, stats);
+  // Vertices of one leaf in turn find each other's rows in the cache.
   std::vector<Vertex> order(count);
   std::iota(order.begin(), order.end(), Vertex{0});
-  int64_t round = 0;
-  const auto compare_rounds = [&](int64_t rounds) {
-    for (; rounds > 0; --rounds, ++round) {
-      split_into_leaves(points, leaves, random_bits(seed, kFirstDraw + round), pool, order);
-      compare_within_leaves(points, leaves, order, pool, lists, stats);
-    }
-  };
-  if (leaves == 1) {
-    compare_rounds(1);  // all pairs
-    return lists;
-  }
-  compare_rounds(kFirstRounds);
+  std::stable_sort(order.begin(), order.end(), [&](Vertex a, Vertex b) { return leaves.of[a][0] < leaves.of[b][0]; });
   std::vector<Vertex> near;
-  for (int64_t pass = 0; pass < kMaxRefinements; ++pass) {
-    if (pass > 0) compare_rounds(kMoreRounds);
-    refine(points, order, pool, lists, near, stats);
+  for (int64_t pass = 0; pass < kMaxRefinements && recall(lists) < kEnoughRecall; ++pass) {
+    refine(points, leaves, order, pool, lists, near, stats);
     cpu::throw_if_cancelled(pool);
-    if (recall(lists) >= kEnoughRecall) break;
   }
   return lists;
 }

@@ -24,14 +24,24 @@ inline constexpr PackedNeighbor kNoNeighbor = ~PackedNeighbor{0};
 // From all pairs, by the tile engine.
 NearLists exact_lists(const PointSet& points, int64_t length, const cpu::ThreadPool& pool, BuildStats& stats);
 
-// Approximate lists in nearly linear time.
+// Merges `found`, ascending, into an ascending list, without duplicates. `scratch` is reused by consecutive calls.
+void merge_into(const std::vector<PackedNeighbor>& found, PackedNeighbor* list, int64_t length,
+                std::vector<PackedNeighbor>& scratch);
+
+// Sizes of leaves. Only tests override the defaults.
+struct LeafSizes {
+  int64_t per_center = 1000;  // vertices
+  int64_t max_leaf = 16384;
+};
+
+// Approximate lists in nearly linear time; exact ones of fewer than 64 * sizes.per_center vertices.
 //
-// A round splits the vertices into leaves of at most 2,048: recursively into halves, by their projections on the line
-// through two random members. The tile engine compares all pairs within a leaf. The rounds' lists are merged. Then each
-// vertex is compared with the nearest of its nearest, in both directions. More rounds and refinements follow until the
-// lists' recall, which `recall` measures, is 0.985, or four times.
+// The tile engine compares all pairs within overlapping leaves; see leaves.h. There are two sets of leaves, because
+// neighbors that share no leaf of one set nearly always share one of the other. While the lists' recall, which `recall`
+// measures, is below 0.98, each vertex is compared with the nearest of its nearest, in both directions, up to three
+// times.
 using MeasureRecall = std::function<double(const NearLists&)>;
 NearLists leaf_lists(const PointSet& points, int64_t length, uint64_t seed, const MeasureRecall& recall,
-                     const cpu::ThreadPool& pool, BuildStats& stats);
+                     const cpu::ThreadPool& pool, BuildStats& stats, const LeafSizes& sizes = {});
 
 }  // namespace hardmine::fanng

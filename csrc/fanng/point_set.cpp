@@ -59,7 +59,8 @@ PointSet::PointSet(const float* vectors, int64_t count, int64_t depth, Metric me
     if (metric == Metric::kDot) longest_ = std::max(longest_, norm);
   }
   const bool own_dimension = any_zero && metric == Metric::kCosine;
-  stride_ = round_up(depth + (own_dimension || metric == Metric::kDot), kStrideStep);
+  stored_depth_ = depth + (own_dimension || metric == Metric::kDot);
+  stride_ = round_up(stored_depth_, kStrideStep);
 
   cpu::Buffer<float> rows(count * stride_);
   std::vector<std::pair<uint64_t, int64_t>> hashed(count);
@@ -113,6 +114,7 @@ PointSet::PointSet(const float* vectors, int64_t count, int64_t depth, Metric me
 PointSet::PointSet(const PointSet& other, cpu::Buffer<float> data)
     : metric_(Metric::kEuclidean),
       depth_(other.stride_),
+      stored_depth_(other.stored_depth_),
       stride_(other.stride_),
       longest_(other.longest_),
       data_(std::move(data)),

@@ -53,6 +53,7 @@ class PointSet {
   // The distinct rows, each padded with zeros to `stride` floats.
   int64_t vertices() const { return static_cast<int64_t>(first_copy_.size()) - 1; }
   int64_t stride() const { return stride_; }
+  int64_t stored_depth() const { return stored_depth_; }  // without the padding
   const float* data() const { return data_.get(); }
   const float* vector(Vertex v) const { return data_.get() + static_cast<int64_t>(v) * stride_; }
 
@@ -95,7 +96,7 @@ class PointSet {
   void store(const float* row, float* out) const;
 
   Metric metric_;
-  int64_t depth_, stride_;
+  int64_t depth_, stored_depth_, stride_;
   double longest_ = 0;
   cpu::Buffer<float> data_;
   std::vector<Vertex> vertex_of_;

@@ -95,6 +95,20 @@ class Threads final : public cpu::ThreadPool {
   mutable std::atomic<bool> cancelled_{false};
 };
 
+// The pool of a task that has one thread of another pool.
+class OwnThread final : public cpu::ThreadPool {
+ public:
+  explicit OwnThread(const cpu::ThreadPool& whole) : whole_(whole) {}
+  int64_t count() const override { return 1; }
+  void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
+    for (int64_t worker = 0; worker < workers; ++worker) body(worker);
+  }
+  bool cancelled() const override { return whole_.cancelled(); }
+
+ private:
+  const cpu::ThreadPool& whole_;
+};
+
 // Calls body(worker, begin, end) for chunks of [0, count) of `step` each, until cancelled. A single worker also runs in
 // the pool, so that the calling thread polls.
 template <class Body>

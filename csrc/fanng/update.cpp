@@ -13,8 +13,7 @@ namespace hardmine::fanng {
 namespace {
 
 constexpr int64_t kVerticesPerChunk = 64;
-constexpr size_t kMaxDetour = 12;               // removed vertices that a vertex looks through
-constexpr int64_t kMaxExactAdditions = 20'000;  // new vertices that are all compared with each other
+constexpr size_t kMaxDetour = 12;  // removed vertices that a vertex looks through
 
 // Appends where the edges of `from` lead, through removed vertices. Returns whether there was one.
 bool append_remaining(const Graph& old, const VertexMap& map, Vertex from, std::vector<Vertex>& removed,
@@ -53,9 +52,8 @@ NearLists lists_of_added(const PointSet& points, const std::vector<Vertex>& adde
   for (size_t i = 0; i < added.size(); ++i) std::copy_n(points.vector(added[i]), stride, rows.get() + i * stride);
   // Distances of all metrics are Euclidean ones of stored rows.
   const PointSet among(rows.get(), std::ssize(added), stride, Metric::kEuclidean);
-  const auto once = [](const NearLists&) { return 1.0; };
-  return among.vertices() <= kMaxExactAdditions ? exact_lists(among, length, pool, stats)
-                                                : leaf_lists(among, length, seed, once, pool, stats);
+  const auto enough = [](const NearLists&) { return 1.0; };
+  return leaf_lists(among, length, seed, enough, pool, stats);
 }
 
 }  // namespace

@@ -205,7 +205,8 @@ TEST(widths_measured_on_hard_points_find_neighbors) {
       const int64_t vertices = index.points().vertices();
       fanng::BuildStats stats;
       const PointSet& points = index.points();
-      const std::vector<fanng::Sample> samples = fanng::drawn_samples(points, nullptr, 0, SerialPool(), stats);
+      const fanng::NearLists exact = exact_lists(points, 60, SerialPool(), stats);  // those of the build
+      const std::vector<fanng::Sample> samples = drawn_samples(points, &exact, 0, SerialPool(), stats);
       const fanng::Widths widths = fanng::calibrated_widths(index.graph(), points, samples, SerialPool(), stats);
       context = name_of(metric) + ", " + name;
       CHECK(widths == index.stats().widths);

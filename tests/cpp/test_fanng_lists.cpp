@@ -1,5 +1,6 @@
 // Lists of near vertices: exact ones equal the definition; those of leaves hold nearly all of it, for any threads.
 
+#include "fanng/leaves.h"
 #include "fanng/near_lists.h"
 #include "fanng/search_width.h"
 #include "support/graphs.h"
@@ -82,7 +83,7 @@ TEST(samples_from_exact_lists_equal_measured_ones) {
   }
 }
 
-TEST(leaf_lists_of_one_leaf_are_exact) {
+TEST(leaf_lists_of_few_points_are_exact) {
   for (const Metric metric : kMetrics) {
     for (const int64_t count : {0, 1, 2, 30, 500}) {
       Random random(3);
@@ -96,32 +97,109 @@ TEST(leaf_lists_of_one_leaf_are_exact) {
   }
 }
 
+TEST(near_centers_are_distinct_and_repeat) {
+  for (const Metric metric : kMetrics) {
+    Random random(3);
+    const PointSet points = real_cloud(metric, 2000, 8, random).points();
+    fanng::BuildStats stats;
+    const fanng::NearCenters centers = near_centers(points, 1, {.per_center = 50}, SerialPool(), stats);
+    for (const auto& pool : parallel_pools())
+      CHECK(near_centers(points, 1, {.per_center = 50}, *pool, stats) == centers);
+    CHECK(near_centers(points, 2, {.per_center = 50}, SerialPool(), stats) != centers);
+    bool right = true;
+    for (auto near : centers) {
+      std::sort(near.begin(), near.end());
+      right &= near.back() < 40 && std::adjacent_find(near.begin(), near.end()) == near.end();
+    }
+    CHECK(right);
+  }
+}
+
+TEST(leaves_around_centers_hold_each_vertex_once_per_center) {
+  Random random(3);
+  const PointSet points = real_cloud(Metric::kEuclidean, 3000, 6, random).points();
+  fanng::BuildStats stats;
+  for (const int64_t max_leaf : {100, 100'000}) {
+    const fanng::LeafSizes sizes{.per_center = 100, .max_leaf = max_leaf};
+    const fanng::NearCenters centers = near_centers(points, 1, sizes, SerialPool(), stats);
+    for (const int64_t nearest : {int64_t{2}, fanng::kLeavesPerVertex}) {
+      const fanng::Leaves leaves = leaves_around(points, centers, nearest, 1, sizes);
+      CHECK_EQ(leaves.count() > 30, max_leaf == 100);
+      std::vector<std::vector<int64_t>> leaves_of(points.vertices());
+      for (int64_t leaf = 0; leaf < leaves.count(); ++leaf) {
+        const int64_t first = leaves.first[leaf], last = leaves.first[leaf + 1];
+        CHECK(last > first);
+        CHECK(last - first <= max_leaf);
+        CHECK(std::is_sorted(leaves.member.begin() + first, leaves.member.begin() + last));
+        for (int64_t i = first; i < last; ++i) leaves_of[leaves.member[i]].push_back(leaf);
+      }
+      bool right = true;
+      for (Vertex v = 0; v < points.vertices(); ++v) {
+        std::vector<int64_t> of(leaves.of[v].begin(), leaves.of[v].begin() + nearest);
+        std::sort(of.begin(), of.end());
+        right &= of == leaves_of[v];
+        const Vertex other = (v + 1) % points.vertices();
+        const auto shared = std::find_first_of(leaves.of[v].begin(), leaves.of[v].end(), leaves.of[other].begin(),
+                                               leaves.of[other].end());
+        right &= leaves.share(v, other) == (shared != leaves.of[v].end());
+      }
+      CHECK(right);
+    }
+  }
+}
+
 TEST(leaf_lists_of_many_leaves_hold_nearly_all) {
   for (const Metric metric : kMetrics) {
     for (const bool ties : {false, true}) {
       Random random(3);
-      const Cloud cloud = ties ? exact_cloud(metric, 9000, 16, random) : real_cloud(metric, 9000, 8, random);
+      const Cloud cloud = ties ? exact_cloud(metric, 6000, 16, random) : real_cloud(metric, 6000, 8, random);
       const PointSet points = cloud.points();
       context = name_of(metric) + (ties ? ", ties" : "");
-      CHECK(points.vertices() > 4096);
+      const fanng::LeafSizes sizes{.per_center = 60, .max_leaf = 600};
+      CHECK(points.vertices() > 3000);
       fanng::BuildStats stats;
       const NearLists exact = exact_lists(points, 25, SerialPool(), stats);
-      const std::vector<fanng::Sample> samples = fanng::drawn_samples(points, nullptr, 1, SerialPool(), stats);
+      const std::vector<fanng::Sample> samples = drawn_samples(points, nullptr, 1, SerialPool(), stats);
       const auto recall = [&](const NearLists& lists) { return list_recall(samples, lists); };
+      const auto always = [](const NearLists&) { return 1.0; };
+      const auto never = [](const NearLists&) { return 0.0; };
       CHECK_EQ(recall(exact), 1.0);
       const int64_t before = stats.distance_computations;
-      const NearLists lists = leaf_lists(points, 25, 1, recall, SerialPool(), stats);
-      CHECK(stats.distance_computations > before);
+      const NearLists lists = leaf_lists(points, 25, 1, recall, SerialPool(), stats, sizes);
+      const int64_t computed = stats.distance_computations - before;
+      CHECK(computed > 0);
       check_lists(lists, points);
       CHECK(recall_of(lists, exact) > (ties ? 0.9 : 0.98));  // equally far vertices may replace each other
       CHECK(recall(lists) > 0.98);
+      for (const auto& pool : parallel_pools()) {
+        fanng::BuildStats other;
+        CHECK(leaf_lists(points, 25, 1, recall, *pool, other, sizes).neighbor == lists.neighbor);
+        CHECK_EQ(other.distance_computations, computed);
+      }
+      // Comparisons with neighbors of neighbors find more than the leaves, where those leave some out.
       fanng::BuildStats other;
-      for (const auto& pool : parallel_pools())
-        CHECK(leaf_lists(points, 25, 1, recall, *pool, other).neighbor == lists.neighbor);
-      // Without enough recall there are more rounds.
-      const auto never = [](const NearLists&) { return 0.0; };
-      CHECK(recall_of(leaf_lists(points, 25, 1, never, SerialPool(), other), exact) >= recall_of(lists, exact));
+      const NearLists leaves_only = leaf_lists(points, 25, 1, always, SerialPool(), other, sizes);
+      const NearLists refined = leaf_lists(points, 25, 1, never, SerialPool(), other, sizes);
+      CHECK(ties || recall_of(leaves_only, exact) < 1);
+      CHECK(ties || recall_of(refined, exact) > recall_of(leaves_only, exact));
     }
+  }
+}
+
+TEST(leaf_lists_of_small_leaves_are_completed) {
+  for (const Metric metric : kMetrics) {
+    Random random(3);
+    const PointSet points = exact_cloud(metric, 1500, 16, random).points();
+    context = name_of(metric);
+    fanng::BuildStats stats;
+    const auto always = [](const NearLists&) { return 1.0; };
+    // Leaves of at most 4 vertices: no list of 200 is full.
+    const fanng::LeafSizes sizes{.per_center = 10, .max_leaf = 4};
+    CHECK(points.vertices() >= 640);
+    const NearLists lists = leaf_lists(points, 200, 1, always, SerialPool(), stats, sizes);
+    CHECK(lists.neighbor == exact_lists(points, 200, SerialPool(), stats).neighbor);
+    for (const auto& pool : parallel_pools())
+      CHECK(leaf_lists(points, 200, 1, always, *pool, stats, sizes).neighbor == lists.neighbor);
   }
 }
 
@@ -139,6 +217,6 @@ TEST(leaf_lists_of_degenerate_points_are_complete) {
   CHECK_EQ(points.vertices(), int64_t{5000});
   fanng::BuildStats stats;
   const auto never = [](const NearLists&) { return 0.0; };
-  const NearLists lists = leaf_lists(points, 10, 0, never, SerialPool(), stats);
+  const NearLists lists = leaf_lists(points, 10, 0, never, SerialPool(), stats, {.per_center = 50, .max_leaf = 300});
   check_lists(lists, points);
 }

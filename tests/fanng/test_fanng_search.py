@@ -152,16 +152,19 @@ def test_neighbors_default_is_lists_of_build(metric):
     assert short.neighbors(7).index.equal(short.neighbors(7, width=short.search_width(7)).index)
 
 
+@pytest.mark.slow
 def test_neighbors_of_leaves_have_the_recall_that_stats_say():
-    x = torch.randn(20_000, 12, generator=seeded(1))
+    x = torch.randn(66_000, 24, generator=seeded(1))  # fewer have exact lists
     index = Index.build(x, metric="euclidean", init="leaves")
-    exact = ops.knn(x, k=50, similarity="euclidean").index
-    found = index.neighbors(50).index
-    assert not (found == torch.arange(len(x))[:, None]).any()
+    rows = torch.arange(0, len(x), 33)
+    exact = ops.knn(x[rows], x, k=51, similarity="euclidean").index
+    found = index.neighbors(50).index[rows]
+    assert not (found == rows[:, None]).any()
     assert (found.sort(dim=1).values.diff(dim=1) > 0).all()
-    share = (found[::10, :, None] == exact[::10, None]).any(1).double().mean().item()
+    hits = (found[:, :, None] == exact[:, None]).any(1).sum(1)  # each row is in its exact list, not among the found
+    share = hits.double().mean().item() / 50
     assert share == pytest.approx(index.stats()["list_recall"], abs=0.02)
-    assert 0.9 < share < 1
+    assert 0.95 < share < 1
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
