@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 Similarity: TypeAlias = Literal["cosine", "dot", "euclidean"]
+AnySimilarity: TypeAlias = Literal["cosine", "dot", "euclidean", "hyperbolic"]
 ProductSimilarity: TypeAlias = Literal["cosine", "dot"]
 DistanceSimilarity: TypeAlias = Literal["cosine", "euclidean"]
 PositiveRule: TypeAlias = Literal["easiest", "hardest", "random"]
@@ -249,7 +250,7 @@ class NegativeSelectionOptions(PairIds, total=False):
 
     ignore_index: int | None
     negative: NegativeRule
-    similarity: Similarity
+    similarity: AnySimilarity
     duplicate_threshold: float | None
     semihard_fallback: SemihardFallback | None
     semihard_margin: float | None
@@ -311,7 +312,7 @@ class TupletLossOptions(PairIds, GroupOptions, total=False):
     ignore_index: int | None
     positive: TupletPositiveRule
     temperature: float | Tensor
-    similarity: Similarity
+    similarity: AnySimilarity
     duplicate_threshold: float | None
     reduction: TupletReduction
     weights: Tensor | None

@@ -29,6 +29,11 @@ Enum enum_from_code(const char* name, int64_t code, Enum last) {
 }
 
 inline Similarity similarity_from_code(int64_t code) {
+  return enum_from_code("similarity", code, Similarity::kHyperbolic);
+}
+
+// The ops without a hyperbolic similarity.
+inline Similarity flat_similarity_from_code(int64_t code) {
   return enum_from_code("similarity", code, Similarity::kEuclidean);
 }
 
@@ -105,7 +110,7 @@ inline LossRule loss_rule(int64_t term, int64_t hard_rule, bool separate_means, 
 inline TupletRule tuplet_rule(int64_t similarity, int64_t positive, double temperature, double duplicate_threshold,
                               int64_t reduction, bool allow_tf32) {
   TupletRule rule;
-  rule.similarity = similarity_from_code(similarity);
+  rule.similarity = flat_similarity_from_code(similarity);
   rule.positive = enum_from_code("positive", positive, TupletPositive::kAll);
   rule.reduction = enum_from_code("reduction", reduction, Reduction::kNone);
   rule.temperature = temperature;
@@ -125,7 +130,7 @@ inline TupletRule tuplet_block_rule(int64_t similarity, double temperature, doub
 
 // Losses of distances do not support inner products.
 inline Similarity distance_similarity(int64_t code, const char* loss) {
-  const Similarity similarity = similarity_from_code(code);
+  const Similarity similarity = flat_similarity_from_code(code);
   if (similarity == Similarity::kDot)
     throw std::invalid_argument(std::string("similarity must not be dot with ").append(loss));
   return similarity;
@@ -157,7 +162,7 @@ inline IndexedLossRule indexed_loss_rule(int64_t similarity, int64_t term, doubl
   rule.term.lam = lam;
   rule.reduction = enum_from_code("reduction", reduction, Reduction::kNone);
   if (rule.term.term != Term::kRatio) {
-    rule.measure = measure_of(similarity_from_code(similarity));
+    rule.measure = measure_of(flat_similarity_from_code(similarity));
     return rule;
   }
   const bool normalized = measure_of(distance_similarity(similarity, "term ratio")).normalized;

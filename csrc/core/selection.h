@@ -6,18 +6,20 @@
 //
 // Every rule except the random ones (random.h) selects the largest key within [lower, upper]. The key is the
 // similarity, or for the Euclidean similarity -|a - b| its square -|a - b|^2: both order pairs alike, and the square
-// needs no root. Where the least similar candidate wins, keys are negated.
+// needs no root. For the hyperbolic one it is the negative score of hyperbolic.h. Where the least similar candidate
+// wins, keys are negated.
 #pragma once
 
 #include <cmath>
 #include <limits>
 
 #include "core/candidate.h"
+#include "core/hyperbolic.h"
 
 namespace hardmine {
 
 // The order of the enumerators is that of the names in hardmine/types.py.
-enum class Similarity { kCosine, kDot, kEuclidean };
+enum class Similarity { kCosine, kDot, kEuclidean, kHyperbolic };
 enum class Positive { kEasiest, kHardest, kRandom };
 enum class Negative { kHardest, kEasiest, kSemihard, kRandom };
 enum class Fallback { kNone, kHardest, kEasiest };  // for an anchor without a semi-hard negative
@@ -67,12 +69,13 @@ HARDMINE_HD int64_t part_selections(const SelectionRule& rule) {
 // The key of a similarity, and the similarity of a key before it is clamped.
 template <class T>
 HARDMINE_HD T key_from_similarity(Similarity kind, T similarity) {
-  if (kind != Similarity::kEuclidean) return similarity;
-  return similarity > T(0) ? similarity : -(similarity * similarity);
+  if (kind == Similarity::kCosine || kind == Similarity::kDot || similarity > T(0)) return similarity;
+  return kind == Similarity::kEuclidean ? -(similarity * similarity) : -hyperbolic_score_at(-similarity);
 }
 template <class T>
 HARDMINE_HD T unclamped_similarity(Similarity kind, T key) {
-  return kind == Similarity::kEuclidean ? -std::sqrt(-key) : key;
+  if (kind == Similarity::kEuclidean) return -std::sqrt(-key);
+  return kind == Similarity::kHyperbolic ? -hyperbolic_distance(-key) : key;
 }
 
 // Clamps to [-1, 1], which the rounded sum of products of two unit rows may exceed. NaN stays NaN.

@@ -8,7 +8,7 @@
 
 namespace hardmine {
 
-enum class PairQuantity { kInnerProduct, kNegativeDistance, kNegativeSquaredDistance };
+enum class PairQuantity { kInnerProduct, kNegativeDistance, kNegativeSquaredDistance, kNegativeHyperbolicDistance };
 
 struct PairMeasure {
   PairQuantity quantity;
@@ -17,12 +17,16 @@ struct PairMeasure {
 
 // The measure whose value is the similarity that users see.
 HARDMINE_HD PairMeasure measure_of(Similarity similarity) {
+  if (similarity == Similarity::kHyperbolic) return {PairQuantity::kNegativeHyperbolicDistance, false};
   return {similarity == Similarity::kEuclidean ? PairQuantity::kNegativeDistance : PairQuantity::kInnerProduct,
           similarity == Similarity::kCosine};
 }
 
-// True if a tile's scores are squared distances, false if they are inner products.
+// True if a tile's scores are squared distances or those of hyperbolic.h, false if they are inner products.
 HARDMINE_HD bool is_distance(const PairMeasure& measure) { return measure.quantity != PairQuantity::kInnerProduct; }
+HARDMINE_HD bool is_hyperbolic(const PairMeasure& measure) {
+  return measure.quantity == PairQuantity::kNegativeHyperbolicDistance;
+}
 
 // The key of a tile's score, which is an inner product or a squared distance, and its similarity before it is clamped.
 template <class T>

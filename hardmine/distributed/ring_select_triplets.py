@@ -17,7 +17,7 @@ from hardmine.distributed._ring import (
     sum_dtype,
     travel,
 )
-from hardmine.ops._arguments import FALLBACKS, NEGATIVES, POSITIVES, SIMILARITIES, TIES, check_selection
+from hardmine.ops._arguments import FALLBACKS, NEGATIVES, POSITIVES, SIMILARITIES, TIES, check_choice, check_selection
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._groups import check_group, fail_everywhere, group_of
@@ -133,6 +133,7 @@ def ring_select_triplets(
                 raise ValueError(
                     f"{rule} must not be 'random' with a ring, where the number of candidates is not known in advance"
                 )
+        check_choice("similarity", similarity, SIMILARITIES)
         numbers = check_selection(embeddings, resolve_options("select_triplets", options))
     except Exception as error:
         if torch.compiler.is_compiling():

@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.types import GradientReduction, Reduction, Similarity
+from hardmine.types import AnySimilarity, GradientReduction, Reduction
 
 
 class InfoNCELoss(Loss):
@@ -27,7 +27,7 @@ class InfoNCELoss(Loss):
             the module, and is trained with it.
         symmetric: Also classify the queries of each key, as CLIP does: the mean of both directions.
         in_batch: Whether the keys of other queries are negatives.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
+        similarity: ``"cosine"``, ``"dot"``, or a negative distance: ``"euclidean"`` or ``"hyperbolic"``.
         reduction: ``"mean"`` over the queries, ``"sum"``, or ``"none"``: [B].
         group: A ``torch.distributed`` process group: negatives in the batch are the keys of all its ranks, and the loss
             is that of one process with all pairs. None: this process alone.
@@ -54,7 +54,7 @@ class InfoNCELoss(Loss):
         temperature: float | Tensor = 0.1,
         symmetric: bool = False,
         in_batch: bool = True,
-        similarity: Similarity = "cosine",
+        similarity: AnySimilarity = "cosine",
         reduction: Reduction = "mean",
         group: ProcessGroup | None = None,
         gradient_reduction: GradientReduction | None = None,

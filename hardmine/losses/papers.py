@@ -10,11 +10,11 @@ from torch.distributed import ProcessGroup
 from hardmine.losses.triplet import TripletLoss
 from hardmine.losses.tuplet import TupletLoss
 from hardmine.types import (
+    AnySimilarity,
     GradientReduction,
     PositiveRule,
     Reduction,
     SemihardFallback,
-    Similarity,
     TieRule,
     TupletPositiveRule,
 )
@@ -29,7 +29,7 @@ class _HardestNegativeLoss(TripletLoss):
         self,
         *,
         temperature: float | Tensor = 0.1,
-        similarity: Similarity = "cosine",
+        similarity: AnySimilarity = "cosine",
         reduction: Reduction = "mean",
         duplicate_threshold: float | None = None,
         min_similarity: float | None = None,
@@ -61,7 +61,7 @@ class _AllNegativesLoss(TupletLoss):
         self,
         *,
         temperature: float | Tensor = 0.1,
-        similarity: Similarity = "cosine",
+        similarity: AnySimilarity = "cosine",
         duplicate_threshold: float | None = None,
         reduction: Reduction = "mean",
         ignore_index: int | None = None,
@@ -139,7 +139,7 @@ class EPSHNLoss(TripletLoss):
         self,
         *,
         temperature: float | Tensor = 0.1,
-        similarity: Similarity = "cosine",
+        similarity: AnySimilarity = "cosine",
         reduction: Reduction = "mean",
         semihard_fallback: SemihardFallback | None = None,
         tie: TieRule | None = None,

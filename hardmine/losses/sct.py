@@ -10,12 +10,12 @@ from hardmine import ops
 from hardmine.losses._base import SelectionLoss
 from hardmine.types import (
     AllPositives,
+    AnySimilarity,
     GradientReduction,
     NegativeRule,
     PositiveRule,
     Preset,
     SemihardFallback,
-    Similarity,
     TermReduction,
     TieRule,
 )
@@ -43,7 +43,7 @@ class SCTLoss(SelectionLoss):
         negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
         negative_ranks: With ``negative="hardest"``, ``(first, last)``: a term for each of the negatives of these ranks,
             the hardest being 1. With ``negative="random"``, one negative drawn from these ranks. None: no ranks.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
+        similarity: ``"cosine"``, ``"dot"``, or a negative distance: ``"euclidean"`` or ``"hyperbolic"``.
         reduction: ``"mean"`` as the preset says, ``"mean_active"``: the same over terms above 0, ``"sum"``, or
             ``"none"``: [B], or [P] pairs.
         hard_cutoff: Overrides the preset's 0.5 or 0.8; `paper` has none.
@@ -86,7 +86,7 @@ class SCTLoss(SelectionLoss):
         positive: PositiveRule | AllPositives = "easiest",
         negative: NegativeRule = "hardest",
         negative_ranks: tuple[int, int] | None = None,
-        similarity: Similarity = "cosine",
+        similarity: AnySimilarity = "cosine",
         reduction: TermReduction = "mean",
         hard_cutoff: float | None = None,
         semihard_fallback: SemihardFallback | None = None,

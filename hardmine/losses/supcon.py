@@ -10,7 +10,7 @@ from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.types import GradientReduction, Reduction, Similarity
+from hardmine.types import AnySimilarity, GradientReduction, Reduction
 
 
 class SupConLoss(Loss):
@@ -24,7 +24,7 @@ class SupConLoss(Loss):
     Args:
         temperature: A number, in units of the similarity, or a tensor []. An ``nn.Parameter`` becomes a parameter of
             the module, and is trained with it.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
+        similarity: ``"cosine"``, ``"dot"``, or a negative distance: ``"euclidean"`` or ``"hyperbolic"``.
         reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
         ignore_index: Rows with this label are neither anchors nor candidates, as if they were not in the batch.
         group: A ``torch.distributed`` process group: the candidates are the rows of all its ranks, and the loss is that
@@ -51,7 +51,7 @@ class SupConLoss(Loss):
         self,
         *,
         temperature: float | Tensor = 0.1,
-        similarity: Similarity = "cosine",
+        similarity: AnySimilarity = "cosine",
         reduction: Reduction = "mean",
         ignore_index: int | None = None,
         group: ProcessGroup | None = None,

@@ -10,11 +10,11 @@ from hardmine import ops
 from hardmine.losses._base import SelectionLoss
 from hardmine.types import (
     AllPositives,
+    AnySimilarity,
     GradientReduction,
     NegativeRule,
     PositiveRule,
     SemihardFallback,
-    Similarity,
     Term,
     TermReduction,
     TieRule,
@@ -40,7 +40,7 @@ class TripletLoss(SelectionLoss):
         lam: Only for sct: the weight of the hard part; 1 if None.
         negative_ranks: With ``negative="hardest"``, ``(first, last)``: a term for each of the negatives of these ranks,
             the hardest being 1. With ``negative="random"``, one negative drawn from these ranks. None: no ranks.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
+        similarity: ``"cosine"``, ``"dot"``, or a negative distance: ``"euclidean"`` or ``"hyperbolic"``.
         reduction: ``"mean"`` over the anchors or pairs that count, ``"mean_active"`` over those with a term above 0,
             ``"sum"``, or ``"none"``: [B], or [P] pairs.
         semihard_fallback: With ``negative="semihard"``: the negative of an anchor without a semi-hard one,
@@ -92,7 +92,7 @@ class TripletLoss(SelectionLoss):
         margin: float | None = None,
         temperature: float | Tensor | None = None,
         lam: float | None = None,
-        similarity: Similarity = "cosine",
+        similarity: AnySimilarity = "cosine",
         reduction: TermReduction = "mean",
         semihard_fallback: SemihardFallback | None = None,
         tie: TieRule | None = None,

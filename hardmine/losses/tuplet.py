@@ -10,7 +10,14 @@ from torch.distributed import ProcessGroup
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.types import GradientReduction, LossResult, Similarity, TupletPositiveRule, TupletReduction, TupletTerms
+from hardmine.types import (
+    AnySimilarity,
+    GradientReduction,
+    LossResult,
+    TupletPositiveRule,
+    TupletReduction,
+    TupletTerms,
+)
 
 
 class TupletLoss(Loss):
@@ -26,7 +33,7 @@ class TupletLoss(Loss):
             over all positives.
         temperature: In units of the similarity, at least 1e-30; a number or a tensor []. An ``nn.Parameter`` becomes a
             parameter of the module, and is trained with it.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
+        similarity: ``"cosine"``, ``"dot"``, or a negative distance: ``"euclidean"`` or ``"hyperbolic"``.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B]. With ``positive="all"`` also
             ``"mean_pairs"``: the mean over all pairs of an anchor and a positive.
@@ -59,7 +66,7 @@ class TupletLoss(Loss):
         *,
         positive: TupletPositiveRule = "easiest",
         temperature: float | Tensor = 0.1,
-        similarity: Similarity = "cosine",
+        similarity: AnySimilarity = "cosine",
         duplicate_threshold: float | None = None,
         reduction: TupletReduction = "mean",
         ignore_index: int | None = None,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hardmine.ops._all_positives_of_blocks import loss_in_blocks, select_in_blocks
 from hardmine.ops._arguments import (
+    ALL_SIMILARITIES,
     FALLBACKS,
     NEGATIVES,
-    SIMILARITIES,
     TERM_REDUCTIONS,
     TIES,
     allow_tf32,
@@ -32,7 +32,7 @@ def check_all_positives(embeddings: Tensor, options: dict[str, Any]) -> list[int
             "negatives, use positive='random'"
         )
     return [
-        check_choice("similarity", options["similarity"], SIMILARITIES),
+        check_choice("similarity", options["similarity"], ALL_SIMILARITIES),
         negative,
         check_choice("semihard_fallback", options["semihard_fallback"], FALLBACKS),
         0 if options["tie"] is None else check_choice("tie", options["tie"], TIES),

@@ -32,6 +32,7 @@ INTEGER_DTYPES = (
 )
 
 SIMILARITIES = get_args(types.Similarity)
+ALL_SIMILARITIES = get_args(types.AnySimilarity)
 POSITIVES = get_args(types.PositiveRule)
 NEGATIVES = get_args(types.NegativeRule)
 FALLBACKS = (None, *get_args(types.SemihardFallback))
@@ -293,7 +294,7 @@ def allow_tf32(embeddings: Tensor) -> bool:
 def check_selection(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]:
     """Checks the resolved options of a selection; returns them in the order of the compiled ops' schemas."""
     return [
-        check_choice("similarity", options["similarity"], SIMILARITIES),
+        check_choice("similarity", options["similarity"], ALL_SIMILARITIES),
         check_choice("positive", options["positive"], POSITIVES),
         check_choice("negative", options["negative"], NEGATIVES),
         check_choice("semihard_fallback", options["semihard_fallback"], FALLBACKS),

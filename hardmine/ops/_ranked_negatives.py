@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import SIMILARITIES, allow_tf32
+from hardmine.ops._arguments import ALL_SIMILARITIES, allow_tf32
 from hardmine.types import AnySelection, PairSelection, Selection
 
 MAX_RANK = 1024  # what knn keeps per row
@@ -84,7 +84,7 @@ def _most_similar_negatives(inputs: tuple[Any, ...], options: dict[str, Any], k:
     embeddings, labels, refs, ref_labels, ids, ref_ids = inputs
     others, of_others = (labels, ids) if refs is None else (ref_labels, ref_ids)
     classes, other_classes = _positions(labels, others)
-    similarity, tf32 = SIMILARITIES.index(options["similarity"]), allow_tf32(embeddings)
+    similarity, tf32 = ALL_SIMILARITIES.index(options["similarity"]), allow_tf32(embeddings)
     extra = 0 if ids is None else _most_excluded(ids, of_others, classes, other_classes)
     if k + extra > MAX_RANK:
         raise ValueError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hardmine.ops._arguments import (
+    ALL_SIMILARITIES,
     allow_tf32,
     check_choice,
     check_ids,
@@ -20,10 +21,9 @@ from hardmine.ops._arguments import (
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._sums import ordered_sum
-from hardmine.types import LogSumExpPairs, Similarity
+from hardmine.types import LogSumExpPairs
 
 PAIRS = get_args(LogSumExpPairs)
-SIMILARITIES = get_args(Similarity)
 LOGITS = ("similarity", "dissimilarity", "circle")  # csrc/core/losses/pair_logit.h
 _ROWS = ("query", "positive_key", "key", "negative_keys")
 P = ParamSpec("P")
@@ -82,7 +82,7 @@ class SoftSums(NamedTuple):
 
 def check_soft_options(embeddings: Tensor, similarity: Any, pairs: Any = "all") -> tuple[int, int]:
     """The codes of the options."""
-    return check_choice("similarity", similarity, SIMILARITIES), check_choice("pairs", pairs, PAIRS)
+    return check_choice("similarity", similarity, ALL_SIMILARITIES), check_choice("pairs", pairs, PAIRS)
 
 
 def soft_sums(

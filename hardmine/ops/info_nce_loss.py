@@ -24,15 +24,17 @@ from hardmine.ops._arguments import (
 )
 from hardmine.ops._gather import check_gathered
 from hardmine.ops._groups import agree_on_checks
+from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._info_nce_of_pairs import has_info_nce_op, info_nce_of_pairs
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranks import GroupLoss, gather, group_loss
 from hardmine.ops._soft import SoftSums, check_soft_options, promotes_rows, soft_sums
-from hardmine.types import GradientReduction, Reduction, Similarity
+from hardmine.types import AnySimilarity, GradientReduction, Reduction
 
 
 @promotes_rows
 @observed("info_nce_loss")
+@takes_hyperbolic
 def info_nce_loss(
     query: Tensor,
     positive_key: Tensor,
@@ -42,7 +44,7 @@ def info_nce_loss(
     symmetric: bool = False,
     in_batch: bool = True,
     ids: Tensor | None = None,
-    similarity: Similarity = "cosine",
+    similarity: AnySimilarity = "cosine",
     reduction: Reduction = "mean",
     weights: Tensor | None = None,
     group: ProcessGroup | None = None,
@@ -68,7 +70,8 @@ def info_nce_loss(
             each similarity is computed once.
         in_batch: Whether the keys of other queries are negatives. False leaves only ``negative_keys``.
         ids: [B], any integer dtype: pairs of equal ids >= 0, such as duplicate texts, are no negatives of each other.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
+        similarity: ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"hyperbolic"``, as in
+            :func:`hardmine.ops.select_triplets`.
         reduction: ``"mean"`` over the queries, ``"sum"``, or ``"none"``: [B].
         weights: [B], a floating-point dtype: finite and at least 0: a number per query that multiplies its loss. Means
             are divided by the sum of the weights. Gets a gradient if it requires one, which is an error with ``group``.
@@ -120,7 +123,7 @@ def info_nce_loss(
     call = group_loss("info_nce_loss", group, gradient_reduction, reduction)
     if call is None:
         t = _check(inputs, options)
-        if weights is None and ids is None and reduction != "none" and _is_one_op(query, negative_keys, in_batch):
+        if weights is None and ids is None and reduction != "none" and _is_one_op(inputs, options):
             key = positive_key if negative_keys is None else torch.cat([positive_key, negative_keys])
             return info_nce_of_pairs(query, key, t, similarity, symmetric, reduction)
         losses = _losses(_pairs(query, positive_key, ids), negative_keys, t, options)
@@ -139,8 +142,11 @@ def info_nce_loss(
     return add_up_losses(call, lambda: _losses(pairs, negative_keys, t, options), weights, query)[0]
 
 
-def _is_one_op(query: Tensor, negative_keys: Tensor | None, in_batch: bool) -> bool:
-    return in_batch and (negative_keys is None or negative_keys.dim() == 2) and has_info_nce_op(query)
+def _is_one_op(inputs: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    query, _, negative_keys, _ = inputs
+    negatives_are_shared = negative_keys is None or negative_keys.dim() == 2
+    is_flat = options["similarity"] != "hyperbolic"
+    return options["in_batch"] and negatives_are_shared and is_flat and has_info_nce_op(query)
 
 
 class _Pairs(NamedTuple):

@@ -9,20 +9,22 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_ids, check_rows
+from hardmine.ops._arguments import ALL_SIMILARITIES, allow_tf32, check_choice, check_ids, check_rows
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._gather import check_gathered
 from hardmine.ops._groups import agree_on_checks, check_group
+from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._numbers import check_flag, check_integer
 from hardmine.ops._ranks import own_part
-from hardmine.types import Neighbors, Similarity
+from hardmine.types import AnySimilarity, Neighbors
 
 MAX_NEIGHBORS = 1024
 BLOCK_STEP = 96  # kBlockStep of csrc/cpu/simd/operands.h: blocks of a set have a multiple of this many rows
 
 
 @observed("knn")
+@takes_hyperbolic
 def knn(
     queries: Tensor,
     refs: Tensor | None = None,
@@ -31,7 +33,7 @@ def knn(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     exclude_self: bool | None = None,
-    similarity: Similarity = "cosine",
+    similarity: AnySimilarity = "cosine",
     group: ProcessGroup | None = None,
 ) -> Neighbors:
     """The exact ``k`` nearest neighbors of every query, without the matrix of similarities.
@@ -50,7 +52,7 @@ def knn(
         exclude_self: Exclude each query from its own neighbors, by index; duplicates of the query stay. None: True
             without refs, False with refs. True with refs is an error.
         similarity: ``"cosine"`` (normalizes inside), ``"dot"``, or ``"euclidean"``: the negative distance,
-            ``-|a - b|``; as in :func:`hardmine.ops.select_triplets`.
+            ``-|a - b|``, or ``"hyperbolic"``; as in :func:`hardmine.ops.select_triplets`.
         group: A ``torch.distributed`` process group, such as ``torch.distributed.group.WORLD``: the neighbors of this
             rank's queries among the queries of all its ranks, or with refs, among the refs of all ranks. Indices are
             row numbers of all ranks, rank 0's rows first. None: this process alone.
@@ -120,7 +122,7 @@ def _check(
     exclude_self = check_flag("exclude_self", exclude_self, "True, False or None")
     if exclude_self and refs is not None:
         raise ValueError("exclude_self must be False or None if refs are given, got True")
-    kind = check_choice("similarity", options["similarity"], SIMILARITIES)
+    kind = check_choice("similarity", options["similarity"], ALL_SIMILARITIES)
     return ids, ref_ids, [k, exclude_self, kind, allow_tf32(queries)]
 
 

@@ -12,14 +12,16 @@ from torch.distributed import ProcessGroup
 from hardmine._hooks import observed
 from hardmine.ops._arguments import temperature_tensor
 from hardmine.ops._groups import agree_on_checks, check_group
+from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._ranks import check_tensors, own_part
 from hardmine.ops._soft import check_soft_options, soft_sums
-from hardmine.types import LogSumExpPairs, Similarity
+from hardmine.types import AnySimilarity, LogSumExpPairs
 
 
 @observed("logsumexp")
 @functools.partial(drops_ignored, fill=-math.inf)
+@takes_hyperbolic
 def logsumexp(
     embeddings: Tensor,
     labels: Tensor,
@@ -31,7 +33,7 @@ def logsumexp(
     ignore_index: int | None = None,
     pairs: LogSumExpPairs = "all",
     temperature: float | Tensor = 0.1,
-    similarity: Similarity = "cosine",
+    similarity: AnySimilarity = "cosine",
     group: ProcessGroup | None = None,
 ) -> Tensor:
     """The log-sum-exp of each anchor's similarities, without the matrix of similarities.
@@ -58,7 +60,8 @@ def logsumexp(
         temperature: A number from 1e-30 to 1e30, or a tensor [] of a floating-point dtype on the device of
             ``embeddings``, which gets a gradient if it requires one. The value of a tensor on a GPU is not checked: 0,
             negative and NaN make the result meaningless there.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
+        similarity: ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"hyperbolic"``, as in
+            :func:`hardmine.ops.select_triplets`.
         group: A ``torch.distributed`` process group, such as ``torch.distributed.group.WORLD``: candidates are the rows
             of all its ranks, or with refs, the refs of all ranks. The result is that of this rank's anchors, and
             gradients are never scaled. None: this process alone.

@@ -10,12 +10,14 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import check_choice, resolve_options
+from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops.triplet_loss import loss_of_selected
 from hardmine.types import (
     AllPositives,
     AllPositivesSCTLossOptions,
     AnySelection,
+    AnySimilarity,
     GradientReduction,
     HardRule,
     LossResult,
@@ -26,7 +28,6 @@ from hardmine.types import (
     SCTLossOptions,
     Selection,
     SemihardFallback,
-    Similarity,
     TermReduction,
     TieRule,
 )
@@ -125,6 +126,7 @@ def sct_loss(
 # fmt: on
 @observed("sct_loss")
 @drops_ignored
+@takes_hyperbolic
 def sct_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -140,7 +142,7 @@ def sct_loss(
     positive: PositiveRule | AllPositives = "easiest",
     negative: NegativeRule = "hardest",
     negative_ranks: tuple[int, int] | None = None,
-    similarity: Similarity = "cosine",
+    similarity: AnySimilarity = "cosine",
     reduction: TermReduction = "mean",
     hard_cutoff: float | None = None,
     semihard_fallback: SemihardFallback | None = None,

@@ -23,6 +23,7 @@ from hardmine.ops._arguments import (
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._groups import agree_on_checks, check_group
+from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._ranked_negatives import (
     check_ranks,
@@ -36,6 +37,7 @@ from hardmine.ops._ranks import Anchors, check_tensors, own_part
 from hardmine.types import (
     AllPositives,
     AnySelection,
+    AnySimilarity,
     NegativeRule,
     NegativeSelectionOptions,
     PairSelection,
@@ -43,7 +45,6 @@ from hardmine.types import (
     Selection,
     SelectionOptions,
     SemihardFallback,
-    Similarity,
     TieRule,
 )
 
@@ -73,6 +74,7 @@ def select_triplets(
 # fmt: on
 @observed("select_triplets")
 @drops_ignored
+@takes_hyperbolic
 def select_triplets(
     embeddings: Tensor,
     labels: Tensor,
@@ -85,7 +87,7 @@ def select_triplets(
     positive: PositiveRule | AllPositives = "easiest",
     negative: NegativeRule = "hardest",
     negative_ranks: tuple[int, int] | None = None,
-    similarity: Similarity = "cosine",
+    similarity: AnySimilarity = "cosine",
     duplicate_threshold: float | None = None,
     semihard_fallback: SemihardFallback | None = None,
     tie: TieRule | None = None,
@@ -131,7 +133,9 @@ def select_triplets(
             floor(u n)-th of the n ranks that exist. An error with ``positive="all"``.
         similarity: ``"cosine"`` (normalizes inside, see the note), ``"dot"``, or ``"euclidean"``: the negative
             distance, ``-|a - b|``. Distances are computed from differences, so that close pairs far from the origin
-            keep their precision.
+            keep their precision. ``"hyperbolic"``: the negative distance of the Poincare ball of curvature -1,
+            ``-arcosh(1 + 2 |a - b|^2 / ((1 - |a|^2) (1 - |b|^2)))`` (Nickel and Kiela, NeurIPS 2017, equation 1), on
+            CPUs. Rows must have norms below 1: others are an error where the host can read them, else NaN.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         semihard_fallback: The negative of an anchor, or pair, that has no semi-hard one: None (no negative),
             ``"hardest"``, or ``"easiest"`` (TensorFlow Addons and sentence-transformers).

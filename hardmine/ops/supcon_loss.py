@@ -11,10 +11,11 @@ from torch.distributed import ProcessGroup
 from hardmine._hooks import observed
 from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
 from hardmine.ops._arguments import temperature_tensor
+from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._ranks import with_requested
 from hardmine.ops._soft import check_soft_options, soft_sums
-from hardmine.types import GradientReduction, Reduction, Similarity
+from hardmine.types import AnySimilarity, GradientReduction, Reduction
 
 
 # The overloads differ in the flag and the result: the layout shows only these side by side.
@@ -23,7 +24,7 @@ from hardmine.types import GradientReduction, Reduction, Similarity
 def supcon_loss(
     embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
     ids: Tensor | None = None, ref_ids: Tensor | None = None, ignore_index: int | None = None,
-    temperature: float | Tensor = 0.1, similarity: Similarity = "cosine", reduction: Reduction = "mean",
+    temperature: float | Tensor = 0.1, similarity: AnySimilarity = "cosine", reduction: Reduction = "mean",
     weights: Tensor | None = None, return_count: Literal[False] = False,
     group: ProcessGroup | None = None, gradient_reduction: GradientReduction | None = None,
 ) -> Tensor: ...
@@ -31,13 +32,14 @@ def supcon_loss(
 def supcon_loss(
     embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
     ids: Tensor | None = None, ref_ids: Tensor | None = None, ignore_index: int | None = None,
-    temperature: float | Tensor = 0.1, similarity: Similarity = "cosine", reduction: Reduction = "mean",
+    temperature: float | Tensor = 0.1, similarity: AnySimilarity = "cosine", reduction: Reduction = "mean",
     weights: Tensor | None = None, return_count: bool = False,
     group: ProcessGroup | None = None, gradient_reduction: GradientReduction | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 # fmt: on
 @observed("supcon_loss")
 @drops_ignored
+@takes_hyperbolic
 def supcon_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -48,7 +50,7 @@ def supcon_loss(
     ref_ids: Tensor | None = None,
     ignore_index: int | None = None,
     temperature: float | Tensor = 0.1,
-    similarity: Similarity = "cosine",
+    similarity: AnySimilarity = "cosine",
     reduction: Reduction = "mean",
     weights: Tensor | None = None,
     return_count: bool = False,
@@ -79,7 +81,8 @@ def supcon_loss(
             :func:`hardmine.ops.select_triplets`; they do not count in a mean.
         temperature: A number from 1e-30 to 1e30, or a tensor [] of a floating-point dtype on the device of
             ``embeddings``, which gets a gradient if it requires one; see :func:`hardmine.ops.logsumexp`.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
+        similarity: ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"hyperbolic"``, as in
+            :func:`hardmine.ops.select_triplets`.
         reduction: ``"mean"`` over the anchors that have a positive, ``"sum"``, or ``"none"``: [B], 0 for the others.
         weights: [B], a floating-point dtype: finite and at least 0: a number per anchor that multiplies its loss. Means
             are divided by the sum of the weights of the anchors that count. Gets a gradient if it requires one, which

@@ -25,6 +25,7 @@ from hardmine.ops._arguments import (
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._groups import agree_on_checks
+from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranked_negatives import has_ranks, of_negatives, of_positives, with_ranked_negatives, without_ranks
@@ -46,6 +47,7 @@ from hardmine.types import (
     AllPositives,
     AllPositivesTripletLossOptions,
     AnySelection,
+    AnySimilarity,
     GradientReduction,
     LossResult,
     NegativeRule,
@@ -53,7 +55,6 @@ from hardmine.types import (
     PositiveRule,
     Selection,
     SemihardFallback,
-    Similarity,
     Term,
     TermReduction,
     TieRule,
@@ -129,6 +130,7 @@ def triplet_loss(
 # fmt: on
 @observed("triplet_loss")
 @drops_ignored
+@takes_hyperbolic
 def triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -145,7 +147,7 @@ def triplet_loss(
     temperature: float | Tensor | None = None,
     margin: float | None = None,
     lam: float | None = None,
-    similarity: Similarity = "cosine",
+    similarity: AnySimilarity = "cosine",
     reduction: TermReduction = "mean",
     semihard_fallback: SemihardFallback | None = None,
     tie: TieRule | None = None,

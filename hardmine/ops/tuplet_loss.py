@@ -14,9 +14,9 @@ from torch.distributed import ProcessGroup
 from hardmine._hooks import observed
 from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
 from hardmine.ops._arguments import (
+    ALL_SIMILARITIES,
     NEGATIVES,
     REDUCTIONS,
-    SIMILARITIES,
     TUPLET_REDUCTIONS,
     allow_tf32,
     check_choice,
@@ -26,6 +26,7 @@ from hardmine.ops._arguments import (
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import check_flag, check_temperature, optional_number
 from hardmine.ops._ranks import GroupLoss, all_rows, with_requested
@@ -33,9 +34,9 @@ from hardmine.ops._shared_losses import TUPLET_OPTIONS, split_options
 from hardmine.ops._soft import SoftSums, soft_sums
 from hardmine.ops._sums import expand_in_order, softplus
 from hardmine.types import (
+    AnySimilarity,
     GradientReduction,
     LossResult,
-    Similarity,
     TupletLossOptions,
     TupletPositiveRule,
     TupletReduction,
@@ -81,6 +82,7 @@ def tuplet_loss(
 # fmt: on
 @observed("tuplet_loss")
 @drops_ignored
+@takes_hyperbolic
 def tuplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -92,7 +94,7 @@ def tuplet_loss(
     ignore_index: int | None = None,
     positive: TupletPositiveRule = "easiest",
     temperature: float | Tensor = 0.1,
-    similarity: Similarity = "cosine",
+    similarity: AnySimilarity = "cosine",
     duplicate_threshold: float | None = None,
     reduction: TupletReduction = "mean",
     weights: Tensor | None = None,
@@ -128,7 +130,8 @@ def tuplet_loss(
             :func:`hardmine.ops.logsumexp`. A tensor takes a second pass for the positives; with ``positive="all"`` it
             also takes memory for a number per pair of an anchor and one of its positives, and on a GPU the host waits
             for their number.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
+        similarity: ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"hyperbolic"``, as in
+            :func:`hardmine.ops.select_triplets`.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
             With ``positive="all"`` also ``"mean_pairs"``: the mean over all pairs of a valid anchor and a positive, in
@@ -187,7 +190,7 @@ def tuplet_loss(
     }
     inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
     flags = {"return_terms": return_terms, "return_count": return_count}
-    composed = isinstance(temperature, Tensor)
+    composed = isinstance(temperature, Tensor) or (isinstance(similarity, str) and similarity == "hyperbolic")
     of_pairs = isinstance(reduction, str) and reduction == "mean_pairs"
     if group is None and gradient_reduction is None and weights is None and not composed and not of_pairs:
         for name, flag in flags.items():
@@ -230,7 +233,7 @@ def _check_options(embeddings: Tensor, options: dict[str, Any]) -> list[int | fl
         temperature_tensor(temperature, embeddings)
         temperature = 1.0
     return [
-        check_choice("similarity", options["similarity"], SIMILARITIES),
+        check_choice("similarity", options["similarity"], ALL_SIMILARITIES),
         check_choice("positive", options["positive"], get_args(TupletPositiveRule)),
         check_temperature(temperature),
         optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf, like=embeddings),
@@ -271,7 +274,7 @@ def _losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
 
 
 def _composed_losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
-    """The losses at a temperature tensor: from selected or listed positives, and the log-sum-exps of negatives."""
+    """The losses at a temperature tensor, or hyperbolic ones: from chosen positives, and log-sum-exps of negatives."""
     inputs = _checked(inputs)
     similarity, positive, _, threshold, _, tf32 = _check_options(inputs[0], options)
     hardest = NEGATIVES.index("hardest")

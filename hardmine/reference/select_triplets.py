@@ -32,6 +32,10 @@ def similarity_matrix(a: Tensor, b: Tensor, similarity: str) -> Tensor:
         return clamp_cosine(normalize(a) @ normalize(b).T)
     if similarity == "dot":
         return a @ b.T
+    if similarity == "hyperbolic":  # arcosh(1 + 2 u^2) = 2 arsinh(u)
+        distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        gaps = [1 - rows.square().sum(1) for rows in (a, b)]
+        return -2 * torch.asinh(distance / (gaps[0].sqrt()[:, None] * gaps[1].sqrt()[None, :]))
     return -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 

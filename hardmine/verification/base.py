@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, Protocol
@@ -144,13 +145,16 @@ class OpComparison:
         """The error of a measure of two rows that underflow of products or squares of elements may cause."""
         dtype = torch.float64 if self.rows[0].dtype == torch.float64 else torch.float32
         sum_error = self.rows[0].shape[1] * torch.finfo(dtype).smallest_normal
-        return {"cosine": 0.0, "dot": sum_error, "sq_dist": sum_error, "euclidean": sum_error**0.5}[measure]
+        distance_error = sum_error**0.5
+        errors = {"cosine": 0.0, "dot": sum_error, "sq_dist": sum_error, "euclidean": distance_error}
+        return errors.get(measure, distance_error)
 
     def similarity_scale(self) -> float:
         """The largest similarity that the norms allow; for tiny rows, more, to allow for underflow."""
         a, b = largest_norm(self.rows[0]), largest_norm(self.rows[-1])
         similarity = self.options.get("similarity", "cosine")  # circle_loss has no choice
-        largest = {"cosine": 1.0, "dot": a * b, "euclidean": a + b}[similarity]
+        of_ball = 2 * (math.atanh(min(a, 1 - 1e-12)) + math.atanh(min(b, 1 - 1e-12)))
+        largest = {"cosine": 1.0, "dot": a * b, "euclidean": a + b, "hyperbolic": of_ball}[similarity]
         return max(largest, self.underflow(similarity) / self.tolerance, 1e-30)
 
     def max_positive_similarity(self, duplicate_threshold: float | None) -> float:

@@ -25,6 +25,8 @@ def pair_sizes(norms_a: Tensor, norms_b: Tensor, measure: str, normalize: bool) 
     norms_a, norms_b = torch.broadcast_tensors(norms_a.clamp(min=1e-12), norms_b.clamp(min=1e-12))
     if measure == "dot":
         return torch.maximum(norms_a, norms_b)
+    if measure == "hyperbolic":  # the metric of the ball
+        return 2 / (1 - torch.maximum(norms_a, norms_b).clamp(max=1 - 1e-12).square())
     return 2 * (norms_a + norms_b) if measure == "sq_dist" else torch.ones_like(norms_a)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -34,7 +35,10 @@ class PairsComparison(OpComparison):
         expected = getattr(self.reference, self.name)(**arguments)
         queries, *keys = self.matrices()
         similarity, norm = self.options["similarity"], max(map(largest_norm, [queries, *keys]))
-        scale = {"cosine": 1.0, "dot": norm**2, "euclidean": 2 * norm}[similarity]
+        ball_norm = min(norm, 1 - 1e-12)
+        scale = {
+            "cosine": 1.0, "dot": norm**2, "euclidean": 2 * norm, "hyperbolic": 4 * math.atanh(ball_norm)
+        }[similarity]  # fmt: skip
         steepest, total = self.slope(len(queries))
         largest_weight, divisor = 1.0, float(max(len(queries), 1))
         if arguments.get("weights") is not None and len(queries):
@@ -46,7 +50,12 @@ class PairsComparison(OpComparison):
         references = torch.autograd.grad(self.scalar(expected), leaves, allow_unused=True)
         weight = total * largest_weight / (divisor or 1.0 if self.options["reduction"] == "mean" else 1.0)
         norms = torch.cat([rows.double().norm(dim=1) for rows in (queries, *keys)]).clamp(min=1e-12)
-        sizes = {"cosine": 1 / norms, "dot": norms, "euclidean": torch.ones_like(norms)}[similarity]
+        sizes = {
+            "cosine": 1 / norms,
+            "dot": norms,
+            "euclidean": torch.ones_like(norms),
+            "hyperbolic": torch.full_like(norms, 2 / (1 - ball_norm**2)),
+        }[similarity]
         typical = weight * sizes.max().item() / queries.shape[1] ** 0.5 if len(norms) else 0.0
         return self.check_gradients(gradients, leaves, references, typical, 0.0, scale * steepest / 100)
 

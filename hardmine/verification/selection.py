@@ -330,7 +330,10 @@ class SelectionComparison(OpComparison):
             if not len(b):
                 return value.detach().double()
             partner = b[index.clamp(min=0)]
-            s = -(a - partner).norm(dim=1) if similarity == "euclidean" else (a * partner).sum(1)
+            s = (a * partner).sum(1) if similarity in ("cosine", "dot") else -(a - partner).norm(dim=1)
+            if similarity == "hyperbolic":
+                gaps = [1 - rows.square().sum(1) for rows in (a, partner)]
+                s = -2 * torch.asinh(-s / (gaps[0] * gaps[1]).sqrt())
             return AtValue.apply(s, value.detach().double())
 
         positive, negative = selection.positive_index, selection.negative_index

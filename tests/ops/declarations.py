@@ -64,7 +64,9 @@ CALLS: dict[str, dict[str, Any]] = {
 # The arguments of every op
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
-SIMILARITY = Choice(names=SIMILARITIES)
+FLAT_SIMILARITY = Choice(names=SIMILARITIES)
+# test_hyperbolic.py tests "hyperbolic", which takes rows in the unit ball.
+SIMILARITY = Choice(names=SIMILARITIES, listed=(*SIMILARITIES, "hyperbolic"))
 REDUCTION = Choice(names=("mean", "sum", "none"))
 THRESHOLD = Number(optional=True, finite=False, values=(0.5, 1, math.inf, -math.inf, numpy.float32(0.5)))
 TEMPERATURE = Temperature()
@@ -252,7 +254,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         ),
         "logit_scale": FiniteOrTensor(like="query"),
         "logit_bias": FiniteOrTensor(like="query"),
-        "similarity": SIMILARITY,
+        "similarity": FLAT_SIMILARITY,
         "reduction": REDUCTION,
         "weights": _PAIR_WEIGHTS,
         **_OVER_RANKS,

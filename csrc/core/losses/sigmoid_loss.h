@@ -18,7 +18,7 @@ struct SigmoidRule {
 };
 
 inline SigmoidRule sigmoid_rule(int64_t similarity, bool allow_tf32) {
-  return {.similarity = similarity_from_code(similarity), .allow_tf32 = allow_tf32};
+  return {.similarity = flat_similarity_from_code(similarity), .allow_tf32 = allow_tf32};
 }
 
 // [queries] each.

@@ -1,7 +1,8 @@
 // With w the gradient of the measure of a pair (x, y), the pair adds to the gradient of row x
 //   inner product:              w y
 //   negative distance:          (w / d) (y - x), d = |y - x|; 0 at d = 0, the subgradient of PyTorch's norm
-//   negative squared distance:  2 w (y - x).
+//   negative squared distance:  2 w (y - x)
+//   negative hyperbolic:        w slope (y - x), of core/hyperbolic.h, which leaves the rest to the caller.
 // All are symmetric in x and y, so both endpoints of a pair are handled alike. If rows are normalized, x and y stand
 // for x / |x| and y / |y|, and the sum is projected through x / |x|.
 
@@ -95,6 +96,12 @@ void add_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const Nor
     case PairQuantity::kNegativeDistance: {
       const T d = kernel.distance(x, y, depth);
       if (d != T(0)) kernel.add_scaled_difference(acc, weight / d, y, x, depth);
+      return;
+    }
+    case PairQuantity::kNegativeHyperbolicDistance: {
+      const T gap_x = x[depth - 1], gap_y = y[depth - 1];
+      const T score = hyperbolic_score(kernel.squared_distance(x, y, depth - 1), gap_x, gap_y);
+      kernel.add_scaled_difference(acc, weight * hyperbolic_slope(score, gap_x, gap_y), y, x, depth);
       return;
     }
     case PairQuantity::kNegativeSquaredDistance:

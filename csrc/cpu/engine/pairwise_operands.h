@@ -29,6 +29,7 @@ class PairwiseOperands {
     params_.depth = depth;
     params_.symmetric = symmetric_;
     params_.euclidean = is_distance(measure);
+    params_.hyperbolic = is_hyperbolic(measure);
     exclusions_ = std::make_unique<PairExclusions>(anchors.id, rows(), refs_.id, columns());
     params_.excluded = exclusions_->view();
   }

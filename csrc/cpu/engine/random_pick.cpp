@@ -69,7 +69,7 @@ class Picker {
     const int64_t other = candidate(drawn_rank(pick_.uniform[anchor], count));
     const T score = kernels<TileKernels<T>>().pair_score(
         rows_.x + anchor * pick_.depth, columns_.x + other * pick_.depth, rows_.norm ? rows_.norm + anchor : nullptr,
-        columns_.norm ? columns_.norm + other : nullptr, pick_.depth, pick_.euclidean);
+        columns_.norm ? columns_.norm + other : nullptr, pick_.depth, pick_.euclidean, pick_.hyperbolic);
     out_.index[row] = static_cast<Index>(other);
     out_.key[row] = key_from_score(pick_.euclidean, score);
   }
@@ -192,6 +192,7 @@ SelectionResult<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& 
   params.columns = columns.sorted.view();
   params.depth = pick.depth;
   params.euclidean = pick.euclidean;
+  params.hyperbolic = pick.hyperbolic;
   params.excluded = pick.excluded;
   const double same = same_class_pairs(rows.sorted, columns.sorted);
   const double pairs =

@@ -18,7 +18,7 @@ struct RandomPick {
   const double* uniform;  // [anchors], by row of the input
   PairKind kind;          // kSameClass or kOtherClass
   bool symmetric;         // columns are the rows, and a row is not its own candidate
-  bool euclidean;
+  bool euclidean, hyperbolic;
   // Candidates depend on more than labels and `excluded`: keys above `upper` and NaN keys are none. Both operands are
   // packed.
   bool by_similarity;
@@ -28,7 +28,7 @@ struct RandomPick {
 };
 
 // Picks a candidate for each sorted row. Returns its index, or kBelowRange without a candidate, and its key: the
-// similarity, or the negative squared distance for the Euclidean similarity.
+// similarity, or the negative score of a distance.
 //
 // If labels and ids determine the candidates, a pick costs some bisections and the similarity of one pair, equal to the
 // bit to that of a tile. Otherwise the tiles that may hold candidates are computed.

@@ -61,6 +61,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   params.depth = depth;
   params.symmetric = symmetric;
   params.euclidean = is_distance(measure);
+  params.hyperbolic = is_hyperbolic(measure);
   params.excluded = exclusions.view();
   const auto write = [&](Index anchor, bool least_similar, T key, Index index, int64_t* indices, T* similarities,
                          T* keys) {
@@ -79,6 +80,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
                            .kind = kind,
                            .symmetric = symmetric,
                            .euclidean = params.euclidean,
+                           .hyperbolic = params.hyperbolic,
                            .by_similarity = by_similarity || !finite,
                            .upper = upper,
                            .excluded = params.excluded,

@@ -9,7 +9,8 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce_loss_cpu(Tensor query, Tensor key, Tensor temperature,
                                                              int64_t similarity, bool symmetric, bool is_mean,
                                                              bool need_query, bool need_key, bool need_temperature) {
-  const InfoNceRule rule{.similarity = similarity_from_code(similarity), .symmetric = symmetric, .is_mean = is_mean};
+  const InfoNceRule rule{
+      .similarity = flat_similarity_from_code(similarity), .symmetric = symmetric, .is_mean = is_mean};
   check_matrix("query", query, -1);
   check_refs("key", key, "query", query);
   const int64_t count = query.size(0), depth = query.size(1);

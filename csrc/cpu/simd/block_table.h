@@ -20,7 +20,8 @@ struct TileKernels {
   void (*fill_block)(const PairwiseParams<T>& params, PairKind kind, const Block& block, T* scores);
 
   // The score of rows a and b, equal to the bit to that of a tile. The norms are null if rows are not normalized.
-  T (*pair_score)(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean);
+  T (*pair_score)(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean,
+                  bool hyperbolic);
 };
 
 }  // namespace hardmine::cpu

@@ -96,8 +96,17 @@ inline void logits_of_row(const VecLogit<T>& logit, const T* bound, int64_t widt
 }
 
 template <class T>
-inline void similarities_of_block(const Block& block, T* scores) {
+__attribute__((noinline)) void hyperbolic_similarities(int64_t count, T* scores) {
+  for (int64_t c = 0; c < count; ++c) scores[c] = -hyperbolic_distance(scores[c]);
+}
+
+template <class T>
+inline void similarities_of_block(const PairwiseParams<T>& params, const Block& block, T* scores) {
   using V = Vec<T>;
+  if (params.hyperbolic) {
+    for (int64_t i = 0; i < block.rows(); ++i) hyperbolic_similarities(block.columns(), scores + i * kMaxBlockColumns);
+    return;
+  }
   for (int64_t i = 0; i < block.rows(); ++i)
     for (int64_t c = 0; c < buffer_width(block); c += V::kLanes) {
       T* at = scores + i * kMaxBlockColumns + c;
@@ -264,7 +273,7 @@ void logsumexp_update_of(const Block& block, const LogSumExpUpdate<T>& update, c
 template <class T>
 void logsumexp_update(const PairwiseParams<T>& params, const Block& block, const LogSumExpUpdate<T>& update,
                       T* scores) {
-  if (params.euclidean) similarities_of_block(block, scores);
+  if (params.euclidean) similarities_of_block(params, block, scores);
   if (!update.logit.is_similarity || update.bound) {
     const VecLogit<T> logit(update.logit);
     for (int64_t i = 0; i < block.rows(); ++i)
@@ -288,6 +297,20 @@ inline void scale_weights(const LogSumExpAnchors<T>& anchors, int64_t first, int
   for (int64_t i = 0; i < count; i += V::kLanes)
     (V::load(anchors.weight + first + i) * exp2((from - V::load(anchors.shift + first + i)) * factor))
         .store(scaled + i);
+}
+
+// Multiplies the weights of a row with the slopes of its hyperbolic distances. Pairs that are no candidates have NaN as
+// score and 0 as weight.
+template <class T>
+__attribute__((noinline)) void multiply_slopes(const PairwiseParams<T>& params, const Block& block, int64_t row,
+                                               const T* scores, T* weights) {
+  const int64_t gap = params.depth - 1, in_group = row % kMicroTileRows;
+  const T row_gap = params.rows.groups[(row - in_group) * params.depth + gap * kMicroTileRows + in_group];
+  for (int64_t c = 0; c < block.columns(); ++c) {
+    const int64_t column = block.column_begin + c, in_panel = column % kPanel<T>;
+    const T column_gap = params.columns.panels[(column - in_panel) * params.depth + gap * kPanel<T> + in_panel];
+    weights[c] = weights[c] == T(0) ? T(0) : weights[c] * hyperbolic_slope(scores[c], row_gap, column_gap);
+  }
 }
 
 template <bool kColumns, class T>
@@ -322,8 +345,11 @@ void logsumexp_weights_of(const PairwiseParams<T>& params, const Block& block, c
     alignas(64) T original[kMaxBlockColumns];
     if (params.euclidean || has_logits || run.begin < run.end)
       for (int64_t k = 0; k < width; ++k) original[k] = row_scores[k];
-    if (params.euclidean)
+    if (params.hyperbolic) {
+      hyperbolic_similarities(block.columns(), row_scores);
+    } else if (params.euclidean) {
       for (int64_t k = 0; k < width; k += V::kLanes) similarity_of<true>(V::load(row_scores + k)).store(row_scores + k);
+    }
     if (has_logits) logits_of_row(logit, w.bound ? w.bound + row : nullptr, width, row_scores);
     if (kColumns && shared) {
       const V shift = V::broadcast(&shared_shift), of_row = V::broadcast(scaled.row + i);
@@ -352,7 +378,9 @@ void logsumexp_weights_of(const PairwiseParams<T>& params, const Block& block, c
       row_scores[k] += w.rows.positive_weight[row];
       if (params.symmetric) row_scores[k] += w.columns.positive_weight[block.column_begin + k];
     }
-    if (params.euclidean) {
+    if (params.hyperbolic) {
+      multiply_slopes(params, block, row, original, row_scores);
+    } else if (params.euclidean) {
       // s = -d, so ds / dx = (y - x) / d. At d = 0 the subgradient is 0, as for PyTorch's norm.
       const V min_square = constant<T>(std::numeric_limits<T>::min());
       for (int64_t k = 0; k < width; k += V::kLanes) {

@@ -37,6 +37,8 @@ struct PairwiseParams {
   int64_t depth;
   bool symmetric;  // columns are the rows: each unordered pair is visited once, for both its endpoints
   bool euclidean;  // tiles hold squared distances instead of inner products
+  // Distances are those of core/hyperbolic.h, and tiles hold their scores. The last element of each row is its gap.
+  bool hyperbolic;
   const ExcludedPairs* excluded = nullptr;  // null: none
 };
 

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/hyperbolic.h"
 #include "cpu/simd/operands.h"
 
 namespace hardmine::cpu::HARDMINE_TARGET {
@@ -95,7 +96,9 @@ inline T score_of_pair(const T* a, const T* b, const T* a_norm, const T* b_norm,
 }
 
 template <class T>
-T pair_score(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean) {
+T pair_score(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean, bool hyperbolic) {
+  if (hyperbolic)
+    return hyperbolic_score(score_of_pair<true>(a, b, a_norm, b_norm, depth - 1), a[depth - 1], b[depth - 1]);
   return euclidean ? score_of_pair<true>(a, b, a_norm, b_norm, depth)
                    : score_of_pair<false>(a, b, a_norm, b_norm, depth);
 }
@@ -173,6 +176,14 @@ __attribute__((noinline)) void overwrite_excluded(const ExcludedPairs& excluded,
       tile[(i - row) * kPanel<T> + excluded.column[e] - column] = std::numeric_limits<T>::quiet_NaN();
 }
 
+// Makes the hyperbolic scores of a tile from its squared distances, and the gaps of its rows and columns.
+template <class T>
+__attribute__((noinline)) void scale_tile(const T* row_gaps, const T* column_gaps, T* tile) {
+  for (int64_t r = 0; r < kMicroTileRows; ++r)
+    for (int64_t c = 0; c < kPanel<T>; ++c)
+      tile[r * kPanel<T> + c] = hyperbolic_score(tile[r * kPanel<T> + c], row_gaps[r], column_gaps[c]);
+}
+
 // A visitor of tiles: the pairs that it wants, and a function that consumes a tile. The call through a pointer costs
 // little beside a tile's arithmetic, and saves compiling the engine once per combination of visitors.
 template <class T>
@@ -204,8 +215,9 @@ inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* v
       excludes[g] = needed[g] && params.excluded && holds_excluded<T>(*params.excluded, row, group_end(row), column);
     }
     const T* panel = params.columns.panels + column * params.depth;
-    for (int64_t k = 0; k < params.depth; k += kDepthChunk) {
-      const int64_t chunk = params.depth - k < kDepthChunk ? params.depth - k : kDepthChunk;
+    const int64_t depth = params.hyperbolic ? params.depth - 1 : params.depth;
+    for (int64_t k = 0; k < depth; k += kDepthChunk) {
+      const int64_t chunk = depth - k < kDepthChunk ? depth - k : kDepthChunk;
       for (int64_t row = row_begin, g = 0; row < row_end; row += kMicroTileRows, ++g) {
         if (!needed[g]) continue;
         micro_kernel<kEuclidean>(params.rows.groups + row * params.depth + k * kMicroTileRows, panel + k * kPanel<T>,
@@ -213,6 +225,9 @@ inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* v
       }
     }
     for (int64_t row = row_begin, g = 0; row < row_end; row += kMicroTileRows, ++g) {
+      if (kEuclidean && params.hyperbolic && needed[g])
+        scale_tile(params.rows.groups + row * params.depth + depth * kMicroTileRows, panel + depth * kPanel<T>,
+                   strip + g * kTile);
       for (int64_t v = 0; v < visitor_count; ++v) {
         const TileVisitor<T>& visitor = visitors[v];
         const T* tile = strip + g * kTile;

@@ -21,7 +21,9 @@ inline std::string name_of(Values values) { return name_in({"integers", "exact n
 inline std::string name_of(Labels labels) {
   return name_in({"random", "sorted pairs", "descending", "one class", "all distinct", "extreme"}, labels);
 }
-inline std::string name_of(Similarity similarity) { return name_in({"cosine", "dot", "euclidean"}, similarity); }
+inline std::string name_of(Similarity similarity) {
+  return name_in({"cosine", "dot", "euclidean", "hyperbolic"}, similarity);
+}
 inline std::string name_of(Positive positive) { return name_in({"easiest", "hardest", "random"}, positive); }
 inline std::string name_of(Negative negative) {
   return name_in({"hardest", "easiest", "semihard", "random"}, negative);
