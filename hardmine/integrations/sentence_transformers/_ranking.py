@@ -17,6 +17,7 @@ from hardmine.distributed.all_gather_rows import all_gather_rows
 from hardmine.integrations._fallback import NotFused, check_rows, fused_or_theirs
 from hardmine.ops._soft import SoftSums, soft_sums
 from hardmine.ops._sums import ordered_sum
+from hardmine.ops.info_nce_loss import info_nce_loss
 from hardmine.types import LogSumExpPairs, Similarity
 
 LIBRARY = "sentence-transformers"
@@ -42,7 +43,7 @@ class MultipleNegativesRankingLoss(losses.MultipleNegativesRankingLoss):
         >>> positives = torch.tensor([[0.8, 0.6], [0.6, 0.8]])
         >>> loss = MultipleNegativesRankingLoss(model=None, scale=2.0)  # a training needs a SentenceTransformer
         >>> loss.compute_loss_from_embeddings([anchors, positives], labels=None)
-        tensor(0.5130, grad_fn=<DivBackward0>)
+        tensor(0.5130, grad_fn=<...>)
     """
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
@@ -181,12 +182,29 @@ def _ranking_loss(loss: Any, embeddings: list[Tensor]) -> Tensor:
     if similarity is None:
         raise NotFused(f"its similarity_fct is {util.similarity_fct_name(loss.similarity_fct)}")
     batch = _gathered(loss, queries, docs)
+    symmetric = _symmetric_pairs(loss, batch)
+    if symmetric is not None:
+        return info_nce_loss(queries, docs[0], temperature=1 / loss.scale, symmetric=symmetric, similarity=similarity)
     terms = _log_sums(loss, batch, similarity)
     if loss.partition_mode == "joint":
         value = torch.stack(terms, 1).logsumexp(1) if len(terms) > 1 else terms[0]
     else:
         value = torch.stack(terms).mean(0)
     return ordered_sum(value) / len(value)
+
+
+def _symmetric_pairs(loss: Any, batch: _Batch) -> bool | None:
+    """Whether pairs of this process alone are classified both ways, or None for a loss that InfoNCE is not."""
+    if batch.is_gathered or len(batch.docs) > 1 or _has_hardness(loss):
+        return None
+    if set(loss.directions) == {"query_to_doc"}:
+        return False
+    both_apart = set(loss.directions) == {"query_to_doc", "doc_to_query"} and loss.partition_mode == "per_direction"
+    return True if both_apart else None
+
+
+def _has_hardness(loss: Any) -> bool:
+    return loss.hardness_mode is not None and loss.hardness_strength > 0
 
 
 def _log_sums(loss: Any, batch: _Batch, similarity: Similarity) -> list[Tensor]:
@@ -200,7 +218,7 @@ def _log_sums(loss: Any, batch: _Batch, similarity: Similarity) -> list[Tensor]:
     queries, positives, count = batch.queries, batch.docs[0], len(batch.queries)
     query_number = batch.number[: len(batch.all_queries)]
     of_keys: SoftSums | None = None
-    if loss.hardness_mode is not None and loss.hardness_strength > 0:
+    if _has_hardness(loss):
         value, positive = _with_hardness(loss, batch, similarity)
         terms = [value]
     else:
