@@ -19,7 +19,7 @@ TORCH = $(abspath $(shell $(PY) -c 'import torch; print(torch.__path__[0])'))
 # collection time.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-EXAMPLES := digits training_loop memory_bank smart_mining hierarchical ddp from_pml
+EXAMPLES := digits training_loop memory_bank smart_mining hierarchical ddp from_pml from_sentence_transformers lightning_training accelerate_training
 TORCHRUN = $(PY) -m torch.distributed.run --standalone --nproc-per-node 2
 
 .PHONY: demo examples test test-slow test-all lint typecheck docs format bench bench-graph test-cpp build-cuda test-emulated wheel test-wheel build clean
@@ -28,7 +28,7 @@ demo: build
 	$(PY) examples/digits.py
 
 examples: build
-	set -e; for example in $(filter-out ddp,$(EXAMPLES)); do echo "== $$example"; $(PY) examples/$$example.py; done
+	set -e; for example in $(filter-out ddp,$(EXAMPLES)); do echo "== $$example"; $(PY) -m papers._torchvision examples/$$example.py; done
 	echo "== ddp"; $(TORCHRUN) examples/ddp.py
 
 test: build

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,17 +46,17 @@ class Ratio:
     rounds: int
 
 
-def time_step(rival: Rival, repeats: int) -> tuple[float, float]:
+def time_step(rival: Rival, repeats: int, clock: Callable[[], float] = time.perf_counter) -> tuple[float, float]:
     """Mean seconds of (forward, backward) over `repeats` consecutive steps."""
     forward_s = backward_s = 0.0
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         output = rival.forward()
-        middle = time.perf_counter()
+        middle = clock()
         if rival.backward is not None:
             rival.backward(output)
             output = None  # inside the timed part: a training step also releases its graph
-            backward_s += time.perf_counter() - middle
+            backward_s += clock() - middle
         output = None  # outside the timed part: the bare matmul is not charged for freeing its matrix
         forward_s += middle - start
     return forward_s / repeats, backward_s / repeats
@@ -68,18 +68,19 @@ def measure(
     min_rounds: int = 5,
     max_rounds: int = 100,
     description: str = "",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Hashable, Samples]:
     """Times all rivals, interleaved.
 
     Each rival takes part in as many rounds as `seconds_per_rival` allows, but in at least `min_rounds`. A slow rival
     skips rounds evenly, so that it sees the same drift as the fast ones. The first rival takes part in all rounds,
-    because the others are compared with it.
+    because the others are compared with it. `clock` may be `time.process_time`, the CPU time of all threads.
     """
     rounds, repeats = {}, {}
     for name, rival in rivals.items():
-        step_s = sum(time_step(rival, 1))  # the first call may allocate memory, start threads or tune itself
+        step_s = sum(time_step(rival, 1, clock))  # the first call may allocate memory, start threads or tune itself
         if step_s < LONG_STEP_S:
-            step_s = sum(time_step(rival, 1))
+            step_s = sum(time_step(rival, 1, clock))
         repeats[name] = max(1, min(200, round(SHORTEST_SAMPLE_S / step_s)))
         rounds[name] = int(np.clip(seconds_per_rival / (step_s * repeats[name]), min_rounds, max_rounds))
     total = max(rounds.values())
@@ -94,7 +95,7 @@ def measure(
             shuffler.shuffle(order)
             for name in order:
                 if (turn + 1) * rounds[name] // total > turn * rounds[name] // total:
-                    step_seconds = time_step(rivals[name], repeats[name])
+                    step_seconds = time_step(rivals[name], repeats[name], clock)
                     samples[name].forward[turn], samples[name].backward[turn] = step_seconds
             gc.collect(0)
     finally:

@@ -1,8 +1,13 @@
-"""The only importer of torchvision, which works even if torchvision's compiled library does not fit the torch."""
+"""The only importer of torchvision, which works even if torchvision's compiled library does not fit the torch.
+
+``python -m papers._torchvision SCRIPT [ARGUMENTS]`` runs a script whose libraries import torchvision.
+"""
 
 from __future__ import annotations
 
+import runpy
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -48,3 +53,10 @@ def _define_schemas() -> None:
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):
             torch.library.define(f"torchvision::{operator}", _NMS_SCHEMA)
+
+
+if __name__ == "__main__":
+    torchvision_module("transforms")
+    del sys.argv[0]
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,5 +1,7 @@
 """Every example runs from start to end and shows what it promises."""
 
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -17,10 +19,12 @@ UNTRAINED = 0.315  # Recall@1 of the untrained network on rotated digits
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
 
-def run(name, folder, *arguments):
+def run(name, folder, *arguments, imports_torchvision=False, warnings="error"):
     """The output of an example, run in a separate process from another folder."""
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)]
-    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    runner = ["-m", "papers._torchvision"] if imports_torchvision else []
+    command = [sys.executable, "-W", warnings, *runner, str(EXAMPLES / name), *map(str, arguments)]
+    variables = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)} if imports_torchvision else None
+    ran = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
@@ -106,6 +110,37 @@ def test_from_pml_prints_the_losses_of_pml(tmp_path):
     assert own == pml
     accuracy = [float(line.rpartition(" ")[2]) for line in own]
     assert accuracy[-1] > accuracy[0] > UNTRAINED
+
+
+def test_from_sentence_transformers_prints_the_losses_of_sentence_transformers(tmp_path):
+    pytest.importorskip("datasets")
+    own, theirs = (
+        [line for line in output.splitlines() if "Recall@1" in line]
+        for flags in ((), ("--theirs",))
+        for output in [run("from_sentence_transformers.py", tmp_path, *flags, imports_torchvision=True)]
+    )
+    assert len(own) == 3
+    assert own == theirs
+    before, trained, mined = recalls("\n".join(own))
+    assert before < 0.05
+    assert trained > 0.8
+    assert mined > 0.9
+
+
+def test_lightning_training_improves_recall_of_unseen_classes(tmp_path):
+    if importlib.util.find_spec("lightning") is None:
+        pytest.skip("lightning is not installed")
+    before, *after = recalls(run("lightning_training.py", tmp_path, imports_torchvision=True, warnings="default"))
+    assert before == pytest.approx(UNTRAINED, abs=0.01)
+    assert len(after) == 5
+    assert after[-1] > 0.45
+
+
+def test_accelerate_training_improves_recall_of_unseen_classes(tmp_path):
+    pytest.importorskip("accelerate")
+    after = recalls(run("accelerate_training.py", tmp_path))
+    assert len(after) == 5
+    assert after[-1] > 0.45
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
