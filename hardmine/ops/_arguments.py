@@ -182,10 +182,33 @@ def check_label_pair(name: str, labels: Any, rows: Tensor, ref_labels: Any, refs
     return as_int64
 
 
+def _is_plain_batch(embeddings: Any, labels: Any) -> bool:
+    """Whether the tensors pass all checks, for those of most calls. The checks take twice the time of this."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(embeddings) in (Tensor, torch.nn.Parameter)
+        and type(labels) is Tensor
+        and embeddings.is_cpu
+        and labels.is_cpu
+        and embeddings.layout == labels.layout == torch.strided
+        and embeddings.dtype in FLOAT_DTYPES
+        and labels.dtype == torch.int64
+        and not embeddings.is_nested
+        and not labels.is_nested
+        and embeddings.dim() == 2
+        and embeddings.shape[1] > 0
+        and labels.shape == embeddings.shape[:1]
+        and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
 def check_labeled_rows(
     embeddings: Any, labels: Any, ref_embeddings: Any, ref_labels: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Checks the four tensors that every op takes; returns ``labels`` and ``ref_labels`` as int64."""
+    if ref_embeddings is None and ref_labels is None and _is_plain_batch(embeddings, labels):
+        return labels, None
     check_rows("embeddings", embeddings, None)
     if (ref_embeddings is None) != (ref_labels is None):
         missing, given = ("ref_labels", "ref_embeddings") if ref_labels is None else ("ref_embeddings", "ref_labels")

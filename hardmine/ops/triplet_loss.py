@@ -27,6 +27,7 @@ from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
+from hardmine.ops._known_options import KNOWN_OPTIONS, KnownOptions, key_of
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranked_negatives import has_ranks, of_negatives, of_positives, with_ranked_negatives, without_ranks
 from hardmine.ops._ranks import (
@@ -294,9 +295,13 @@ def loss_of_selected(
     call = group_loss(op, group, gradient_reduction, options["reduction"])
     count: Tensor | None
     if call is None:
-        resolved = resolve(options)
-        if not _is_composed(resolved, weights):
-            loss, selection, counted = _compute(inputs, resolved, flags)
+        key = None if weights is not None else key_of(op, inputs[0], (*options.values(), *flags))
+        known = KNOWN_OPTIONS.get(key)
+        resolved = resolve(options) if known is None else known.resolved
+        if known is not None or not _is_composed(resolved, weights):
+            loss, selection, counted = _compute(inputs, resolved, flags, known=known)
+            if known is None and key is not None:
+                KNOWN_OPTIONS[key] = KnownOptions(resolved, _check_options(inputs[0], resolved, flags))
         else:
             _check_options(inputs[0], resolved, flags)
             loss, selection, counted = _weighted(inputs, resolved, weights)
@@ -349,13 +354,17 @@ def _check_options(embeddings: Tensor, options: dict[str, Any], flags: tuple[Any
 
 
 def _compute(
-    inputs: tuple[Any, ...], options: dict[str, Any], flags: tuple[Any, Any], anchors: Anchors | None = None
+    inputs: tuple[Any, ...],
+    options: dict[str, Any],
+    flags: tuple[Any, Any],
+    anchors: Anchors | None = None,
+    known: KnownOptions | None = None,
 ) -> tuple[Tensor, Any, Any]:
     """The loss, the selection if a flag is set, and whether each anchor counts, [B], if the last is set."""
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
-    compiled_options = _check_options(embeddings, options, flags)
+    compiled_options = _check_options(embeddings, options, flags) if known is None else known.compiled
     rows = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
     named: Callable[..., AnySelection]
     if options["positive"] == "all":

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hardmine import ops
+from hardmine.ops._known_options import KNOWN_OPTIONS
 from hardmine.ops._triplet_loss_with_gradients import has_op_with_gradients
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
@@ -95,3 +96,21 @@ def test_triplet_loss_with_gradients_makes_everything_nan_for_a_nonfinite_row():
     loss = ops.sct_loss(x, y)
     assert loss.isnan()
     assert torch.autograd.grad(loss, x)[0].isnan().all()
+
+
+def test_options_of_an_earlier_call_are_checked_for_their_types_and_dtype():
+    """Equal values of other types, and other dtypes, need their own check."""
+    x, y = rows(20)
+    ops.triplet_loss(x, y, term="hinge", margin=1)
+    with pytest.raises(TypeError, match="margin must be a number, got bool"):
+        ops.triplet_loss(x, y, term="hinge", margin=True)
+    ops.triplet_loss(x.double(), y, term="hinge", margin=1e300)
+    with pytest.raises(ValueError, match="margin must be a"):
+        ops.triplet_loss(x, y, term="hinge", margin=1e300)
+
+
+def test_options_of_many_calls_do_not_pile_up():
+    x, y = rows(5)
+    for k in range(1100):
+        ops.triplet_loss(x, y, term="hinge", margin=k / 1000)
+    assert len(KNOWN_OPTIONS) <= 1000
