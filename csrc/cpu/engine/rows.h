@@ -17,9 +17,11 @@
 
 namespace hardmine::cpu {
 
-// The number of multiply-adds, or of elements of a memory-bound loop, that costs as much as starting a thread.
+// The number of multiply-adds, or of elements of a memory-bound loop, that is worth a thread. Starting one costs
+// microseconds on a quiet machine, and a scheduler slice where other processes run. So the passes over the rows of a
+// small batch, of 10 to 50 us each, run on one thread, and only the pass over its pairs is divided.
 inline constexpr double kMultiplyAddGrain = 1 << 20;
-inline constexpr double kElementGrain = 1 << 15;
+inline constexpr double kElementGrain = 1 << 18;
 
 // The norms |x_i| of all rows, clamped from below to kMinNorm.
 template <class T>
