@@ -11,6 +11,7 @@ from hardmine import losses, ops, reference
 from hardmine.reference.select_triplets import candidate_pairs
 from support.comparisons import assert_bitwise_equal
 from support.inputs import HAND_POINTS, Inputs, inputs_of_sizes, random_ids, random_inputs
+from support.processes import output_of, run_python, simd_levels
 
 pytestmark = pytest.mark.emulated
 
@@ -164,6 +165,36 @@ def test_circle_loss_any_thread_count_gives_same_bits(refs):
         torch.set_num_threads(threads)
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
+            assert_bitwise_equal(a, b)
+
+
+LEVELS_SCRIPT = """
+import sys, torch
+from hardmine import ops
+from ops.test_circle_loss import OPTIONS, evaluate
+from ops.test_multi_similarity_loss import evaluate as evaluate_multi_similarity
+from support.inputs import random_inputs
+results = []
+for dtype in (torch.float32, torch.float64):
+    for rows, refs in ((250, None), (130, 97)):
+        inputs = random_inputs(rows, 20, 4, refs, spread=1.5, dtype=dtype)
+        for options in OPTIONS:
+            results += evaluate(ops, inputs, **options)
+        results += evaluate_multi_similarity(ops, inputs, epsilon=0.1)
+torch.save(results, sys.argv[1])
+"""
+
+
+@pytest.mark.subprocess
+@pytest.mark.cpu
+def test_losses_of_logits_any_simd_level_gives_same_bits(tmp_path):
+    assert len(simd_levels()) > 1
+    found = []
+    for simd in simd_levels():
+        output_of(run_python("-c", LEVELS_SCRIPT, str(tmp_path / simd), HARDMINE_SIMD=simd))
+        found.append(torch.load(tmp_path / simd))
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
             assert_bitwise_equal(a, b)
 
 
