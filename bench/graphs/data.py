@@ -104,10 +104,10 @@ def load_cars() -> DataSet:
     return data_set_of("cars", title, "cosine", principal(features, CARS_DEPTH), source)
 
 
-def load_words() -> DataSet:
+def load_words(rows: int = 100_000) -> DataSet:
     title = "GloVe words, 50-d, cosine"
     try:
-        inputs = word_vectors(100_000)
+        inputs = word_vectors(rows)
     except SkippedRivalError as reason:
         return synthetic_data_set("words", title, "cosine", 20_000, 50, str(reason))
     return data_set_of("words", title, "cosine", inputs.embeddings.numpy(), inputs.source)
