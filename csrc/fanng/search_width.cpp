@@ -66,7 +66,7 @@ std::vector<float> exact_distances(const PointSet& points, const std::vector<Sam
                                    const cpu::ThreadPool& pool, BuildStats& stats) {
   const int64_t size = std::ssize(samples), stride = points.stride(), k = wanted + 1;  // with the vertex itself
   cpu::Buffer<float> queries(size * stride);
-  for (int64_t i = 0; i < size; ++i) std::copy_n(points.vector(samples[i].vertex), stride, queries.get() + i * stride);
+  for (int64_t i = 0; i < size; ++i) points.prepare_vertex(samples[i].vertex, queries.get() + i * stride);
   std::vector<float> similarity(size * k);
   std::vector<int64_t> index(size * k);
   const Matrix<float> all{points.data(), points.vertices()};
