@@ -73,7 +73,7 @@ void check_pass(PassCoverage& coverage, const Batch<T>& row_batch, const Batch<T
                          {"same class", same_class},
                          {"largest wins", largest_wins},
                          {"bounded", bounded}});
-      const cpu::PairwiseParams<T> pass{rows.view(), columns.view(), row_batch.depth, symmetric, euclidean};
+      const cpu::PairwiseParams<T> pass{rows.view(), columns.view(), row_batch.depth, symmetric, euclidean, false};
       const PassResult<T> got =
           run_pass(kernel, pass, same_class, largest_wins, range, bounded, c.row_block, c.column_panels);
       for (int64_t r = 0; r < rows.count; ++r) {
@@ -115,12 +115,12 @@ void check_pair_score(int64_t depth, bool euclidean, bool scaled) {
   for (int64_t j = 0; j < column_batch.count; j += 4) {
     for (int64_t c = 0; c < column_batch.count; ++c) column_batch.label[c] = row_batch.label[0] + c - j;
     const PackedBatch<T> columns(kernel, column_batch, scaled ? column_norm.data() : nullptr);
-    const cpu::PairwiseParams<T> pass{rows.view(), columns.view(), depth, false, euclidean};
+    const cpu::PairwiseParams<T> pass{rows.view(), columns.view(), depth, false, euclidean, false};
     const PassResult<T> tile = run_pass(kernel, pass, true, true, unlimited_range<T>(), false, 24, 1);
     for (int64_t i = 0; i < row_batch.count; ++i) {
       const T score = kernel.pair_score(row_batch.x.data() + i * depth, column_batch.x.data() + j * depth,
                                         scaled ? row_norm.data() + i : nullptr,
-                                        scaled ? column_norm.data() + j : nullptr, depth, euclidean);
+                                        scaled ? column_norm.data() + j : nullptr, depth, euclidean, false);
       CHECK_EQ(tile.index[i], j);
       CHECK_EQ(score, tile.key[i]);
     }

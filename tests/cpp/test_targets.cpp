@@ -117,7 +117,8 @@ TYPED_TEST(select_block_any_target_gives_same_bits, T) {
                              {"largest wins", largest_wins},
                              {"bounded", bounded}});
           const auto pass = [&](const PackedBatch<T>& r, const PackedBatch<T>& c) {
-            return cpu::PairwiseParams<T>{r.view(), symmetric ? r.view() : c.view(), depth, symmetric, euclidean};
+            return cpu::PairwiseParams<T>{r.view(), symmetric ? r.view() : c.view(), depth, symmetric, euclidean,
+                                          false};
           };
           const KeyRange<T> range{-inf, kBelowRange, bounded ? T(euclidean ? -0.5 : 0.5) : inf};
           const PassResult<T> got =

@@ -25,7 +25,7 @@ struct LevelPass {
       : rows(kernel, row_batch, euclidean ? nullptr : norms(kernel, row_batch).data()),
         columns(kernel, column_batch ? *column_batch : row_batch,
                 euclidean ? nullptr : norms(kernel, column_batch ? *column_batch : row_batch).data()) {
-    pass = {rows.view(), column_batch ? columns.view() : rows.view(), row_batch.depth, !column_batch, euclidean};
+    pass = {rows.view(), column_batch ? columns.view() : rows.view(), row_batch.depth, !column_batch, euclidean, false};
   }
   static std::vector<T> norms(const Kernels<T>& kernel, const Batch<T>& batch) {
     std::vector<T> norm(batch.count);
