@@ -166,7 +166,11 @@ Widths calibrated_widths(const Graph& graph, const PointSet& points, const std::
       widths[list] = least = std::max(least, reached(std::move(others)));
     }
     // All vertices are found by the widest search, since there is a path to each.
-    if (widths.back() != kNotFound || width >= count) return widths;
+    if (widths.back() != kNotFound) return widths;
+    if (width >= count) {
+      for (int64_t& one : widths) one = std::min(one, count);
+      return widths;
+    }
   }
 }
 

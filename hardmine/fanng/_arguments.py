@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hardmine._extras import require
-from hardmine.ops._arguments import check_rows, shape_of
+from hardmine.ops._arguments import check_int64, check_rows, shape_of
 from hardmine.ops._numbers import check_flag, check_integer
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def check_start(start: Any, queries: int, rows: int) -> Any:
             raise TypeError(f"start must have an integer dtype, got {start.dtype}")
         if start.shape != (queries,):
             raise ValueError(f"start must be [Q] = [{queries}], got {shape_of(start)}")
-        return start.to("cpu", torch.int64).numpy()
+        return check_int64("start", start).to("cpu", torch.int64).numpy()
     if not isinstance(start, Integral) or isinstance(start, bool):
         raise TypeError(f"start must be an integer, a tensor of integers or None, got {type(start).__name__}")
     if rows == 0:
@@ -88,7 +88,7 @@ def _as_ids(name: str, given: Any, size: str, count: int) -> Any:
     ids = _as_vector(name, given, size, count)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"{name} must have an integer dtype, got {ids.dtype}")
-    return ids.to(torch.int64).numpy()
+    return check_int64(name, ids).to(torch.int64).numpy()
 
 
 def _as_vector(name: str, given: Any, size: str, count: int) -> Tensor:

@@ -181,7 +181,8 @@ def triplet_loss(
             ``semihard_fallback``, ``tie``, ``semihard_margin`` and ``duplicate_threshold``. ``"all"``: the loss has a
             term per pair of an anchor and one of its positives, which counts like an anchor below.
         negative_ranks: As in :func:`hardmine.ops.select_triplets`. With ``negative="hardest"`` the loss has a term per
-            anchor and rank, [B R] for R ranks, which counts like an anchor below.
+            anchor and rank, [B R] for R ranks, which counts like an anchor below. Rows that ``ignore_index`` leaves out
+            have no terms; the selection's ``anchor_index`` names the anchor of each term.
         term: The loss f(s_ap, s_an) of one anchor:
             ``"nca"``: ``softplus((s_an - s_ap) / temperature)``;
             ``"hinge"``: ``max(0, s_an - s_ap + margin)``; with ``similarity="euclidean"``, the papers'

@@ -35,7 +35,7 @@ def saved(tmp_path) -> Path:
 # What was saved
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 @pytest.mark.parametrize("rows", [0, 1, 2, 300])
 def test_load_saved_index_answers_bitwise_equal(metric, rows, tmp_path):
     index = Index.build(sample_rows(rows), metric=metric, seed=4)

@@ -165,6 +165,9 @@ def test_search_filtered_equals_for_any_threads_arrays_and_dtypes(built):
                 assert_bitwise_equal(a, b)
 
 
+LARGE = torch.full((1500,), 2**63 + 5, dtype=torch.uint64)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -177,6 +180,8 @@ def test_search_filtered_equals_for_any_threads_arrays_and_dtypes(built):
         ({"ids": IDS, "row_ids": ROW_IDS > 0}, TypeError, "row_ids must have an integer dtype, got torch.bool"),
         ({"ids": IDS.tolist(), "row_ids": ROW_IDS}, TypeError, "ids must be a torch.Tensor or a NumPy array, got list"),
         ({"ids": IDS, "row_ids": 3}, TypeError, "row_ids must be a torch.Tensor or a NumPy array, got int"),
+        ({"ids": LARGE[:60], "row_ids": LARGE}, ValueError, f"ids must be below 2^63, got {2**63 + 5}"),
+        ({"ids": IDS, "row_ids": LARGE}, ValueError, f"row_ids must be below 2^63, got {2**63 + 5}"),
         ({"allowed": ROW_IDS}, TypeError, "allowed must be bool, got torch.int64"),
         ({"allowed": np.ones(1500)}, TypeError, "allowed must be bool, got torch.float64"),
         ({"allowed": np.full(1500, "x")}, TypeError, "allowed must have an integer dtype or bool, got <U1"),

@@ -122,6 +122,16 @@ def test_sigmoid_loss_non_finite_row_makes_everything_nan(bad, side):
     assert all(part.isnan().all() for part in evaluate(ops, rows, 2.0, -1.0, reduction="none"))
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["logit_scale", "logit_bias"])
+def test_sigmoid_loss_unchecked_bad_number_makes_everything_nan(bad, name):
+    """Under vmap values cannot be checked, as in compiled graphs and on GPUs."""
+    rows, number = pairs(30), torch.full((1,), bad, dtype=torch.float64, requires_grad=True)
+    loss = torch.vmap(lambda number: ops.sigmoid_loss(*rows, **{name: number}))(number)
+    assert loss.isnan().all()
+    assert all(gradient.isnan().all() for gradient in torch.autograd.grad(loss.sum(), [*rows, number]))
+
+
 def test_sigmoid_loss_without_pairs_is_zero():
     loss, *gradients = evaluate(ops, pairs(0), 2.0, -1.0)
     assert loss == 0
