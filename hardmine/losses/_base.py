@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from hardmine.ops._arguments import is_without_values
 from hardmine.ops._ignored import check_ignore_index
 from hardmine.ops._ranks import group_loss
 from hardmine.types import AnySelection, LossResult
 
 _short = reprlib.Repr()
 _short.maxlist, _short.maxother = 8, 80
+
+
+def _shown(value: Any) -> str:
+    """An option in ``repr``: of a tensor its number, or else its shape, and whether it has gradients."""
+    if not isinstance(value, Tensor):
+        return _short.repr(value)
+    has_number = value.numel() == 1 and not is_without_values(value)
+    text = f"{value.item():.4g}" if has_number else str(list(value.shape))
+    return f"{text} (learned)" if value.requires_grad else text
 
 
 class Loss(nn.Module):
@@ -27,6 +37,8 @@ class Loss(nn.Module):
 
     A tensor among the options, such as a temperature, is a parameter of the module if it is an ``nn.Parameter``, else a
     buffer: it moves with ``.to()`` and is in the ``state_dict``.
+
+    What changes with every batch, such as ``ids`` and ``weights``, is an argument of the call, not of the constructor.
     """
 
     _op: ClassVar[Callable[..., Any]]
@@ -87,8 +99,13 @@ class Loss(nn.Module):
     def extra_repr(self) -> str:
         """The arguments of the constructor that differ from its defaults."""
         arguments, parameters = self._arguments(), inspect.signature(type(self)).parameters
-        given = [name for name in parameters if name in arguments and arguments[name] != parameters[name].default]
-        return ", ".join(f"{name}={_short.repr(arguments[name])}" for name in given)
+        given = [
+            name
+            for name in parameters  # a tensor is shown even if it equals the default
+            if name in arguments
+            and (isinstance(arguments[name], Tensor) or arguments[name] != parameters[name].default)
+        ]
+        return ", ".join(f"{name}={_shown(arguments[name])}" for name in given)
 
     def _arguments(self) -> dict[str, Any]:
         """The arguments that ``repr`` shows."""

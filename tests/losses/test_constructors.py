@@ -149,3 +149,13 @@ WRITTEN = [
 @pytest.mark.parametrize("text", WRITTEN)
 def test_repr_round_trips(text):
     assert repr(eval(text, vars(losses))) == text
+
+
+@pytest.mark.parametrize("name", ["TripletLoss", "SupConLoss", "InfoNCELoss", "SCTLoss", "TupletLoss"])
+def test_repr_of_tensor_option_shows_its_number_and_whether_it_is_learned(name):
+    module = getattr(losses, name)
+    default = inspect.signature(module).parameters["temperature"].default or 0.1  # shown, though it is the default
+    learned = torch.nn.Parameter(torch.tensor(default, dtype=torch.float64))
+    assert repr(module(temperature=learned)) == f"{name}(temperature={default:.4g} (learned))"
+    assert repr(module(temperature=learned.detach().float())) == f"{name}(temperature={default:.4g})"
+    assert repr(module(temperature=learned).to("meta")) == f"{name}(temperature=[] (learned))"
