@@ -89,5 +89,5 @@ def _does_nothing(dependence: Dependence, options: dict[str, Any]) -> str:
     *others, last = map(repr, dependence.values)
     users = f"{', '.join(others)} and {last} use" if others else f"{last} uses"
     given = options[dependence.option]
-    shown = repr(given) if isinstance(given, str | int | float) else type(given).__name__
+    shown = repr(given) if isinstance(given, str | int | float | tuple | list) else type(given).__name__
     return f"{dependence.option} must be None with {beside}: only {users} it, got {shown}"

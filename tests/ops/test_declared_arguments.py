@@ -62,7 +62,7 @@ def test_option_without_effect_raises_naming_its_owner(library, op, argument):
         beside = " and ".join(f"{decider}={name!r}" for decider, name in setting.items())
         call(op, argument, None, library, **setting)
         for value in kind.valid()[:-1]:
-            shown = repr(value) if isinstance(value, str | int | float) else type(value).__name__
+            shown = repr(value) if isinstance(value, str | int | float | tuple | list) else type(value).__name__
             message = f"{argument} must be None with {beside}: only {users} it, got {shown}"
             with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
                 call(op, argument, value, library, **setting)
