@@ -110,6 +110,23 @@ except ImportError as error:
 
 
 @pytest.mark.subprocess
+def test_fanng_without_nanobind_backend_names_package_and_no_build():
+    script = """
+import sys
+sys.modules["nanobind_backend"] = None  # as if it was not installed
+try:
+    import hardmine.fanng
+except ImportError as error:
+    print(error)
+"""
+    message = output_of(run_python("-c", script))
+    assert message.startswith("hardmine's compiled graph index cannot be imported: ")
+    assert "`pip install nanobind-backend`" in message
+    assert HOW_TO_BUILD not in message
+    assert ".." not in message
+
+
+@pytest.mark.subprocess
 def test_reference_without_library_works(package_copy):
     script = """
 import torch, hardmine, hardmine.reference
