@@ -73,8 +73,11 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
 
     Raises:
         OSError: The file cannot be written, or ``path`` exists and is not a file.
+        ValueError: The settings or statistics are not what :func:`read` takes.
         ModuleNotFoundError: safetensors is not installed.
     """
+    _check_build(contents.build)
+    _check_stats(contents.stats)
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fanng_cases import assert_unloadable, parts_of, sample_rows, write_parts
-from hardmine.fanng import Index
+from hardmine.fanng import Index, _file
 from support.inputs import seeded
 
 pytest.importorskip("safetensors")
@@ -269,3 +269,13 @@ def test_load_graph_without_edges_searches(tampered, metric):
     index = Index.load(path)
     assert index.search(index.vectors[:4], 2, start=torch.arange(4)).index[:3].tolist() == [[0, -1], [1, -1], [2, -1]]
     assert index.search(index.vectors[3:4], 5, start=3).index.tolist() == [[3, 7, 11, 12, 13]]
+
+
+def test_save_of_stats_that_load_refuses_raises_and_writes_nothing(tmp_path):
+    index = Index.build(sample_rows(20, 3))
+    contents = _file.disassemble(index._core, index._vectors, index._settings)
+    with pytest.raises(ValueError, match=r"stats must have widths from 1 .*, ascending, got \[2, 1, 3\]"):
+        _file.write(tmp_path / "index", contents._replace(stats={**contents.stats, "widths": [2, 1, 3]}))
+    with pytest.raises(ValueError, match="build must hold finite numbers, got nan for success_rate"):
+        _file.write(tmp_path / "index", contents._replace(build={"success_rate": float("nan")}))
+    assert not list(tmp_path.iterdir())
