@@ -80,8 +80,9 @@ class Searches:
             k: Neighbors per query, at least 1. If there are fewer rows, the remaining entries have index -1 and
                 distance NaN.
             width: A search ends when it has followed the edges of the `width` nearest rows that it has found. A larger
-                number finds more of the true neighbors; at least k. By default :meth:`search_width`, with which
-                searches find at least 0.95 of the true neighbors of queries like the rows.
+                number finds more of the true neighbors; a number below `k` is raised to `k`. By default
+                :meth:`search_width`, with which searches find at least 0.95 of the true neighbors of queries like the
+                rows.
             max_distance_computations: Instead of `width`: the search ends after so many distances, as in FANNG.
             start: The row where searches start: one for all queries, or an integer tensor [Q]. By default a search
                 measures about sqrt(N) rows that are spread over the graph, at most half of
