@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+
+import torch
 
 
 def check_version(
@@ -18,15 +21,33 @@ def check_version(
         hint: What its installation does, for the error.
 
     Raises:
-        ImportError: The library is absent, or has another major version.
+        ImportError: The library is absent, has another major version, or cannot be imported because of torchvision.
     """
     needs = f"hardmine.integrations.{package} needs {distribution} {major}"
     install = f'pip install "{distribution}=={tested}" ({hint})'
     try:
         version = importlib.import_module(package).__version__
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise  # it is installed but lacks a dependency: its own message says more
-        raise ImportError(f"{needs}: {install}", name=error.name) from error
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise ImportError(f"{needs}: {install}", name=package) from error
+        for cause in _causes(error):
+            if "torchvision" in str(cause) and not isinstance(cause, ModuleNotFoundError):
+                raise ImportError(_misfit(needs, package, cause), name=package) from error
+        raise  # such as a missing dependency of it: its own message says more
     if version.partition(".")[0] != str(major):
         raise ImportError(f"{needs}, got {version}: {install}", name=package)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _misfit(needs: str, package: str, cause: BaseException) -> str:
+    return (
+        f"{needs}, but {package} cannot be imported, because the installed torchvision does not fit torch "
+        f"{torch.__version__} ({type(cause).__name__}: {cause}). Beside a torch for the CPU: "
+        "`pip uninstall torchvision`, then `pip install torchvision --index-url https://download.pytorch.org/whl/cpu`"
+    )

@@ -44,3 +44,30 @@ def test_missing_dependency_of_the_library_is_its_own_error(monkeypatch, tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="No module named 'this_is_not_installed'"):
         check_version("needs_another", "needs-another", 1, "1.0")
+
+
+@pytest.mark.parametrize("wraps", [False, True], ids=["itself", "as transformers does"])
+def test_torchvision_that_does_not_fit_is_named_with_its_cause_and_remedy(wraps, monkeypatch, tmp_path):
+    cause = "RuntimeError('operator torchvision::nms does not exist')"
+    wrapped = (
+        f"try:\n    raise {cause}\nexcept RuntimeError as error:\n    raise ModuleNotFoundError('no class') from error"
+    )
+    (tmp_path / "needs_torchvision.py").write_text(wrapped if wraps else f"raise {cause}")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError) as raised:
+        check_version("needs_torchvision", "needs-torchvision", 1, "1.0")
+    assert type(raised.value.__cause__) is (ModuleNotFoundError if wraps else RuntimeError)
+    for part in (
+        "hardmine.integrations.needs_torchvision needs needs-torchvision 1, but needs_torchvision cannot be imported",
+        "torchvision does not fit torch",
+        "(RuntimeError: operator torchvision::nms does not exist)",
+        "`pip install torchvision --index-url https://download.pytorch.org/whl/cpu`",
+    ):
+        assert part in str(raised.value)
+
+
+def test_other_failure_to_import_the_library_is_its_own_error(monkeypatch, tmp_path):
+    (tmp_path / "fails.py").write_text("raise RuntimeError('for another reason')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="for another reason"):
+        check_version("fails", "fails", 1, "1.0")
