@@ -118,8 +118,12 @@ def _features(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(image.dtype, text.dtype)
         image, text = image.to(dtype), text.to(dtype)
     check_rows(image, text)
-    if image.shape != text.shape or not len(image):
-        raise NotFused(None)  # theirs raises, or has a mean of nothing
+    if len(image) != len(text):
+        raise ValueError(
+            f"text_features must be [B, D] = {list(image.shape)}, as image_features, got {list(text.shape)}"
+        )
+    if not len(image):
+        raise NotFused(None)  # theirs has a mean of nothing
     return image, text
 
 

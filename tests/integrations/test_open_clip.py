@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import warnings
 
 import open_clip
@@ -122,6 +123,14 @@ def test_losses_without_op_are_those_of_open_clip_with_one_warning(name, scale, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         own(image, text, scale, bias)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("images", "texts"), [(12, 5), (5, 12)])
+def test_unequal_numbers_of_images_and_texts_are_an_error_that_names_both_shapes(name, images, texts):
+    message = f"text_features must be [B, D] = [{images}, 4], as image_features, got [{texts}, 4]"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        getattr(integration, name)()(torch.randn(images, 4), torch.randn(texts, 4), torch.tensor(2.0), None)
 
 
 @pytest.mark.parametrize("name", NAMES)

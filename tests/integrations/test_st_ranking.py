@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import re
 import warnings
 
 import pytest
@@ -185,6 +186,24 @@ def test_subclasses_follow_their_own_rules():
 def test_single_column_is_the_error_of_sentence_transformers():
     with pytest.raises(ValueError, match="Expected at least 2 embeddings, got 1"):
         losses.MultipleNegativesRankingLoss(None).compute_loss_from_embeddings(columns_of(4, 0)[:1], None)
+
+
+@pytest.mark.parametrize("name", ["MultipleNegativesRankingLoss", "CachedMultipleNegativesRankingLoss"])
+def test_fewer_positives_than_queries_is_an_error_that_names_both_shapes(name):
+    loss = getattr(losses, name)(torch.nn.Sequential(torch.nn.Identity()))
+    queries, positives = torch.randn(12, 4), torch.randn(5, 4)
+    message = re.escape("embeddings[1] must have a row per row of embeddings[0], [B, D] = [12, 4], got [5, 4]")
+    cached = name.startswith("Cached")
+    call = loss.calculate_loss if cached else functools.partial(loss.compute_loss_from_embeddings, labels=None)
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        call([[queries], [positives]] if cached else [queries, positives])
+
+
+def test_more_positives_than_queries_are_negatives_of_all_as_theirs():
+    columns = [torch.randn(5, 4), torch.randn(12, 4)]
+    own, expected = (each.MultipleNegativesRankingLoss(None) for each in (losses, theirs))
+    found = own.compute_loss_from_embeddings(columns, None)
+    assert torch.equal(found, expected.compute_loss_from_embeddings(columns, None))
 
 
 def test_embeddings_that_are_not_finite_make_the_loss_nan():

@@ -174,6 +174,12 @@ def _ranking_loss(loss: Any, embeddings: list[Tensor]) -> Tensor:
         raise NotFused(None)  # theirs raises, or has a mean of nothing
     for column in docs:
         check_rows(queries, column)
+    if len(docs[0]) < len(queries):  # more are negatives of all queries
+        raise ValueError(
+            f"embeddings[1] must have a row per row of embeddings[0], [B, D] = {list(queries.shape)}, "
+            f"got {list(docs[0].shape)}"
+        )
+    for column in docs:
         if len(column) != len(queries):
             raise NotFused(None)
     if not isinstance(loss.scale, (int, float)) or not 1e-30 <= loss.scale <= 1e30:
