@@ -17,7 +17,7 @@ constexpr double kTemperatures[] = {1, 0.1, 0.01};
 constexpr double kLengths[] = {1, 300};
 
 constexpr Similarity kProducts[] = {Similarity::kCosine, Similarity::kDot};
-constexpr Logit kLogits[] = {Logit::kSimilarity, Logit::kDissimilarity, Logit::kCircle};
+constexpr LogitKind kLogits[] = {LogitKind::kSimilarity, LogitKind::kDissimilarity, LogitKind::kCircle};
 constexpr LogSumExpPairs kOnePairKind[] = {LogSumExpPairs::kPositive, LogSumExpPairs::kNegative};
 constexpr double kMargins[] = {0.4, -0.1};
 
@@ -112,7 +112,7 @@ TYPED_TEST(logsumexp_of_logits_matches_double_loop, T) {
   LogSumExpCoverage coverage;
   struct Case {
     Similarity similarity;
-    Logit logit;
+    LogitKind logit;
     LogSumExpPairs pairs;
     double temperature, margin;
     bool bounds;

@@ -181,7 +181,7 @@ TEST(logsumexp_of_logits_matches_double_loop) {
   int64_t n = 0;
   for_products([&](auto way) {
     using Way = decltype(way);
-    for (const Logit logit : {Logit::kSimilarity, Logit::kDissimilarity, Logit::kCircle}) {
+    for (const LogitKind logit : {LogitKind::kSimilarity, LogitKind::kDissimilarity, LogitKind::kCircle}) {
       for (const LogSumExpPairs pairs : {LogSumExpPairs::kPositive, LogSumExpPairs::kNegative}) {
         const int64_t refs = ++n % 2 ? -1 : Way::MmaPolicy::kTile + 3;
         const Choice choice{pairs, kTemperatures[n % 3], false, false, Labels::kRandom};

@@ -34,7 +34,7 @@ struct LogSumExpRule {
   bool of_columns = false;  // refs are anchors as well, with the batch as their candidates
   bool positives = false;   // also the mean similarity of each anchor's positives
   bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
-  Logit logit = Logit::kSimilarity;
+  LogitKind logit = LogitKind::kSimilarity;
   double margin = 0;  // of the circle loss
 };
 
@@ -45,12 +45,12 @@ inline LogSumExpRule logsumexp_rule(int64_t similarity, int64_t pairs, bool of_c
                            .of_columns = of_columns,
                            .positives = positives,
                            .allow_tf32 = allow_tf32,
-                           .logit = enum_from_code("logit", logit, Logit::kCircle),
+                           .logit = enum_from_code("logit", logit, LogitKind::kCircle),
                            .margin = margin};
-  if (rule.logit == Logit::kSimilarity) return rule;
+  if (rule.logit == LogitKind::kSimilarity) return rule;
   if (rule.positives || rule.similarity == Similarity::kEuclidean)
     throw std::invalid_argument("logit must be that of similarities with positives or Euclidean distances");
-  if (rule.logit == Logit::kCircle && rule.pairs == LogSumExpPairs::kAll)
+  if (rule.logit == LogitKind::kCircle && rule.pairs == LogSumExpPairs::kAll)
     throw std::invalid_argument("pairs must be positive or negative for the logit of the circle loss");
   return rule;
 }

@@ -6,7 +6,7 @@
 namespace hardmine {
 
 // In the order of LOGITS in hardmine/ops/_soft.py.
-enum class Logit { kSimilarity, kDissimilarity, kCircle };
+enum class LogitKind { kSimilarity, kDissimilarity, kCircle };
 
 // The logit x of a similarity s, with the signed similarity d = s, or d = -s for dissimilarities and for positives of
 // the circle loss:
@@ -20,12 +20,12 @@ struct PairLogit {
   bool is_similarity = true, is_circle = false;
   T sign = 1, center = 0, margin = 0;
 
-  static PairLogit of(Logit logit, bool positives, double margin) {
+  static PairLogit of(LogitKind logit, bool positives, double margin) {
     PairLogit out;
-    out.is_similarity = logit == Logit::kSimilarity;
-    out.is_circle = logit == Logit::kCircle;
+    out.is_similarity = logit == LogitKind::kSimilarity;
+    out.is_circle = logit == LogitKind::kCircle;
     const bool circle_positives = out.is_circle && positives;
-    if (circle_positives || logit == Logit::kDissimilarity) out.sign = T(-1);
+    if (circle_positives || logit == LogitKind::kDissimilarity) out.sign = T(-1);
     out.center = T(circle_positives);
     out.margin = static_cast<T>(margin);
     return out;

@@ -129,8 +129,8 @@ void check_logsumexps(const LogSumExpProblem<T>& p, const LogSumExpArrays<T>& ru
   // The logits and their derivatives by the similarities.
   std::vector<double> x = s, slope(s.size(), 1.0);
   const double m = p.rule.margin;
-  for (size_t k = 0; k < s.size() && p.rule.logit != Logit::kSimilarity; ++k) {
-    if (p.rule.logit == Logit::kDissimilarity) {
+  for (size_t k = 0; k < s.size() && p.rule.logit != LogitKind::kSimilarity; ++k) {
+    if (p.rule.logit == LogitKind::kDissimilarity) {
       x[k] = -s[k];
       slope[k] = -1;
     } else if (p.rule.pairs == LogSumExpPairs::kPositive) {
@@ -141,9 +141,9 @@ void check_logsumexps(const LogSumExpProblem<T>& p, const LogSumExpArrays<T>& ru
       slope[k] = std::fmax(0.0, s[k] + m);
     }
   }
-  const bool negated = p.rule.logit == Logit::kDissimilarity ||
-                       (p.rule.logit == Logit::kCircle && p.rule.pairs == LogSumExpPairs::kPositive);
-  const double steepest = p.rule.logit == Logit::kCircle ? 4 * (largest + 1) : 1;  // of x in s
+  const bool negated = p.rule.logit == LogitKind::kDissimilarity ||
+                       (p.rule.logit == LogitKind::kCircle && p.rule.pairs == LogSumExpPairs::kPositive);
+  const double steepest = p.rule.logit == LogitKind::kCircle ? 4 * (largest + 1) : 1;  // of x in s
   const double s_error = 4 * epsilon * largest * steepest, x_error = 4 * (s_error / t + 90 * epsilon);
   std::vector<double> weight(count * others, 0.0), error(count * others, 0.0);
   // One anchor, whose pair k is at place(k) of the matrix.
