@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from hardmine.ops._arguments import (
     allow_tf32,
     check_choice,
     check_rows,
+    has_values,
     scalar_tensor,
     shape_of,
 )
@@ -135,7 +137,8 @@ def _check(query: Tensor, key: Tensor, options: dict[str, Any]) -> Tensor:
     if key.shape[0] != query.shape[0]:
         raise ValueError(f"key must be [B, D] = {shape_of(query)}, got {shape_of(key)}")
     check_choice("similarity", options["similarity"], SIMILARITIES)
-    return torch.stack([_number(name, options[name], query) for name in ("logit_scale", "logit_bias")])
+    logit = torch.stack([_number(name, options[name], query) for name in ("logit_scale", "logit_bias")])
+    return logit if has_values(logit) else logit * torch.where(logit.isfinite().all(), 1.0, math.nan)
 
 
 def _losses(
