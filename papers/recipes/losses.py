@@ -91,10 +91,10 @@ def parse_loss(recipe: str, table: Any) -> Loss:
     loss = Loss(table["name"], options)
     check_keys(recipe, "loss", options, option_names(loss.name))
     try:
-        make_loss(loss, classes=1)
         for weight in _WEIGHTS:
             if weight in options:
                 check_finite(weight, options[weight], at_least=0.0)
+        make_loss(loss, classes=1)
     except (TypeError, ValueError) as error:
         key = str(error).partition(" ")[0]
         given = f" (loss.{key} = {options[key]!r})" if key in options else ""

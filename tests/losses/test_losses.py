@@ -118,7 +118,11 @@ def test_module_refs_by_keyword_are_equal(name):
     [
         ({"temperatur": 0.1}, TypeError, "temperatur"),
         ({"temperature": 0.0}, ValueError, "temperature must be a number from 1e-30 to 1e.30, got 0.0"),
-        ({"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
+        (
+            {"similarity": "cos"},
+            ValueError,
+            "similarity must be one of 'cosine', 'dot', 'euclidean', 'hyperbolic', got 'cos'",
+        ),
     ],
 )
 def test_init_invalid_option_raises(name, options, error, message):

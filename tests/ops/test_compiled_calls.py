@@ -84,8 +84,7 @@ WRONG = [
     ("knn", {4: -1}, "k must be from 1 to 1024, got -1"),
     ("knn", {4: 2**40}, "k must be from 1 to 1024, got"),
     ("knn", {5: True}, "exclude_self must be false with refs"),
-    ("knn", {6: 3}, f"{CODES} 3"),
-    ("knn", {6: -1}, f"{CODES} -1"),
+    *(("knn", {6: code}, f"must be a code from 0 to 3, got {code}") for code in (-1, 4)),
 ]
 
 

@@ -21,7 +21,7 @@ CORE = "".join(path.read_text() for path in sorted((ROOT / "csrc" / "core").rglo
 
 # The names in Python, and the enumeration in csrc/core that has the same order
 ENUMERATIONS = {
-    "Similarity": _arguments.SIMILARITIES,
+    "Similarity": get_args(types.AnySimilarity),
     "Positive": _arguments.POSITIVES,
     "Negative": _arguments.NEGATIVES,
     "Fallback": _arguments.FALLBACKS,
@@ -63,8 +63,8 @@ def test_schemas_name_every_option(name):
     python_only = {"preset", "generator", "return_selection", "return_count", "return_terms", "return_counts"}
     if name in SOFT_OPS:
         python_only |= {"reduction", "query", "positive_key", "negative_keys", "symmetric", "in_batch"}
-        python_only |= {"alpha", "beta", "base", "logit_scale", "logit_bias"}
-    python_only |= {"labels", "margin_labels", "random", "ignore_index", "weights", *OF_RANKS}
+        python_only |= {"alpha", "beta", "base", "epsilon", "m", "gamma", "logit_scale", "logit_bias"}
+    python_only |= {"labels", "margin_labels", "random", "negative_ranks", "ignore_index", "weights", *OF_RANKS}
     assert set(inspect.signature(getattr(ops, name)).parameters) - python_only <= options
 
 
