@@ -126,7 +126,7 @@ TEST(options_unknown_code_is_an_error_with_its_value) {
     const auto selection = [](int64_t similarity, int64_t positive, int64_t negative, int64_t fallback, int64_t tie) {
       return selection_rule(similarity, positive, negative, fallback, tie, 1, 1, false);
     };
-    CHECK_THROWS(selection(wrong(2), 0, 0, 0, 0), std::invalid_argument, is_no_code("similarity", 2, wrong(2)));
+    CHECK_THROWS(selection(wrong(3), 0, 0, 0, 0), std::invalid_argument, is_no_code("similarity", 3, wrong(3)));
     CHECK_THROWS(selection(0, wrong(2), 0, 0, 0), std::invalid_argument, is_no_code("positive", 2, wrong(2)));
     CHECK_THROWS(selection(0, 0, wrong(3), 0, 0), std::invalid_argument, is_no_code("negative", 3, wrong(3)));
     CHECK_THROWS(selection(0, 0, 0, wrong(2), 0), std::invalid_argument, is_no_code("semihard_fallback", 2, wrong(2)));
