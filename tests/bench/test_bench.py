@@ -6,10 +6,12 @@ from argparse import Namespace
 import pytest
 import torch
 
+import by_hand
 import memory
 import plans
 import report
 import rivals
+import small_steps
 import tables
 import verdicts
 from rivals import checks, neighbors
@@ -216,3 +218,15 @@ def test_render_missing_data_named(results):
     unmeasured = {"case": "knn_words", "n": 100_000, "d": 50, "ratios": {}, "median_ms": {}}
     results["speed"] = [{**unmeasured, "skipped": {"hardmine": "its data is not installed"}}]
     assert "- not measured: hardmine at N = 100000, D = 50: its data is not installed" in tables.render(results, [])
+
+
+@pytest.mark.parametrize("loss", by_hand.LOSSES)
+def test_small_steps_losses_equal_those_written_by_hand(loss):
+    assert set(small_steps.rivals_of(loss, N, D, with_compile=False)) == {"op", "by hand"}
+
+
+def test_small_steps_wrong_loss_raises(monkeypatch):
+    op, plain = by_hand.LOSSES["tuplet"]
+    monkeypatch.setitem(by_hand.LOSSES, "tuplet", (lambda *rows: 1.01 * op(*rows), plain))
+    with pytest.raises(AssertionError, match="not close"):
+        small_steps.rivals_of("tuplet", N, D, with_compile=False)
