@@ -99,6 +99,25 @@ void check_workers(Values values, Labels labels) {
 
 }  // namespace
 
+// Where other processes run, each parallel region waits for a scheduler slice.
+TEST(select_triplets_small_batch_has_no_parallel_region) {
+  struct Case {
+    int64_t count, depth, regions;
+  };
+  for (const Case& c : {Case{128, 128, 0}, Case{128, 512, 0}, Case{512, 128, 0}, Case{1024, 128, 1}}) {
+    context = std::to_string(c.count) + " x " + std::to_string(c.depth);
+    const std::vector<float> x(c.count * c.depth, 1.0F);
+    std::vector<int64_t> label(c.count), index(2 * c.count);
+    for (int64_t i = 0; i < c.count; ++i) label[i] = i / 2;
+    std::vector<float> similarity(2 * c.count);
+    const SelectionRule rule{};
+    const CountingPool pool;
+    cpu::select_triplets<float>(rule, {x.data(), label.data(), c.count}, nullptr, c.depth, {}, pool,
+                                {index.data(), index.data() + c.count, similarity.data(), similarity.data() + c.count});
+    CHECK_EQ(pool.regions(), c.regions);
+  }
+}
+
 TEST(select_triplets_with_forced_target_runs_on_it) { check_forced_target(); }
 
 TYPED_TEST(select_triplets_any_count_rule_and_labels_matches_double_loop, T) {

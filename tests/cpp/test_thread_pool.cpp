@@ -49,9 +49,12 @@ TEST(parallel_tasks_runs_every_task_once) {
 TEST(thread_count_follows_work_and_pool) {
   const ThreadedPool eight(8);
   CHECK_EQ(cpu::thread_count_for(eight, 0, 100), 1);
-  CHECK_EQ(cpu::thread_count_for(eight, 199, 100), 1);
-  CHECK_EQ(cpu::thread_count_for(eight, 300, 100), 3);
+  CHECK_EQ(cpu::thread_count_for(eight, 199 * kGrainFactor, 100), 1);
+  CHECK_EQ(cpu::thread_count_for(eight, 300 * kGrainFactor, 100), 3);
   CHECK_EQ(cpu::thread_count_for(eight, 1e15, 100), 8);
+  const CountingPool two;
+  CHECK_EQ(cpu::thread_count_for(two, 199, 100), 1);
+  CHECK_EQ(cpu::thread_count_for(two, 200, 100), 2);
 }
 
 TEST(parallel_work_cancelled_throws) {

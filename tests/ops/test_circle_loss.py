@@ -11,7 +11,7 @@ from hardmine import losses, ops, reference
 from hardmine.reference.select_triplets import candidate_pairs
 from support.comparisons import assert_bitwise_equal
 from support.inputs import HAND_POINTS, Inputs, inputs_of_sizes, random_ids, random_inputs
-from support.processes import output_of, run_python, simd_levels
+from support.processes import output_of, run_python, simd_levels, threads
 
 pytestmark = pytest.mark.emulated
 
@@ -155,14 +155,10 @@ def test_circle_loss_of_half_precision_is_that_of_its_rows_in_float32(dtype):
 @with_and_without_refs
 def test_circle_loss_any_thread_count_gives_same_bits(refs):
     inputs = random_inputs(700, 40, 90, refs)
-    threads = torch.get_num_threads()
-    try:
-        found = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
+    found = []
+    for count in (1, 2, 5):
+        with threads(count):
             found.append(evaluate(ops, inputs))
-    finally:
-        torch.set_num_threads(threads)
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             assert_bitwise_equal(a, b)

@@ -18,10 +18,10 @@
 namespace hardmine::cpu {
 
 // The number of multiply-adds, or of elements of a memory-bound loop, that is worth a thread. Starting one costs
-// microseconds on a quiet machine, and a scheduler slice where other processes run. So the passes over the rows of a
-// small batch, of 10 to 50 us each, run on one thread, and only the pass over its pairs is divided.
-inline constexpr double kMultiplyAddGrain = 1 << 20;
-inline constexpr double kElementGrain = 1 << 18;
+// microseconds on a quiet machine. Where other processes run, as the workers of a DataLoader do, a parallel region
+// waits for a scheduler slice of milliseconds. So a pass shorter than about half a millisecond runs on one thread.
+inline constexpr double kMultiplyAddGrain = 1 << 24;
+inline constexpr double kElementGrain = 1 << 19;
 
 // The norms |x_i| of all rows, clamped from below to kMinNorm.
 template <class T>

@@ -22,6 +22,8 @@ class ThreadPool {
   // True if the caller no longer wants the result. Workers check between tasks, and end early. On the calling thread
   // the check may take a while, since it looks for signals.
   virtual bool cancelled() const { return false; }
+  // What the least work of a thread is multiplied with. Tests make it small, so that small inputs are divided.
+  virtual double grain_factor() const { return 1; }
 };
 
 inline void throw_if_cancelled(const ThreadPool& pool) {
@@ -33,7 +35,7 @@ inline constexpr int64_t kRowsPerChunk = 128;
 
 // The number of threads for `work` units of work, if starting a thread costs as much as `grain` units.
 inline int64_t thread_count_for(const ThreadPool& pool, double work, double grain) {
-  return std::clamp<int64_t>(static_cast<int64_t>(work / grain), 1, pool.count());
+  return std::clamp<int64_t>(static_cast<int64_t>(work / (grain * pool.grain_factor())), 1, pool.count());
 }
 
 // The first exception that a worker of a loop throws. It ends the loop and is rethrown on the calling thread.

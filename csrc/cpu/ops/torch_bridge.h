@@ -1,7 +1,9 @@
 // Shared by the wrappers of all CPU ops: torch's threads as a ThreadPool, and the dispatch on the compute type.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
+#include <cstdlib>
 
 #include "cpu/engine/thread_pool.h"
 #include "cpu/ops/python_signals.h"
@@ -22,6 +24,7 @@ class TorchThreadPool : public ThreadPool {
     next_look_ = Clock::now() + kBetweenLooks;
     return cancelled_.load(std::memory_order_relaxed);
   }
+  double grain_factor() const override { return grain_factor_; }
   int64_t count() const override { return static_cast<int64_t>(torch::stable::get_num_threads()); }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
     torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
@@ -33,6 +36,12 @@ class TorchThreadPool : public ThreadPool {
   using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::milliseconds kBetweenLooks{100};
 
+  static double grain_factor_of_tests() {
+    const char* factor = std::getenv("HARDMINE_GRAIN_FACTOR");
+    return factor ? std::max(std::atof(factor), 1e-6) : 1;
+  }
+
+  const double grain_factor_ = grain_factor_of_tests();
   const std::thread::id caller_ = std::this_thread::get_id();
   mutable Clock::time_point next_look_;  // used by the calling thread alone
   mutable std::atomic<bool> cancelled_{false};

@@ -11,6 +11,9 @@
 
 namespace hardmine::test {
 
+// The grain of the pools that claim to have threads, relative to that of users' calls: small inputs are divided, too.
+inline constexpr double kGrainFactor = 1.0 / 16;
+
 class SerialPool final : public cpu::ThreadPool {
  public:
   int64_t count() const override { return 1; }
@@ -23,6 +26,7 @@ class SerialPool final : public cpu::ThreadPool {
 class ReversePool final : public cpu::ThreadPool {
  public:
   int64_t count() const override { return 64; }
+  double grain_factor() const override { return kGrainFactor; }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
     for (int64_t worker = workers; worker-- > 0;) body(worker);
   }
@@ -33,6 +37,7 @@ class ThreadedPool final : public cpu::ThreadPool {
  public:
   explicit ThreadedPool(int64_t count) : count_(count) {}
   int64_t count() const override { return count_; }
+  double grain_factor() const override { return kGrainFactor; }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
     std::barrier start(workers);
     std::vector<std::thread> threads;
@@ -49,11 +54,26 @@ class ThreadedPool final : public cpu::ThreadPool {
   int64_t count_;
 };
 
+// Has two threads, as users' pools do, runs serially, and counts the parallel regions.
+class CountingPool final : public cpu::ThreadPool {
+ public:
+  int64_t count() const override { return 2; }
+  void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
+    ++regions_;
+    for (int64_t worker = 0; worker < workers; ++worker) body(worker);
+  }
+  int64_t regions() const { return regions_; }
+
+ private:
+  mutable int64_t regions_ = 0;
+};
+
 // Runs as another pool until it has been polled a given number of times, then is cancelled.
 class CancelledPool final : public cpu::ThreadPool {
  public:
   CancelledPool(const cpu::ThreadPool& pool, int64_t questions) : pool_(pool), questions_(questions) {}
   int64_t count() const override { return pool_.count(); }
+  double grain_factor() const override { return pool_.grain_factor(); }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override { pool_.run(workers, body); }
   bool cancelled() const override { return asked_.fetch_add(1) >= questions_; }
   int64_t asked() const { return asked_; }
