@@ -53,7 +53,8 @@ void pack_groups(const T* x, int64_t depth, const Index* permutation, const T* n
         transpose(block);
         for (int64_t c = 0; c < width; ++c) {
           T* to = packed + (k + c) * kGroup;
-          if (whole) {
+          // The lanes past a group of fewer rows than lanes are those of the next element, which is stored next.
+          if (whole || (kGroup < V::kLanes && k + c + 1 < depth)) {
             block[c].store(to);
           } else {
             T lane[V::kLanes];
