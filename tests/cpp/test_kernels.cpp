@@ -153,12 +153,16 @@ TYPED_TEST(row_kernels_integers_are_exact, T) {
     CHECK(kernel.row_norms(x.data(), 1, depth, &norm));
     CHECK_EQ(norm, T(std::sqrt(squares)));
 
-    std::vector<T> scaled = acc, difference = acc, projected = acc;
-    kernel.add_scaled(scaled.data(), T(3), y.data(), depth);
+    std::vector<T> sum(depth), no_sum(depth, T(1)), difference = acc, projected = acc;
+    const T* const rows[] = {x.data(), y.data(), acc.data()};
+    const T weights[] = {T(2), T(3), T(-1)};
+    kernel.weighted_sum(rows, weights, 3, depth, sum.data());
+    kernel.weighted_sum(rows, weights, 0, depth, no_sum.data());
     kernel.add_scaled_difference(difference.data(), T(3), y.data(), x.data(), depth);
     kernel.project(projected.data(), x.data(), T(2), T(6), depth);
     for (int64_t k = 0; k < depth; ++k) {
-      CHECK_EQ(scaled[k], acc[k] + 3 * y[k]);
+      CHECK_EQ(sum[k], 2 * x[k] + 3 * y[k] - acc[k]);
+      CHECK_EQ(no_sum[k], T(0));
       CHECK_EQ(difference[k], acc[k] + 3 * (y[k] - x[k]));
       CHECK_EQ(projected[k], (acc[k] - x[k] / 2 * 6) / 2);
     }

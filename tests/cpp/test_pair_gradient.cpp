@@ -199,6 +199,17 @@ TYPED_TEST(pair_gradient_any_shape_matches_dense_scatter, T) {
   }
 }
 
+TEST(pair_gradient_small_batch_has_no_parallel_region) {
+  for (const int64_t count : {128, 512, 2048}) {
+    context = std::to_string(count) + " x 512";
+    Random random(count);
+    const Problem<float> problem(Values::kReals, count, -1, 512, random);
+    const CountingPool pool;
+    engine(kMeasures[0], problem, pool);
+    CHECK_EQ(pool.regions() > 0, count > 512);
+  }
+}
+
 TYPED_TEST(pair_gradient_any_listing_matches_dense_scatter, T) {
   for (const Listing& listing : {Listing{true, 0, 0}, Listing{true, 0, 1}, Listing{true, 0, 7}, Listing{false, 0, 2},
                                  Listing{false, 1, 1}, Listing{false, 9, 3}, Listing{false, 200, 2}}) {

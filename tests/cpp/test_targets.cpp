@@ -62,7 +62,9 @@ TYPED_TEST(row_kernels_any_target_gives_same_bits, T) {
             CHECK(same_bits(with_simd, with_scalar));
             CHECK(!same_bits(with_simd, acc));
           };
-          both([&](const Kernels<T>& k, T* out) { k.add_scaled(out, weight, b, depth); });
+          const T* const rows[] = {a, b, x.data()};
+          const T weights[] = {weight, norm, T(1)};
+          both([&](const Kernels<T>& k, T* out) { k.weighted_sum(rows, weights, 3, depth, out); });
           both([&](const Kernels<T>& k, T* out) { k.add_scaled_difference(out, weight, b, a, depth); });
           both([&](const Kernels<T>& k, T* out) { k.project(out, a, norm, weight, depth); });
         }

@@ -83,15 +83,13 @@ class RowToPairs {
   Buffer<Pair> pair_;
 };
 
-// acc += the gradient of row `self` from one pair, before the projection.
+// acc += the gradient of row `self` from one pair, before the projection, if the measure is a distance.
 template <class T>
-void add_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const NormalizedRows<T>& rows, int64_t self,
-              const NormalizedRows<T>& partners, int64_t partner, T weight, int64_t depth, T* acc) {
+void add_distance(const RowKernels<T>& kernel, const PairMeasure& measure, const NormalizedRows<T>& rows, int64_t self,
+                  const NormalizedRows<T>& partners, int64_t partner, T weight, int64_t depth, T* acc) {
   const T *x = rows.row(self), *y = partners.row(partner);
   switch (measure.quantity) {
     case PairQuantity::kInnerProduct:
-      kernel.add_scaled(acc, measure.normalized ? weight / partners.norm(partner) : weight, partners.raw(partner),
-                        depth);
       return;
     case PairQuantity::kNegativeDistance: {
       const T d = kernel.distance(x, y, depth);
@@ -135,20 +133,33 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
     // Counts one endpoint per pair: the estimate need not be exact.
     const double endpoints = static_cast<double>(targets.count) + static_cast<double>(pairs.count * pairs.partners);
     const int64_t threads = thread_count_for(pool, endpoints * static_cast<double>(depth), kElementGrain);
+    const bool of_products = measure.quantity == PairQuantity::kInnerProduct;
     const auto gather_rows = [&](int64_t begin, int64_t end) {
+      std::vector<const T*> summands;  // of products: partners and their weights
+      std::vector<T> weights;
+      summands.reserve(kGatheredRowsPerChunk);
+      weights.reserve(kGatheredRowsPerChunk);
       for (int64_t r = targets.first + begin; r < targets.first + end; ++r) {
         T* acc = grad + (r - targets.first) * depth;
-        std::fill_n(acc, depth, T(0));
-        if (measure.normalized && !has_direction(target_rows.norm(r))) continue;
+        summands.clear();
+        weights.clear();
         bool any = false;
         const auto add_from = [&](const NormalizedRows<T>& partners) {
           return [&](int64_t partner, T gradient) {
             any = true;
-            add_pair(kernel, measure, target_rows, r, partners, partner, gradient, depth, acc);
+            if (!of_products)
+              return add_distance(kernel, measure, target_rows, r, partners, partner, gradient, depth, acc);
+            summands.push_back(partners.raw(partner));
+            weights.push_back(measure.normalized ? gradient / partners.norm(partner) : gradient);
           };
         };
-        if (as_left) as_left->for_each(r, add_from(right_rows));
-        if (as_right) as_right->for_each(r, add_from(x));
+        if (!of_products) std::fill_n(acc, depth, T(0));
+        if (!measure.normalized || has_direction(target_rows.norm(r))) {
+          if (as_left) as_left->for_each(r, add_from(right_rows));
+          if (as_right) as_right->for_each(r, add_from(x));
+        }
+        if (of_products)
+          kernel.weighted_sum(summands.data(), weights.data(), static_cast<int64_t>(weights.size()), depth, acc);
         // A row without pairs has gradient 0, even if the row is not finite.
         if (!measure.normalized || !any) continue;
         project(kernel, acc, target_rows.raw(r), target_rows.norm(r), depth);

@@ -110,12 +110,31 @@ bool row_norms(const T* x, int64_t count, int64_t depth, T* out) {
 }
 
 template <class T>
-void add_scaled(T* acc, T weight, const T* y, int64_t depth) {
+void weighted_sum(const T* const* rows, const T* weight, int64_t count, int64_t depth, T* out) {
   using V = Vec<T>;
-  const V w = V::broadcast(&weight);
-  const int64_t whole = depth - depth % V::kLanes;
-  for (int64_t k = 0; k < whole; k += V::kLanes) fma(w, V::load(y + k), V::load(acc + k)).store(acc + k);
-  for (int64_t k = whole; k < depth; ++k) acc[k] = std::fma(weight, y[k], acc[k]);
+  constexpr int64_t kVecs = 8;  // sums in registers
+  int64_t k = 0;
+  for (; k + kVecs * V::kLanes <= depth; k += kVecs * V::kLanes) {
+    V sum[kVecs];
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < kVecs; ++v) sum[v] = V::zero();
+    for (int64_t i = 0; i < count; ++i) {
+      const V w = V::broadcast(weight + i);
+#pragma GCC unroll 8
+      for (int64_t v = 0; v < kVecs; ++v) sum[v] = fma(w, V::load(rows[i] + k + v * V::kLanes), sum[v]);
+    }
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < kVecs; ++v) sum[v].store(out + k + v * V::kLanes);
+  }
+  for (; k + V::kLanes <= depth; k += V::kLanes) {
+    V sum = V::zero();
+    for (int64_t i = 0; i < count; ++i) sum = fma(V::broadcast(weight + i), V::load(rows[i] + k), sum);
+    sum.store(out + k);
+  }
+  for (; k < depth; ++k) {
+    out[k] = T(0);
+    for (int64_t i = 0; i < count; ++i) out[k] = std::fma(weight[i], rows[i][k], out[k]);
+  }
 }
 
 template <class T>
@@ -140,7 +159,7 @@ void project(T* acc, const T* x, T norm, T radial, int64_t depth) {
   for (int64_t k = whole; k < depth; ++k) acc[k] = std::fma(unit_radial, x[k], acc[k]) / norm;
 }
 
-HARDMINE_PROVIDE_KERNELS(RowKernels, .row_norms = row_norms<T>, .add_scaled = add_scaled<T>,
+HARDMINE_PROVIDE_KERNELS(RowKernels, .row_norms = row_norms<T>, .weighted_sum = weighted_sum<T>,
                          .add_scaled_difference = add_scaled_difference<T>, .distance = distance<T>,
                          .squared_distance = squared_distance<T>, .dot = dot<T>,
                          .squared_distances = squared_distances<T>, .project = project<T>)

@@ -10,8 +10,9 @@ struct RowKernels {
   // out[i] = |x_i| for x [count, depth]. Returns false if some norm is not finite.
   bool (*row_norms)(const T* x, int64_t count, int64_t depth, T* out);
 
-  // acc += weight y, and acc += weight (y - x).
-  void (*add_scaled)(T* acc, T weight, const T* y, int64_t depth);
+  // out = the sum of weight[i] rows[i] over i in [0, count), added in this order.
+  void (*weighted_sum)(const T* const* rows, const T* weight, int64_t count, int64_t depth, T* out);
+  // acc += weight (y - x).
   void (*add_scaled_difference)(T* acc, T weight, const T* y, const T* x, int64_t depth);
   T (*distance)(const T* x, const T* y, int64_t depth);
   T (*squared_distance)(const T* x, const T* y, int64_t depth);
