@@ -2,18 +2,41 @@
 
 #include <vector>
 
+#include "cpu/engine/buffer.h"
 #include "cpu/engine/pair_gradient.h"
+#include "cpu/engine/select_triplets.h"
 #include "cpu/ops/scaled_gradient.h"
-#include "cpu/ops/selection_tensors.h"
 
 namespace hardmine::cpu {
 namespace {
 
+// The selection of all anchors, which no caller sees.
+template <class T>
+struct SelectionBuffers {
+  Buffer<int64_t> positive_index, negative_index;
+  Buffer<T> positive, negative;
+
+  explicit SelectionBuffers(int64_t count)
+      : positive_index(count), negative_index(count), positive(count), negative(count) {}
+  SelectionOut<T> out() const {
+    return {.positive_index = positive_index.get(),
+            .negative_index = negative_index.get(),
+            .positive_similarity = positive.get(),
+            .negative_similarity = negative.get()};
+  }
+  SelectedPairs<T> pairs(int64_t count) const {
+    return {.positive_index = positive_index.get(),
+            .negative_index = negative_index.get(),
+            .positive_similarity = positive.get(),
+            .negative_similarity = negative.get(),
+            .count = count};
+  }
+};
+
 // The loss, and its gradients unless null.
 template <class T>
-void loss_with_gradients(const LossRule& rule, const PairMeasure& measure, const CheckedSelection& s,
+void loss_with_gradients(const LossRule& rule, const PairMeasure& measure, const SelectedPairs<T>& pairs,
                          const MatrixPair<T>& rows, T* loss, T* grad_x, T* grad_refs) {
-  const SelectedPairs<T> pairs = s.pairs<T>();
   reduce_loss<T>(rule.term, rule.reduction, pairs, loss);
   if (!grad_x && !grad_refs) return;
   const int64_t count = pairs.count;
@@ -45,17 +68,19 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_with_gradients_cpu(
       loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
   check(rule.reduction != Reduction::kNone, "reduction must not be 'none'");
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
-  const CheckedSelection s = select_triplets_tensors(selection, inputs, random);
+  const RandomTensor uniforms(selection, random, inputs);
   const Tensor loss = inputs.new_loss(rule.reduction);
   const GradientTensors gradients(inputs.embeddings, inputs.ref_embeddings,
                                   {.rows = need_embeddings, .columns = need_ref_embeddings});
   dispatch(inputs.type, [&]<class T>() {
-    if (!s.finite) {  // divergence is never hidden
+    const LabeledMatrix<T> refs = inputs.refs<T>();
+    const SelectionBuffers<T> selected(inputs.count);
+    if (!select_triplets<T>(selection, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth,
+                            uniforms.numbers, TorchThreadPool(), selected.out())) {  // divergence is never hidden
       *mutable_data<T>(loss) = std::numeric_limits<T>::quiet_NaN();
       return gradients.fill_nan<T>();
     }
-    const LabeledMatrix<T> refs = inputs.refs<T>();
-    loss_with_gradients<T>(rule, measure_of(selection.similarity), s,
+    loss_with_gradients<T>(rule, measure_of(selection.similarity), selected.pairs(inputs.count),
                            {.x = data<T>(inputs.embeddings),
                             .count = inputs.count,
                             .refs = refs.x,
