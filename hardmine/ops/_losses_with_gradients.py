@@ -20,6 +20,10 @@ def has_cpu_op(name: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"hardmine::{name}", "CPU")
 
 
+# Whether the backward pass that runs keeps the graph: only then may it be run again.
+_keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
 def _scaled(
     backward: Any,
     grad_loss: Tensor | None,
@@ -34,9 +38,28 @@ def _scaled(
         scaled = backward(grad_loss, *gradients, *inputs, *need)
     else:
         scaled = [grad * grad_loss if needed else None for grad, needed in zip(gradients, need, strict=True)]
+    return _as_inputs(scaled, inputs, need)
+
+
+def _as_inputs(
+    gradients: Sequence[Tensor | None], inputs: Sequence[Tensor | None], need: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The needed gradients in the dtypes of their inputs, None for the others."""
     return tuple(
-        grad.to(given.dtype) if needed and given is not None else None
-        for grad, given, needed in zip(scaled, inputs, need, strict=True)
+        grad.to(given.dtype) if needed and grad is not None and given is not None else None
+        for grad, given, needed in zip(gradients, inputs, need, strict=True)
+    )
+
+
+def _may_overwrite(grad_loss: Tensor) -> bool:
+    """Whether nobody needs the gradients of the forward pass again, and ``grad_loss`` is a number in memory."""
+    if torch.is_grad_enabled() or _keeps_graph():
+        return False
+    return (
+        type(grad_loss) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._functorch.is_legacy_batchedtensor(grad_loss)  # torch.autograd.grad(is_grads_batched=True)
     )
 
 
@@ -50,6 +73,7 @@ def register_loss_with_gradients(
     the arguments that may require a gradient, and ``node`` names the node of the graph.
     """
     compiled, backward_name = torch.ops.hardmine, f"{name}_backward"
+    op = getattr(compiled, name).default
     count = len(differentiable)
 
     def setup_context(ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
@@ -71,21 +95,21 @@ def register_loss_with_gradients(
         @staticmethod
         def forward(ctx: Any, arguments: tuple[Any, ...], *inputs: Tensor | None) -> Tensor:
             with torch._C._AutoDispatchBelowAutograd():
-                loss, *gradients = getattr(compiled, name)(*arguments)
-            saveable = (t.clone() if t is not None and t.is_inference() else t for t in inputs)
-            ctx.save_for_backward(*gradients, *saveable)
+                loss, *ctx.gradients = op(*arguments)
+            ctx.save_for_backward(*(t.clone() if t is not None and t.is_inference() else t for t in inputs))
             ctx.set_materialize_grads(False)
             return loss
 
         @staticmethod
         def backward(ctx: Any, grad_loss: Tensor | None) -> tuple[Tensor | None, ...]:
-            saved = ctx.saved_tensors
-            return (
-                None,
-                *_scaled(
-                    getattr(compiled, backward_name), grad_loss, saved[:count], saved[count:], ctx.needs_input_grad[1:]
-                ),
-            )
+            inputs, need = ctx.saved_tensors, ctx.needs_input_grad[1:]
+            if grad_loss is None or not _may_overwrite(grad_loss):
+                return None, *_scaled(getattr(compiled, backward_name), grad_loss, ctx.gradients, inputs, need)
+            gradients, ctx.gradients = ctx.gradients, None
+            if grad_loss.item() != 1:
+                for grad in gradients:
+                    grad.mul_(grad_loss)
+            return None, *_as_inputs(gradients, inputs, need)
 
     function: Any = type(node, (Function,), {})
 
@@ -98,6 +122,6 @@ def register_loss_with_gradients(
         if any(need):
             return function.apply((*arguments, *need), *inputs)
         with torch._C._AutoDispatchBelowAutograd():
-            return getattr(compiled, name)(*arguments, *need)[0]
+            return op(*arguments, *need)[0]
 
     return loss_of

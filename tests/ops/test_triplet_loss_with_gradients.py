@@ -114,3 +114,55 @@ def test_options_of_many_calls_do_not_pile_up():
     for k in range(1100):
         ops.triplet_loss(x, y, term="hinge", margin=k / 1000)
     assert len(KNOWN_OPTIONS) <= 1000
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.0, -2.5])
+def test_gradients_of_a_retained_graph_are_not_overwritten(factor):
+    x, y = rows(20)
+    expected = factor * torch.autograd.grad(ops.triplet_loss(x, y, return_selection=True)[0], x)[0]
+    loss = factor * ops.triplet_loss(x, y)
+    for last in (False, False, True):
+        found = torch.autograd.grad(loss, x, retain_graph=not last)[0]
+        assert_bitwise_equal(found, expected)
+        found.fill_(7)
+    with pytest.raises(RuntimeError, match="a second time"):
+        torch.autograd.grad(loss, x)
+
+
+def test_gradients_that_backward_leaves_in_grad_are_added_up():
+    x, y = rows(20)
+    expected = torch.autograd.grad(ops.triplet_loss(x, y), x)[0]
+    for _ in range(2):
+        ops.triplet_loss(x, y).backward()
+    assert_bitwise_equal(x.grad, expected + expected)
+
+
+def test_gradients_of_a_batch_of_loss_gradients_are_scaled():
+    x, y = rows(20)
+    expected = torch.autograd.grad(ops.triplet_loss(x, y), x)[0]
+    loss = ops.triplet_loss(x, y)
+    found = torch.autograd.grad(loss, x, torch.tensor([1.0, 3.0]), is_grads_batched=True)[0]
+    assert_bitwise_equal(found, torch.stack([expected, 3 * expected]))
+
+
+def test_known_options_are_those_of_the_same_call_alone():
+    """Dropped rows, ids, flags and other options must not be lost in a call like an earlier one."""
+    x, y = rows(20)
+    plain = ops.triplet_loss(x, y)
+    assert_bitwise_equal(ops.triplet_loss(x, y), plain)
+    for options in ({"ignore_index": 0}, {"ids": y}, {"temperature": 0.2}, {"weights": torch.rand(20)}):
+        first, second = ops.triplet_loss(x, y, **options), ops.triplet_loss(x, y, **options)
+        assert first != plain
+        assert_bitwise_equal(second, first)
+    for _ in range(2):
+        assert len(ops.triplet_loss(x, y, return_count=True)) == 2
+    refs = rows(30, seed=1)
+    assert_bitwise_equal(ops.triplet_loss(x, y, *refs), ops.triplet_loss(x, y, *refs, return_selection=True)[0])
+
+
+def test_known_options_do_not_hide_bad_rows():
+    x, y = rows(20)
+    ops.triplet_loss(x, y)
+    for labels, error in ((y[:-1], ValueError), (y.float(), TypeError)):
+        with pytest.raises(error, match="labels must"):
+            ops.triplet_loss(x, labels)
