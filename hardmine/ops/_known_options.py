@@ -2,37 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import contextvars
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _PLAIN = {str, int, float, bool, type(None)}
 _MAX_KNOWN = 1000  # an option may change in every call
 
+# The options of a compiled op, by what their checks depend on.
+KNOWN_OPTIONS: dict[tuple[Any, ...], list[int | float]] = {}
+_remembered: contextvars.ContextVar[list[int | float] | None] = contextvars.ContextVar("remembered", default=None)
 
-class KnownOptions(NamedTuple):
-    """Options that passed their checks.
 
-    Attributes:
-        resolved: The options, with the default of each that takes effect.
-        compiled: The same in the order of the compiled op's schema.
+def remember(compiled: list[int | float]) -> None:
+    """Tells ``remembers_options`` that rows, labels and these options are all that the result of this call needs."""
+    if not torch.compiler.is_compiling():
+        _remembered.set(compiled)
+
+
+def remembers_options(compute: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Lets an op on labeled rows skip the checks of options that passed them in an earlier call.
+
+    Such a call is ``compute(embeddings, labels, ref_embeddings, ref_labels, options)`` with what the op gave to
+    ``remember`` in that call.
     """
 
-    resolved: dict[str, Any]
-    compiled: list[int | float]
+    def decorate(op: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(op)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            key = _key_of(op.__name__, args, kwargs)
+            if key is None:
+                return op(*args, **kwargs)
+            known = KNOWN_OPTIONS.get(key)
+            if known is not None:
+                result: R = compute(*args, *(None,) * (4 - len(args)), known)
+                return result
+            _remembered.set(None)
+            result = op(*args, **kwargs)
+            if (found := _remembered.get()) is not None:
+                if len(KNOWN_OPTIONS) >= _MAX_KNOWN:
+                    KNOWN_OPTIONS.clear()
+                KNOWN_OPTIONS[key] = found
+            return result
+
+        return run
+
+    return decorate
 
 
-KNOWN_OPTIONS: dict[tuple[Any, ...] | None, KnownOptions] = {}
-
-
-def key_of(op: str, embeddings: Any, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _key_of(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
     """What the checks of options depend on; None if the options need a check in every call."""
-    types = tuple(map(type, values))
-    if not _PLAIN.issuperset(types) or type(embeddings) not in (Tensor, torch.nn.Parameter):
+    types = tuple(map(type, kwargs.values()))  # because 1, 1.0 and True are equal
+    if not 2 <= len(args) <= 4 or not _PLAIN.issuperset(types) or torch.compiler.is_compiling():
         return None
-    if torch.compiler.is_compiling() or not embeddings.is_cpu:
+    if type(args[0]) not in (Tensor, torch.nn.Parameter) or not args[0].is_cpu:
         return None
-    if len(KNOWN_OPTIONS) >= _MAX_KNOWN:
-        KNOWN_OPTIONS.clear()
-    return op, embeddings.dtype, types, values  # the types, because 1, 1.0 and True are equal
+    return op, args[0].dtype, types, *kwargs.items()

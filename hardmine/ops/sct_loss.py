@@ -12,7 +12,8 @@ from hardmine._hooks import observed
 from hardmine._options import check_choice, resolve_options
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops.triplet_loss import loss_of_selected
+from hardmine.ops._known_options import remembers_options
+from hardmine.ops.triplet_loss import loss_of_selected, loss_with_known_options
 from hardmine.types import (
     AllPositives,
     AllPositivesSCTLossOptions,
@@ -127,6 +128,7 @@ def sct_loss(
 @observed("sct_loss")
 @drops_ignored
 @takes_hyperbolic
+@remembers_options(loss_with_known_options)
 def sct_loss(
     embeddings: Tensor,
     labels: Tensor,

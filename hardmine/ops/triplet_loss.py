@@ -27,7 +27,7 @@ from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._known_options import KNOWN_OPTIONS, KnownOptions, key_of
+from hardmine.ops._known_options import remember, remembers_options
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranked_negatives import has_ranks, of_negatives, of_positives, with_ranked_negatives, without_ranks
 from hardmine.ops._ranks import (
@@ -132,6 +132,7 @@ def triplet_loss(
 @observed("triplet_loss")
 @drops_ignored
 @takes_hyperbolic
+@remembers_options(lambda *arguments: loss_with_known_options(*arguments))
 def triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -296,13 +297,9 @@ def loss_of_selected(
     call = group_loss(op, group, gradient_reduction, options["reduction"])
     count: Tensor | None
     if call is None:
-        key = None if weights is not None else key_of(op, inputs[0], (*options.values(), *flags))
-        known = KNOWN_OPTIONS.get(key)
-        resolved = resolve(options) if known is None else known.resolved
-        if known is not None or not _is_composed(resolved, weights):
-            loss, selection, counted = _compute(inputs, resolved, flags, known=known)
-            if known is None and key is not None:
-                KNOWN_OPTIONS[key] = KnownOptions(resolved, _check_options(inputs[0], resolved, flags))
+        resolved = resolve(options)
+        if not _is_composed(resolved, weights):
+            loss, selection, counted = _compute(inputs, resolved, flags)
         else:
             _check_options(inputs[0], resolved, flags)
             loss, selection, counted = _weighted(inputs, resolved, weights)
@@ -347,6 +344,19 @@ def _is_composed(options: dict[str, Any], weights: Any) -> bool:
     return weights is not None or isinstance(options["temperature"], Tensor) or has_ranks(options)
 
 
+def loss_with_known_options(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    ref_labels: Tensor | None,
+    compiled_options: list[int | float],
+) -> Tensor:
+    """The reduced loss of selected pairs, with options that passed their checks."""
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    rows = embeddings, labels, ref_embeddings, ref_labels, None, None
+    return triplet_loss_with_gradients(*rows, None, *compiled_options)
+
+
 def _check_options(embeddings: Tensor, options: dict[str, Any], flags: tuple[Any, Any]) -> list[int | float]:
     """Checks the resolved options and the flags; returns the options in the order of the compiled ops' schemas."""
     for name, flag in zip(("return_selection", "return_count"), flags, strict=True):
@@ -359,13 +369,12 @@ def _compute(
     options: dict[str, Any],
     flags: tuple[Any, Any],
     anchors: Anchors | None = None,
-    known: KnownOptions | None = None,
 ) -> tuple[Tensor, Any, Any]:
     """The loss, the selection if a flag is set, and whether each anchor counts, [B], if the last is set."""
     embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
-    compiled_options = _check_options(embeddings, options, flags) if known is None else known.compiled
+    compiled_options = _check_options(embeddings, options, flags)
     rows = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
     named: Callable[..., AnySelection]
     if options["positive"] == "all":
@@ -375,6 +384,8 @@ def _compute(
         named = as_selection
         random = draw_random(embeddings, options, anchors)
         if not any(flags) and options["reduction"] != "none" and has_op_with_gradients(embeddings):
+            if random is None:
+                remember(compiled_options)
             return triplet_loss_with_gradients(*rows, random, *compiled_options), None, None
         loss, *selected = torch.ops.hardmine.triplet_loss(*rows, random, *compiled_options)
     if not any(flags):

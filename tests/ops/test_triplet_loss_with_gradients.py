@@ -156,6 +156,7 @@ def test_known_options_are_those_of_the_same_call_alone():
         assert_bitwise_equal(second, first)
     for _ in range(2):
         assert len(ops.triplet_loss(x, y, return_count=True)) == 2
+    assert len({ops.triplet_loss(x, y, negative="random").item() for _ in range(9)}) > 1
     refs = rows(30, seed=1)
     assert_bitwise_equal(ops.triplet_loss(x, y, *refs), ops.triplet_loss(x, y, *refs, return_selection=True)[0])
 
