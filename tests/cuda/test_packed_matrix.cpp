@@ -34,8 +34,8 @@ struct Packed {
   int64_t count, depth;
   std::vector<char> panels;
   std::vector<int32_t> finite;
-  std::vector<acc_t> inv_norm;
-  bool has_scale;
+  std::vector<acc_t> factor;
+  bool has_factor;
 
   Packed(const std::vector<typename Way::Scalar>& x, int64_t count, int64_t depth, bool normalized,
          const Running& running = kRunnings[0], const SelectionStart<acc_t>& start = {})
@@ -49,8 +49,8 @@ struct Packed {
     const int64_t all = panels_of<MmaPolicy>(count);
     panels.assign(rows.panels, rows.panels + all * panel_bytes<MmaPolicy>(depth));
     finite.assign(rows.finite, rows.finite + finite_flag_count(count));
-    has_scale = rows.inv_norm != nullptr;
-    if (has_scale) inv_norm.assign(rows.inv_norm, rows.inv_norm + count);
+    has_factor = rows.factor != nullptr;
+    if (has_factor) factor.assign(rows.factor, rows.factor + count);
     if (all > 1) CHECK_EQ(rows.panel(1) - rows.panels, panel_bytes<MmaPolicy>(depth));
   }
 
@@ -61,7 +61,7 @@ struct Packed {
   int64_t padded_count() const { return panels_of<MmaPolicy>(count) * MmaPolicy::kTile; }
   int64_t padded_depth() const { return stages_of<MmaPolicy>(depth) * MmaPolicy::kStageDepth; }
   bool same(const Packed& other) const {
-    return same_bits(panels, other.panels) && finite == other.finite && same_bits(inv_norm, other.inv_norm);
+    return same_bits(panels, other.panels) && finite == other.finite && same_bits(factor, other.factor);
   }
 };
 
@@ -126,7 +126,7 @@ TEST(pack_matrix_follow_layout_and_pad_with_zeros) {
       Random random(count + depth);
       const std::vector<Scalar> x = converted<Scalar>(make_rows<double>(Values::kReals, count, depth, random));
       const Packed<decltype(way)> packed(x, count, depth, false);
-      CHECK(!packed.has_scale);
+      CHECK(!packed.has_factor);
       for (int64_t row = 0; row < packed.padded_count(); ++row)
         for (int64_t k = 0; k < packed.padded_depth(); ++k)
           CHECK_EQ(packed.at(row, k), row < count && k < depth ? rounded<MmaPolicy>(to_acc(x[row * depth + k])) : 0.0);
@@ -163,7 +163,7 @@ TEST(pack_matrix_normalized_divides_or_keeps_inverse_norm) {
     numbers[7 * kDepth] = -1000;
     const std::vector<Scalar> x = converted<Scalar>(numbers);
     const Packed<decltype(way)> packed(x, kCount, kDepth, true);
-    CHECK_EQ(packed.has_scale, kScales);
+    CHECK_EQ(packed.has_factor, kScales);
     // TF32 keeps 11 significant bits.
     const double tolerance =
         std::is_same_v<MmaPolicy, Tf32Products> ? 0x1p-11 : 8 * double(std::numeric_limits<acc_t>::epsilon());
@@ -171,7 +171,7 @@ TEST(pack_matrix_normalized_divides_or_keeps_inverse_norm) {
       double squares = 0;
       for (int64_t k = 0; k < kDepth; ++k) squares += std::pow(double(to_acc(x[row * kDepth + k])), 2);
       const double norm = std::fmax(std::sqrt(squares), 1e-12);
-      if (kScales) CHECK_NEAR(double(packed.inv_norm[row]) * norm, 1, 1e-6);
+      if (kScales) CHECK_NEAR(double(packed.factor[row]) * norm, 1, 1e-6);
       for (int64_t k = 0; k < kDepth; ++k) {
         const double number = to_acc(x[row * kDepth + k]);
         CHECK_NEAR(packed.at(row, k), kScales ? number : number / norm, kScales ? 0 : tolerance);

@@ -6,32 +6,32 @@
 
 namespace hardmine::cuda {
 
-// The inverse norms are multiplied first, so that scores (i, j) and (j, i) have the same bits.
+// The factors are multiplied first, so that scores (i, j) and (j, i) have the same bits.
 template <class acc_t>
-__device__ __forceinline__ acc_t normalized_product(acc_t product, acc_t row_inv_norm, acc_t column_inv_norm) {
-  return product * (row_inv_norm * column_inv_norm);
+__device__ __forceinline__ acc_t scaled_score(acc_t score, acc_t row_factor, acc_t column_factor) {
+  return score * (row_factor * column_factor);
 }
 
 namespace tile_engine {
 
 template <class MmaPolicy>
-__device__ __forceinline__ void apply_inv_norms(const PackedMatrix<MmaPolicy>& rows,
-                                                const PackedMatrix<MmaPolicy>& columns, int64_t first_row,
-                                                int64_t first_column, Fragment<MmaPolicy>& fragment) {
+__device__ __forceinline__ void apply_factors(const PackedMatrix<MmaPolicy>& rows,
+                                              const PackedMatrix<MmaPolicy>& columns, int64_t first_row,
+                                              int64_t first_column, Fragment<MmaPolicy>& fragment) {
   using acc_t = typename MmaPolicy::acc_t;
-  acc_t row_inv_norm[MmaPolicy::kRows];
+  acc_t row_factor[MmaPolicy::kRows];
 #pragma unroll
   for (int r = 0; r < MmaPolicy::kRows; ++r) {
     const int64_t row = first_row + MmaPolicy::row(r);
-    row_inv_norm[r] = row < rows.count ? rows.inv_norm[row] : acc_t(0);
+    row_factor[r] = row < rows.count ? rows.factor[row] : acc_t(0);
   }
 #pragma unroll
   for (int c = 0; c < MmaPolicy::kColumns; ++c) {
     const int64_t column = first_column + MmaPolicy::column(c);
-    const acc_t column_inv_norm = column < columns.count ? columns.inv_norm[column] : acc_t(0);
+    const acc_t column_factor = column < columns.count ? columns.factor[column] : acc_t(0);
 #pragma unroll
     for (int r = 0; r < MmaPolicy::kRows; ++r)
-      fragment.at[r][c] = normalized_product(fragment.at[r][c], row_inv_norm[r], column_inv_norm);
+      fragment.at[r][c] = scaled_score(fragment.at[r][c], row_factor[r], column_factor);
   }
 }
 
@@ -44,9 +44,8 @@ __device__ __forceinline__ void make_tile(const PackedMatrix<MmaPolicy>& rows, c
                                           int64_t row_panel, int64_t column_panel, Fragment<MmaPolicy>& fragment) {
   multiply_panels<MmaPolicy>(rows.panel(row_panel), columns.panel(column_panel), stages_of<MmaPolicy>(rows.depth),
                              shared_memory(), fragment);
-  if (rows.inv_norm)
-    tile_engine::apply_inv_norms(rows, columns, row_panel * MmaPolicy::kTile, column_panel * MmaPolicy::kTile,
-                                 fragment);
+  if (rows.factor)
+    tile_engine::apply_factors(rows, columns, row_panel * MmaPolicy::kTile, column_panel * MmaPolicy::kTile, fragment);
 }
 
 // The scores of a row and 32 columns from `first_column` on, one per lane, with the same bits as in a tile.
@@ -61,8 +60,7 @@ __device__ __forceinline__ typename MmaPolicy::acc_t make_row(const PackedMatrix
       MmaPolicy::row_sum(rows.panel(row / kTile), static_cast<int>(row % kTile), columns.panel(first_column / kTile),
                          static_cast<int>(first_column % kTile), rows.depth, scratch);
   const int64_t column = first_column + lane_index();
-  return rows.inv_norm && column < columns.count ? normalized_product(sum, rows.inv_norm[row], columns.inv_norm[column])
-                                                 : sum;
+  return rows.factor && column < columns.count ? scaled_score(sum, rows.factor[row], columns.factor[column]) : sum;
 }
 
 }  // namespace hardmine::cuda

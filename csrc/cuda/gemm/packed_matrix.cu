@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     if (threadIdx.x == 0 && first < out.count) out.finite[group] = !has_nonfinite;
     if (threadIdx.x < kFiniteFlagRows && first + threadIdx.x < out.count) {
       const int64_t row = first + threadIdx.x;
-      if (out.inv_norm) out.inv_norm[row] = acc_t(1) / norm[threadIdx.x];
+      if (out.factor) out.factor[row] = acc_t(1) / norm[threadIdx.x];
 #pragma unroll
       for (int s = 0; s < SelectionStart<acc_t>::kMaxSelections; ++s)
         if (start.best[s]) start.best[s][row] = start.value[s];
@@ -80,7 +80,7 @@ PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t dept
   out.depth = depth;
   out.panels = workspace.array<char>(panels_of<MmaPolicy>(count) * panel_bytes<MmaPolicy>(depth));
   out.finite = workspace.array<int32_t>(finite_flag_count(count));
-  if (normalized && kScalesProducts<MmaPolicy>) out.inv_norm = workspace.array<acc_t>(count);
+  if (normalized && kScalesProducts<MmaPolicy>) out.factor = workspace.array<acc_t>(count);
   const int64_t blocks = panels_of<MmaPolicy>(count) * (MmaPolicy::kTile / kFiniteFlagRows);
   launch("pack_matrix", pack_matrix_kernel<MmaPolicy, Scalar>, {blocks, kTileThreads, kFiniteFlagRows * sizeof(acc_t)},
          stream, x, normalized, out, start);

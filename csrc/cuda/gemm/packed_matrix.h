@@ -14,7 +14,7 @@ template <class MmaPolicy>
 struct PackedMatrix {
   using acc_t = typename MmaPolicy::acc_t;
   char* panels;     // [panels_of(count)][panel_bytes(depth)]
-  acc_t* inv_norm;  // [count]: scores are multiplied by those of their row and column; null: 1
+  acc_t* factor;    // [count]: scores are multiplied by those of their row and column; null: 1
   int32_t* finite;  // [finite_flag_count(count)]: whether all rows of the group, and their norms, are finite
   int64_t count;
   int64_t depth;
