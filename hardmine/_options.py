@@ -62,6 +62,12 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> int:
     return choices.index(value)
 
 
+def check_distance_similarity(similarity: str, loss: str) -> None:
+    """The similarity is not ``"dot"``: the loss needs a distance."""
+    if similarity == "dot":
+        raise ValueError(f"similarity must be 'cosine' or 'euclidean' with {loss}, got 'dot'")
+
+
 def resolve_options(op: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a call of ``op``; None becomes the default if the option takes effect.
 

@@ -441,12 +441,6 @@ def temperature_tensor(temperature: Any, embeddings: Tensor, name: str = "embedd
     return scalar_tensor("temperature", temperature, embeddings, name, check_temperature)
 
 
-def check_distance_similarity(similarity: str, loss: str) -> None:
-    """The similarity is not ``"dot"``: the loss needs a distance."""
-    if similarity == "dot":
-        raise ValueError(f"similarity must be 'cosine' or 'euclidean' with {loss}, got 'dot'")
-
-
 def loss_of_triplets(
     op: torch._ops.OpOverloadPacket,
     embeddings: Tensor,

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
+from hardmine._options import check_distance_similarity
 from hardmine.ops._arguments import (
     FLOAT_DTYPES,
     INTEGER_DTYPES,
     SIMILARITIES,
     allow_tf32,
     check_choice,
-    check_distance_similarity,
     check_ids,
     check_labeled_rows,
     check_same_kind,

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
+from hardmine._options import check_distance_similarity
 from hardmine.ops._arguments import (
     SIMILARITIES,
     check_choice,
-    check_distance_similarity,
     check_triplets,
     has_values,
     loss_of_triplets,

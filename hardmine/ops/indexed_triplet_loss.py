@@ -9,14 +9,13 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
-from hardmine._options import resolve_options
+from hardmine._options import check_distance_similarity, resolve_options
 from hardmine.ops._arguments import (
     INDEXED_TERMS,
     REDUCTIONS,
     SIMILARITIES,
     check_choice,
     check_classes_where_readable,
-    check_distance_similarity,
     check_term_numbers,
     check_triplets,
     loss_of_triplets,

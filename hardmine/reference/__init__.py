@@ -1,6 +1,7 @@
 """Plain PyTorch versions of all ops, with the same arguments, to check the fused ops against.
 
-The references build the whole [B, M] matrix, check no arguments and need no compiled library.
+The references build the whole [B, M] matrix and need no compiled library. They check which similarities and options an
+op takes, and no other arguments.
 """
 
 from hardmine.reference.batch_all_triplet_loss import batch_all_triplet_loss

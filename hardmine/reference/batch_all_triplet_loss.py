@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardmine._options import check_choice, check_distance_similarity
 from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import may_pair, normalize, similarity_matrix
 from hardmine.reference.triplet_loss import poison
-from hardmine.types import TripletCounts
+from hardmine.types import Similarity, TripletCounts
 
 
 def distance_matrix(a: Tensor, b: Tensor, squared: bool, similarity: str) -> Tensor:
@@ -61,6 +64,8 @@ def batch_all_triplet_loss(
         >>> torch.allclose(loss, ops.batch_all_triplet_loss(embeddings, labels))
         True
     """
+    check_choice("similarity", similarity, get_args(Similarity))
+    check_distance_similarity(similarity, "batch_all_triplet_loss")
     d = distance_matrix(embeddings, embeddings if ref_embeddings is None else ref_embeddings, squared, similarity)
     labels = labels.long()
     other_labels = labels if ref_labels is None else ref_labels.long()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardmine._options import check_distance_similarity
 from hardmine.reference.indexed_triplet_loss import rows_of_triplets
 from hardmine.reference.triplet_loss import poison
 
@@ -28,6 +29,7 @@ def global_loss(
         >>> torch.allclose(loss, ops.global_loss(embeddings, triplets))
         True
     """
+    check_distance_similarity(similarity, "global_loss")
     a, p, n = rows_of_triplets(embeddings, triplets, similarity)
     d_ap, d_an = (a - p).square().sum(1) / 4, (a - n).square().sum(1) / 4
     if not len(triplets):

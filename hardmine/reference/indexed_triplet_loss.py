@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardmine._options import resolve_options
+from hardmine._options import check_choice, check_distance_similarity, resolve_options
 from hardmine.reference.select_triplets import clamp_cosine, normalize
 from hardmine.reference.triplet_loss import poison
+from hardmine.types import Similarity
 
 
 def rows_of_triplets(embeddings: Tensor, triplets: Tensor, similarity: str) -> tuple[Tensor, Tensor, Tensor]:
     """The rows of anchors, positives and negatives, each [T, D]: normalized for cosine, else as given."""
+    check_choice("similarity", similarity, get_args(Similarity))
     x = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     if similarity == "cosine":
         x = normalize(x)
@@ -46,6 +50,7 @@ def indexed_triplet_loss(
     options = resolve_options("indexed_triplet_loss", given)
     a, p, n = rows_of_triplets(embeddings, triplets, similarity)
     if term == "ratio":
+        check_distance_similarity(similarity, "term 'ratio'")
         value = F.relu(1 - (a - n).norm(dim=1) / ((a - p).norm(dim=1) + options["margin"]))
     else:
         s_ap, s_an = (-(a - y).norm(dim=1) if similarity == "euclidean" else (a * y).sum(1) for y in (p, n))

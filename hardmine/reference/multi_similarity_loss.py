@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardmine._options import check_choice
 from hardmine.reference._ignored import drops_ignored
 from hardmine.reference.select_triplets import candidate_pairs
 from hardmine.reference.triplet_loss import all_count, poison, reduce_terms
+from hardmine.types import ProductSimilarity
 
 
 @drops_ignored
@@ -42,6 +44,7 @@ def multi_similarity_loss(
         >>> torch.allclose(loss, ops.multi_similarity_loss(embeddings, labels))
         True
     """
+    check_choice("similarity", similarity, get_args(ProductSimilarity))
     matrices = candidate_pairs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, similarity)
     numbers: dict[str, Any] = {"alpha": alpha, "beta": beta, "base": base, "epsilon": epsilon}
     loss = of_matrix(*matrices, **numbers, reduction=reduction, weights=weights)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardmine._options import resolve_options
+from hardmine._options import check_choice, resolve_options
 from hardmine.reference._ignored import drops_ignored
-from hardmine.types import AnySelection, PairSelection, Selection
+from hardmine.types import AnySelection, AnySimilarity, PairSelection, Selection
 
 
 def normalize(rows: Tensor) -> Tensor:
@@ -27,6 +27,7 @@ def clamp_cosine(s: Tensor) -> Tensor:
 
 def similarity_matrix(a: Tensor, b: Tensor, similarity: str) -> Tensor:
     """Similarities of all rows of ``a`` and ``b``, [B, M], in float32 or, for float64 inputs, float64."""
+    check_choice("similarity", similarity, get_args(AnySimilarity))
     a, b = (rows if rows.dtype == torch.float64 else rows.float() for rows in (a, b))
     if similarity == "cosine":
         return clamp_cosine(normalize(a) @ normalize(b).T)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardmine._options import check_choice
 from hardmine.reference.select_triplets import similarity_matrix
 from hardmine.reference.triplet_loss import all_count, poison, reduce_terms
+from hardmine.types import Similarity
 
 
 def sigmoid_loss(
@@ -29,6 +33,7 @@ def sigmoid_loss(
         >>> torch.allclose(reference.sigmoid_loss(image, text), ops.sigmoid_loss(image, text))
         True
     """
+    check_choice("similarity", similarity, get_args(Similarity))
     logits = logit_scale * similarity_matrix(query, key, similarity) + logit_bias
     signs = 2 * torch.eye(len(query), dtype=logits.dtype, device=logits.device) - 1
     value = -F.logsigmoid(logits * signs).sum(1)

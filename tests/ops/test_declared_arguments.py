@@ -3,11 +3,13 @@
 import inspect
 import itertools
 import re
+from typing import get_args
 
 import pytest
 
 from declarations import ARGUMENTS, CALLS
 from hardmine import ops, reference
+from hardmine.types import AnySimilarity
 
 each_argument = pytest.mark.parametrize(
     ("op", "argument"), [(op, argument) for op, arguments in ARGUMENTS.items() for argument in arguments]
@@ -39,6 +41,24 @@ def test_argument_invalid_values_raise_by_name(op, argument):
     for wrong in kind.invalid():
         with pytest.raises(wrong.error, match=f"^{re.escape(f'{argument} {wrong.words}')}$"):
             call(op, argument, wrong.value, **{**kind.setting(), **wrong.with_options})
+
+
+def similarity_error(library, op: str, value) -> str:
+    try:
+        call(op, "similarity", value, library)
+    except ValueError as error:
+        return str(error) if str(error).startswith("similarity ") else ""
+    return ""
+
+
+@pytest.mark.parametrize("op", [op for op, arguments in ARGUMENTS.items() if "similarity" in arguments])
+def test_reference_similarity_is_refused_as_by_the_op(op):
+    refused = 0
+    for value in (*get_args(AnySimilarity), "cos", None, 1):
+        expected = similarity_error(ops, op, value)
+        assert similarity_error(reference, op, value) == expected, value
+        refused += expected != ""
+    assert refused >= 3
 
 
 @pytest.mark.parametrize("library", [ops, reference], ids=["ops", "reference"])
