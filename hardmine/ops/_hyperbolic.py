@@ -44,7 +44,7 @@ class _LiftedRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         rows, gap = ctx.saved_tensors
         g, e = grad[..., :-1], grad[..., -1:]
-        radial = e + 2 * (rows * g).sum(-1, keepdim=True)
+        radial = e.double() + 2 * (rows.double() * g.double()).sum(-1, keepdim=True)  # divided by a small gap
         return (g + rows * (radial / gap)).to(ctx.dtype)
 
 

