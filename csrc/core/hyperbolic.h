@@ -44,4 +44,14 @@ HARDMINE_HD T hyperbolic_slope(T score, T gap_x, T gap_y) {
   return score < std::numeric_limits<T>::min() ? T(0) : T(4) / (gap_x * gap_y * hyperbolic_sinh(score));
 }
 
+// The score as a product: |x - y|^2 times the factors of both rows. The slope from the product of these factors.
+template <class T>
+HARDMINE_HD T hyperbolic_factor(T gap) {
+  return T(1.4142135623730950488) / gap;
+}
+template <class T>
+HARDMINE_HD T hyperbolic_slope(T score, T factors) {
+  return score < std::numeric_limits<T>::min() ? T(0) : (factors + factors) / hyperbolic_sinh(score);
+}
+
 }  // namespace hardmine

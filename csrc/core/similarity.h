@@ -37,6 +37,11 @@ template <class T>
 HARDMINE_HD T similarity_from_score(bool euclidean, T score) {
   return euclidean ? -std::sqrt(score) : score;
 }
+template <class T>
+HARDMINE_HD T similarity_from_score(PairQuantity quantity, T score) {
+  if (quantity == PairQuantity::kNegativeHyperbolicDistance) return -hyperbolic_distance(score);
+  return similarity_from_score(quantity != PairQuantity::kInnerProduct, score);
+}
 
 // The value that users see of a measure, from a sum over the rows' elements: the inner product or the squared distance.
 template <class T>

@@ -134,8 +134,8 @@ def select_triplets(
         similarity: ``"cosine"`` (normalizes inside, see the note), ``"dot"``, or ``"euclidean"``: the negative
             distance, ``-|a - b|``. Distances are computed from differences, so that close pairs far from the origin
             keep their precision. ``"hyperbolic"``: the negative distance of the Poincare ball of curvature -1,
-            ``-arcosh(1 + 2 |a - b|^2 / ((1 - |a|^2) (1 - |b|^2)))`` (Nickel and Kiela, NeurIPS 2017, equation 1), on
-            CPUs. Rows must have norms below 1: others are an error where the host can read them, else NaN.
+            ``-arcosh(1 + 2 |a - b|^2 / ((1 - |a|^2) (1 - |b|^2)))`` (Nickel and Kiela, NeurIPS 2017, equation
+            1). Rows must have norms below 1: others are an error on a CPU, and NaN on a GPU or under ``torch.compile``.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         semihard_fallback: The negative of an anchor, or pair, that has no semi-hard one: None (no negative),
             ``"hardest"``, or ``"easiest"`` (TensorFlow Addons and sentence-transformers).

@@ -22,9 +22,11 @@ constexpr double kTemperatures[] = {1, 0.1, 0.02};
 
 // A batch rounded to the scalar type.
 template <class Way>
-Batch<typename Way::acc_t> rounded_batch(Values values, Labels labels, int64_t count, int64_t depth, Random& random) {
+Batch<typename Way::acc_t> rounded_batch(Similarity similarity, Values values, Labels labels, int64_t count,
+                                         int64_t depth, Random& random) {
   using acc_t = typename Way::acc_t;
   Batch<acc_t> batch(values, labels, count, depth, random);
+  if (similarity == Similarity::kHyperbolic) move_into_ball(batch);
   for (acc_t& x : batch.x) x = to_acc(from_acc<typename Way::Scalar>(x));
   // Gradients of rows without direction would overflow Float16.
   for (int64_t i = 0; i < count && std::is_same_v<typename Way::Scalar, Float16>; ++i)
@@ -109,8 +111,9 @@ struct Mixed {
   // ref_count < 0: none.
   Mixed(Similarity similarity, const Choice& choice, int64_t rows, int64_t ref_count, int64_t depth)
       : random(100 * rows + ref_count + depth),
-        anchors(rounded_batch<Way>(values(similarity), choice.labels, rows, depth, random)),
-        refs(rounded_batch<Way>(values(similarity), choice.labels, std::max<int64_t>(ref_count, 0), depth, random)),
+        anchors(rounded_batch<Way>(similarity, values(similarity), choice.labels, rows, depth, random)),
+        refs(rounded_batch<Way>(similarity, values(similarity), choice.labels, std::max<int64_t>(ref_count, 0), depth,
+                                random)),
         problem(rule(similarity, choice), choice.temperature * (similarity == Similarity::kCosine ? 1 : 4), anchors,
                 ref_count < 0 ? nullptr : &refs, random) {}
 
@@ -146,6 +149,9 @@ void for_similarities(const Use& use) {
     use(way, Similarity::kDot);
   });
   for_squared_differences([&](auto way) { use(way, Similarity::kEuclidean); });
+  // The ops convert 2-byte rows to float.
+  use(Way<FloatSquaredDifferences, float>{"squared differences of float"}, Similarity::kHyperbolic);
+  use(Way<DoubleSquaredDifferences, double>{"squared differences of double"}, Similarity::kHyperbolic);
 }
 
 }  // namespace

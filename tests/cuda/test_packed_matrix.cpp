@@ -39,11 +39,14 @@ struct Packed {
 
   Packed(const std::vector<typename Way::Scalar>& x, int64_t count, int64_t depth, bool normalized,
          const Running& running = kRunnings[0], const SelectionStart<acc_t>& start = {})
+      : Packed(x, count, depth, PairMeasure{PairQuantity::kInnerProduct, normalized}, running, start) {}
+  Packed(const std::vector<typename Way::Scalar>& x, int64_t count, int64_t depth, const PairMeasure& measure,
+         const Running& running = kRunnings[0], const SelectionStart<acc_t>& start = {})
       : count(count), depth(depth) {
     const WithOrder order(running.order);
     HostWorkspace workspace;
     const PackedMatrix<MmaPolicy> rows =
-        pack_matrix<MmaPolicy>(x.data(), count, depth, normalized, workspace, Stream{running.max_blocks}, start);
+        pack_matrix<MmaPolicy>(x.data(), count, depth, measure, workspace, Stream{running.max_blocks}, start);
     CHECK_EQ(rows.count, count);
     CHECK_EQ(rows.depth, depth);
     const int64_t all = panels_of<MmaPolicy>(count);
@@ -179,6 +182,30 @@ TEST(pack_matrix_normalized_divides_or_keeps_inverse_norm) {
     }
     for (const Running& running : kRunnings)
       CHECK(packed.same(Packed<decltype(way)>(x, kCount, kDepth, true, running)));
+  });
+}
+
+TEST(pack_matrix_hyperbolic_makes_factor_of_gap) {
+  for_squared_differences([](auto way) {
+    using Scalar = typename decltype(way)::Scalar;
+    using acc_t = typename decltype(way)::acc_t;
+    context = way.name;
+    constexpr PairMeasure kMeasure{PairQuantity::kNegativeHyperbolicDistance, false};
+    constexpr int64_t kCount = 45, kDepth = 7;
+    Random random(3);
+    std::vector<double> numbers = make_rows<double>(Values::kReals, kCount, kDepth, random);
+    for (int64_t row = 0; row < kCount; ++row) numbers[(row + 1) * kDepth - 1] = std::ldexp(1.0, -int(row));
+    const std::vector<Scalar> x = converted<Scalar>(numbers);
+    const Packed<decltype(way)> packed(x, kCount, kDepth, kMeasure);
+    CHECK(packed.has_factor);
+    for (int64_t row = 0; row < kCount; ++row) {
+      const double gap = to_acc(x[(row + 1) * kDepth - 1]);
+      CHECK_EQ(packed.factor[row], acc_t(std::sqrt(2.0) / gap));
+      for (int64_t k = 0; k < packed.padded_depth(); ++k)
+        CHECK_EQ(packed.at(row, k), k < kDepth - 1 ? double(to_acc(x[row * kDepth + k])) : 0.0);
+    }
+    for (const Running& running : kRunnings)
+      CHECK(packed.same(Packed<decltype(way)>(x, kCount, kDepth, kMeasure, running)));
   });
 }
 

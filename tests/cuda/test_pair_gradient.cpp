@@ -20,7 +20,8 @@ constexpr PairMeasure kMeasures[] = {{PairQuantity::kInnerProduct, false},
                                      {PairQuantity::kNegativeDistance, false},
                                      {PairQuantity::kNegativeDistance, true},
                                      {PairQuantity::kNegativeSquaredDistance, false},
-                                     {PairQuantity::kNegativeSquaredDistance, true}};
+                                     {PairQuantity::kNegativeSquaredDistance, true},
+                                     {PairQuantity::kNegativeHyperbolicDistance, false}};
 
 constexpr NonfiniteRows kKeep = NonfiniteRows::kKeepGradients, kMakeNan = NonfiniteRows::kMakeGradientsNan;
 
@@ -97,12 +98,16 @@ void check_all(int64_t rows, int64_t count, int64_t partners, int64_t depth, int
   Random random(rows + count + depth);
   const Batch<T> x(Values::kReals, Labels::kRandom, rows, depth, random);
   const Batch<T> refs(Values::kReals, Labels::kRandom, rows + 5, depth, random);
+  Batch<T> ball = x, ball_refs = refs;
+  move_into_ball(ball);
+  move_into_ball(ball_refs);
   for (const PairMeasure& measure : kMeasures) {
+    const bool hyperbolic = is_hyperbolic(measure);
     for (const bool has_refs : {false, true}) {
       for (const bool has_first : {false, true}) {
         const Pairs<T> pairs = make_pairs<T>(rows, has_refs ? refs.count : rows, has_first ? count : rows, partners,
                                              has_first, hub, random);
-        check_gradient(measure, x, has_refs ? &refs : nullptr, pairs);
+        check_gradient(measure, hyperbolic ? ball : x, !has_refs ? nullptr : hyperbolic ? &ball_refs : &refs, pairs);
       }
     }
   }
@@ -217,13 +222,17 @@ TEST(pair_gradient_equal_rows_is_zero) {
   Random random(6);
   Batch<double> x(Values::kReals, Labels::kRandom, 2, 4, random);
   for (int64_t k = 0; k < 4; ++k) x.row(1)[k] = x.row(0)[k];
-  const Gradient<double> got({PairQuantity::kNegativeDistance, false}, x, nullptr, {{}, {1, 0}, {1, 2}, 2, 1});
-  for (const double g : got.x) CHECK_EQ(g, 0.0);
+  x.row(0)[3] = x.row(1)[3] = 0.5;
+  for (const PairQuantity quantity : {PairQuantity::kNegativeDistance, PairQuantity::kNegativeHyperbolicDistance}) {
+    const Gradient<double> got({quantity, false}, x, nullptr, {{}, {1, 0}, {1, 2}, 2, 1});
+    for (const double g : got.x) CHECK_EQ(g, 0.0);
+  }
 }
 
 TEST(pair_gradient_half_types_equal_rounded_float) {
   Random random(7);
-  const Batch<float> x(Values::kIntegers, Labels::kRandom, 20, 9, random);
+  Batch<float> x(Values::kIntegers, Labels::kRandom, 20, 9, random);
+  for (int64_t i = 0; i < x.count; ++i) x.row(i)[8] = static_cast<float>(1 + i % 2);  // hyperbolic: a gap
   const Pairs<float> pairs = make_pairs<float>(20, 20, 60, 2, true, 4, random);
   for (const PairMeasure& measure : kMeasures) {
     const Gradient<float> want(measure, x, nullptr, pairs);

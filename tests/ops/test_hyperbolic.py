@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from hardmine import losses, ops, reference
+from hardmine.ops import _hyperbolic
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
 from support.processes import output_of, run_python, simd_levels, threads
+
+pytestmark = pytest.mark.emulated
 
 TRIPLET_OPTIONS = [
     {"negative": "hardest"},
@@ -175,6 +178,24 @@ def test_hyperbolic_rows_outside_of_the_ball_raise(name, options, norm):
         getattr(ops, name)(*arguments, similarity="hyperbolic", **options)
 
 
+@pytest.mark.parametrize("norm", [1.0, 1.5])
+def test_hyperbolic_rows_outside_of_the_ball_are_nan_where_values_are_unread(norm, monkeypatch):
+    """As on a GPU, whose values a check would wait for."""
+    monkeypatch.setattr(_hyperbolic, "has_values", lambda tensor: False)
+    x, labels = ball_rows(8), torch.arange(8) // 2
+    x[3] = torch.tensor([norm, 0, 0, 0, 0])
+    similarity, index = ops.knn(x, k=7, similarity="hyperbolic")
+    assert similarity[3].isnan().all()
+    assert (index[3] == -1).all()
+    assert not (index == 3).any()
+    x.requires_grad_()
+    for name, options in CALLS:
+        if name != "info_nce_loss":
+            loss = getattr(ops, name)(x, labels, similarity="hyperbolic", **options)
+            assert loss.isnan().all()
+            assert torch.autograd.grad(loss.sum(), x)[0].isnan().all()
+
+
 @each_call
 def test_hyperbolic_nan_rows_make_the_loss_nan(name, options):
     x = ball_rows(8)
@@ -208,6 +229,7 @@ def test_hyperbolic_passes_verification(name, options, verify):
     assert report.ops[name].checks == 1
 
 
+@pytest.mark.cpu
 @each_call
 def test_hyperbolic_any_threads_give_same_bits(name, options):
     found = []
@@ -231,6 +253,7 @@ torch.save(results, sys.argv[1])
 """
 
 
+@pytest.mark.cpu
 @pytest.mark.subprocess
 def test_hyperbolic_any_simd_level_gives_same_bits(tmp_path):
     assert len(simd_levels()) > 1
@@ -258,10 +281,15 @@ def test_hyperbolic_compiles_without_graph_breaks(name, options):
     torch.testing.assert_close(torch.compile(step, fullgraph=True)(x), step(x))
 
 
-@pytest.mark.parametrize("name", ["batch_all_triplet_loss", "multi_similarity_loss", "sigmoid_loss"])
+@pytest.mark.parametrize(
+    "name",
+    ["batch_all_triplet_loss", "multi_similarity_loss", "sigmoid_loss", "indexed_triplet_loss", "global_loss"],
+)
 def test_losses_without_hyperbolic_similarity_refuse_it(name):
     x = ball_rows(8)
     rest = x if name == "sigmoid_loss" else torch.arange(8) // 2
+    if name in ("indexed_triplet_loss", "global_loss"):
+        rest = torch.tensor([[0, 1, 2]])
     with pytest.raises(ValueError, match=r"^similarity must be one of .*, got 'hyperbolic'$"):
         getattr(ops, name)(x, rest, similarity="hyperbolic")
 

@@ -37,7 +37,9 @@ __global__ void __launch_bounds__(kTileThreads, 4)
                        SelectionStart<typename MmaPolicy::acc_t> start) {
   using acc_t = typename MmaPolicy::acc_t;
   constexpr int kWarps = kTileThreads / 32;
-  acc_t* norm = reinterpret_cast<acc_t*>(shared_memory());  // [kFiniteFlagRows]
+  const bool hyperbolic = MmaPolicy::kSquaredDifferences && out.factor;  // the only factors of squared differences
+  const int64_t depth = hyperbolic ? out.depth - 1 : out.depth;          // without the gap
+  acc_t* norm = reinterpret_cast<acc_t*>(shared_memory());               // [kFiniteFlagRows]
   const int64_t groups = panels_of<MmaPolicy>(out.count) * (MmaPolicy::kTile / kFiniteFlagRows);
   const int64_t padded_depth = stages_of<MmaPolicy>(out.depth) * MmaPolicy::kStageDepth;
   if (start.blocks_done && blockIdx.x == 0 && threadIdx.x == 0) *start.blocks_done = 0;
@@ -48,7 +50,11 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     if (threadIdx.x == 0 && first < out.count) out.finite[group] = !has_nonfinite;
     if (threadIdx.x < kFiniteFlagRows && first + threadIdx.x < out.count) {
       const int64_t row = first + threadIdx.x;
-      if (out.factor) out.factor[row] = acc_t(1) / norm[threadIdx.x];
+      if (hyperbolic) {
+        out.factor[row] = hyperbolic_factor<acc_t>(to_acc(x[(row + 1) * out.depth - 1]));
+      } else if (out.factor) {
+        out.factor[row] = acc_t(1) / norm[threadIdx.x];
+      }
 #pragma unroll
       for (int s = 0; s < SelectionStart<acc_t>::kMaxSelections; ++s)
         if (start.best[s]) start.best[s][row] = start.value[s];
@@ -59,7 +65,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
       // Neighboring threads write neighboring elements: of a row for tensor cores, of a column for SIMT.
       const int r = static_cast<int>(MmaPolicy::kTensorCores ? i / padded_depth : i % kFiniteFlagRows);
       const int64_t k = MmaPolicy::kTensorCores ? i % padded_depth : i / kFiniteFlagRows;
-      const bool inside = first + r < out.count && k < out.depth;
+      const bool inside = first + r < out.count && k < depth;
       const Scalar value = inside ? x[(first + r) * out.depth + k] : Scalar{};
       store_packed<MmaPolicy>(panel + MmaPolicy::offset(first_in_panel + r, k), value, inside ? norm[r] : acc_t(1),
                               normalized);
@@ -71,7 +77,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
 }  // namespace
 
 template <class MmaPolicy, class Scalar>
-PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t depth, bool normalized,
+PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t depth, const PairMeasure& measure,
                                     Workspace& workspace, const Stream& stream,
                                     const SelectionStart<typename MmaPolicy::acc_t>& start) {
   using acc_t = typename MmaPolicy::acc_t;
@@ -80,10 +86,11 @@ PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t dept
   out.depth = depth;
   out.panels = workspace.array<char>(panels_of<MmaPolicy>(count) * panel_bytes<MmaPolicy>(depth));
   out.finite = workspace.array<int32_t>(finite_flag_count(count));
-  if (normalized && kScalesProducts<MmaPolicy>) out.factor = workspace.array<acc_t>(count);
+  const bool scales_products = measure.normalized && kScalesProducts<MmaPolicy>;
+  if (scales_products || is_hyperbolic(measure)) out.factor = workspace.array<acc_t>(count);
   const int64_t blocks = panels_of<MmaPolicy>(count) * (MmaPolicy::kTile / kFiniteFlagRows);
   launch("pack_matrix", pack_matrix_kernel<MmaPolicy, Scalar>, {blocks, kTileThreads, kFiniteFlagRows * sizeof(acc_t)},
-         stream, x, normalized, out, start);
+         stream, x, measure.normalized, out, start);
   return out;
 }
 

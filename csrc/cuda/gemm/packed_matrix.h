@@ -31,11 +31,25 @@ struct SelectionStart {
   int32_t* blocks_done = nullptr;  // [1], set to 0
 };
 
-// Packs x [count, depth]. `normalized`: scores are those of unit rows. 2-byte rows are packed as they are, and their
-// products are multiplied by inverse norms, which loses nothing. Other rows are divided by their norms first.
+// Packs x [count, depth] for the scores of a measure.
+//   Normalized: 2-byte rows are packed as they are, and their products are multiplied by inverse norms, which loses
+//   nothing. Other rows are divided by their norms first.
+//   Hyperbolic, with squared differences: the last element, the gap, is packed as 0, and makes the row's factor.
 template <class MmaPolicy, class Scalar>
-PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t depth, bool normalized,
+PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t depth, const PairMeasure& measure,
                                     Workspace& workspace, const Stream& stream,
                                     const SelectionStart<typename MmaPolicy::acc_t>& start = {});
+
+// Calls body<quantity>(), for kernels that make similarities of scores: one for every quantity, because hyperbolic
+// distances take registers that the others need.
+template <class MmaPolicy, class Body>
+auto with_pair_quantity(Similarity similarity, const Body& body) {
+  if constexpr (!MmaPolicy::kSquaredDifferences) {
+    return body.template operator()<PairQuantity::kInnerProduct>();
+  } else {
+    return is_hyperbolic(measure_of(similarity)) ? body.template operator()<PairQuantity::kNegativeHyperbolicDistance>()
+                                                 : body.template operator()<PairQuantity::kNegativeDistance>();
+  }
+}
 
 }  // namespace hardmine::cuda

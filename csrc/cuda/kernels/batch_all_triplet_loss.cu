@@ -219,9 +219,9 @@ struct BatchAllOperand {
   PackedMatrix<MmaPolicy> packed{};
 
   BatchAllOperand() = default;  // of no rows
-  BatchAllOperand(const LabeledMatrix<Scalar>& rows, int64_t depth, bool normalized, acc_t* grad, Workspace& workspace,
-                  const Stream& stream) {
-    acc_t* const norm = normalized ? workspace.array<acc_t>(rows.count) : nullptr;
+  BatchAllOperand(const LabeledMatrix<Scalar>& rows, int64_t depth, const PairMeasure& measure, acc_t* grad,
+                  Workspace& workspace, const Stream& stream) {
+    acc_t* const norm = measure.normalized ? workspace.array<acc_t>(rows.count) : nullptr;
     stats = {
         .x = rows.x,
         .count = rows.count,
@@ -244,7 +244,7 @@ struct BatchAllOperand {
     launch("start_batch_all", start_batch_all_kernel<Scalar, acc_t>,
            {std::max(finite_flag_count(rows.count), blocks_of(grad ? rows.count * depth / 16 : rows.count)), kThreads},
            stream, stats, shift, gradient);
-    packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth, normalized, workspace, stream);
+    packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth, measure, workspace, stream);
   }
 
   GradientGemmRows<Scalar, acc_t> gemm_rows() const {
@@ -267,9 +267,9 @@ void batch_all(const BatchAllRule& rule, const LabeledMatrix<Scalar>& rows, cons
   using acc_t = typename MmaPolicy::acc_t;
   using GemmPolicy = GradientMmaPolicy<MmaPolicy>;
   using Operand = BatchAllOperand<MmaPolicy, Scalar>;
-  const bool normalized = batch_all_measure(rule, true).normalized;
-  Operand x(rows, depth, normalized, out.grad_x, workspace, stream);
-  Operand of_refs = refs ? Operand(*refs, depth, normalized, out.grad_refs, workspace, stream) : Operand();
+  const PairMeasure measure = batch_all_measure(rule, true);
+  Operand x(rows, depth, measure, out.grad_x, workspace, stream);
+  Operand of_refs = refs ? Operand(*refs, depth, measure, out.grad_refs, workspace, stream) : Operand();
   Operand& y = refs ? of_refs : x;
   const int64_t columns = refs ? refs->count : rows.count, count = columns > 0 ? rows.count : 0;
   const bool need_gradient = x.gradient.grad || y.gradient.grad;

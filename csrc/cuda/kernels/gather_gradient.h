@@ -4,6 +4,7 @@
 //   inner product: w y
 //   negative distance: (w / d) (y - x), d = |y - x|; nothing at d = 0, where PyTorch's norm has the subgradient 0
 //   negative squared distance: 2 w (y - x)
+//   negative hyperbolic distance: w slope (y - x), of core/hyperbolic.h, which leaves the rest to the caller
 // All are symmetric in x and y, so both endpoints of a pair are treated alike. For normalized rows, x and y stand for
 // x / |x| and y / |y|, and the sum is projected through x / |x|.
 #pragma once
@@ -48,7 +49,8 @@ struct GatherShared {
   int warp_count[kMaxWarps];
 };
 
-template <class Scalar, class acc_t>
+// kHyperbolic: whether the measure is. Other kernels would spill registers for its slope.
+template <class Scalar, class acc_t, bool kHyperbolic>
 class GatherRow {
  public:
   __device__ __forceinline__ GatherRow(const GatherParams<Scalar, acc_t>& params, int64_t row)
@@ -202,14 +204,20 @@ class GatherRow {
   // Adds the listed contributions in order, and clears the list.
   __device__ __forceinline__ void add_listed() {
     __syncthreads();
-    const bool inner_product = !is_distance(params_.measure);
+    const bool inner_product = !kHyperbolic && !is_distance(params_.measure);
     for (int i = warp_index(); i < listed_; i += kGatherThreads / 32) {
+      const Scalar* partner = static_cast<const Scalar*>(shared_.partner[i]);
       acc_t weight = shared_.weight[i];
       const acc_t norm = shared_.norm[i];
-      if (inner_product) {
+      if constexpr (kHyperbolic) {
+        const int64_t gap = params_.depth - 1;
+        const acc_t gap_x = to_acc(self_[gap]), gap_y = to_acc(partner[gap]);
+        const acc_t score = hyperbolic_score(squared_distance(partner, norm, gap), gap_x, gap_y);
+        weight *= hyperbolic_slope(score, gap_x, gap_y);
+      } else if (inner_product) {
         weight /= norm;
       } else if (params_.measure.quantity == PairQuantity::kNegativeDistance) {
-        const acc_t distance = distance_to(static_cast<const Scalar*>(shared_.partner[i]), norm);
+        const acc_t distance = std::sqrt(squared_distance(partner, norm, params_.depth));
         weight = distance == acc_t(0) ? acc_t(0) : weight / distance;
       } else {
         weight *= 2;
@@ -233,15 +241,15 @@ class GatherRow {
     listed_ = 0;  // safe without a barrier: list_some() and list_sorted() synchronize before they write
   }
 
-  // Called by all lanes of a warp.
-  __device__ __forceinline__ acc_t distance_to(const Scalar* partner, acc_t norm) const {
+  // Over the first `depth` elements. Called by all lanes of a warp.
+  __device__ __forceinline__ acc_t squared_distance(const Scalar* partner, acc_t norm, int64_t depth) const {
     acc_t sum = 0;
-    for (int64_t k = lane_index(); k < params_.depth; k += 32) {
+    for (int64_t k = lane_index(); k < depth; k += 32) {
       const acc_t x = to_acc(self_[k]), y = to_acc(partner[k]);
       const acc_t difference = params_.measure.normalized ? y / norm - x / norm_ : y - x;
       sum = fma(difference, difference, sum);
     }
-    return std::sqrt(warp_reduce_sum(sum));
+    return warp_reduce_sum(sum);
   }
 
   const GatherParams<Scalar, acc_t>& params_;

@@ -244,11 +244,10 @@ void knn(Similarity kind, const Matrix<Scalar>& queries, const Matrix<Scalar>* r
          bool exclude_self, const KnnOut<typename MmaPolicy::acc_t>& out, Workspace& workspace, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
   if (queries.count == 0) return;
-  const bool normalized = measure_of(kind).normalized;
+  const PairMeasure measure = measure_of(kind);
   KnnParams<MmaPolicy> params{};
-  params.rows = pack_matrix<MmaPolicy>(queries.x, queries.count, depth, normalized, workspace, stream);
-  params.columns =
-      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, workspace, stream) : params.rows;
+  params.rows = pack_matrix<MmaPolicy>(queries.x, queries.count, depth, measure, workspace, stream);
+  params.columns = refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, measure, workspace, stream) : params.rows;
   params.ids = {queries.id, refs ? refs->id : queries.id};
   params.exclude_self = !refs && exclude_self;
   params.epilogue = {kind, static_cast<int>(k), out};

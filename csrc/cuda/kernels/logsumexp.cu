@@ -13,11 +13,11 @@ namespace {
 constexpr int64_t kTargetBlocks = 512;  // enough to occupy a GPU
 constexpr int kEpilogueThreads = 256;
 
-template <class MmaPolicy, Ids kIds>
+template <class MmaPolicy, PairQuantity kQuantity, Ids kIds>
 __global__ void __launch_bounds__(kTileThreads, 2) logsumexp_kernel(LogSumExpParams<MmaPolicy> params) {
   const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
   for (int64_t i = blockIdx.x; i < panels * params.num_splits; i += gridDim.x)
-    LogSumExpPanel<MmaPolicy, kIds>(params, i % panels, i / panels).run();
+    LogSumExpPanel<MmaPolicy, kQuantity, kIds>(params, i % panels, i / panels).run();
 }
 
 // Merges the splits, and writes the results of the anchors.
@@ -72,10 +72,10 @@ void logsumexp(const LogSumExpRule& rule, const double* temperature, const Label
                const LabeledMatrix<Scalar>* refs, int64_t depth, const LogSumExpOut<typename MmaPolicy::acc_t>& out,
                Workspace& workspace, const Stream& stream, const typename MmaPolicy::acc_t* bound) {
   using acc_t = typename MmaPolicy::acc_t;
-  const bool normalized = measure_of(rule.similarity).normalized;
+  const PairMeasure measure = measure_of(rule.similarity);
   const LabeledMatrix<Scalar>& others = refs ? *refs : anchors;
-  const auto rows = pack_matrix<MmaPolicy>(anchors.x, anchors.count, depth, normalized, workspace, stream);
-  const auto columns = refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, workspace, stream) : rows;
+  const auto rows = pack_matrix<MmaPolicy>(anchors.x, anchors.count, depth, measure, workspace, stream);
+  const auto columns = refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, measure, workspace, stream) : rows;
 
   const auto run = [&](const PackedMatrix<MmaPolicy>& x, const LabeledMatrix<Scalar>& of, const auto& y,
                        const LabeledMatrix<Scalar>& among, const LogSumExpState<acc_t>& state, acc_t* log_sum,
@@ -100,8 +100,11 @@ void logsumexp(const LogSumExpRule& rule, const double* temperature, const Label
         .positive_sum = positives ? workspace.array<double>(num_partials) : nullptr,
         .positive_count = positives ? workspace.array<int64_t>(num_partials) : nullptr,
     };
-    launch("logsumexp",
-           params.ids.given() ? logsumexp_kernel<MmaPolicy, Ids::kGiven> : logsumexp_kernel<MmaPolicy, Ids::kNone>,
+    const auto kernel = with_pair_quantity<MmaPolicy>(rule.similarity, [&]<PairQuantity kQuantity>() {
+      return params.ids.given() ? logsumexp_kernel<MmaPolicy, kQuantity, Ids::kGiven>
+                                : logsumexp_kernel<MmaPolicy, kQuantity, Ids::kNone>;
+    });
+    launch("logsumexp", kernel,
            {row_panels * params.num_splits, kTileThreads, MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes},
            stream, params);
     const LogSumExpEpilogue<acc_t> epilogue{

@@ -82,7 +82,7 @@ struct LogSumExpAnchor : LogSumExpCoefficients<acc_t> {
   }
 };
 
-template <class MmaPolicy, Ids kIds>
+template <class MmaPolicy, PairQuantity kQuantity, Ids kIds>
 class LogSumExpWeightTile {
   using acc_t = typename MmaPolicy::acc_t;
   static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
@@ -110,9 +110,13 @@ class LogSumExpWeightTile {
         if (column >= params_.columns.count) continue;
         const LogSumExpAnchor<acc_t> of_column(params_.column_coefficients, column, params_.columns.count);
         const bool is_self = params_.symmetric && row == column;
-        weight_row[column] =
-            is_self ? acc_t(0)
-                    : weight_of(of_row, of_column, fragment_.at[r][c], label == labels_.column[MmaPolicy::column(c)]);
+        const acc_t score = fragment_.at[r][c];
+        acc_t weight =
+            is_self ? acc_t(0) : weight_of(of_row, of_column, score, label == labels_.column[MmaPolicy::column(c)]);
+        if constexpr (kQuantity == PairQuantity::kNegativeHyperbolicDistance)
+          if (weight != acc_t(0))
+            weight *= hyperbolic_slope(score, params_.rows.factor[row] * params_.columns.factor[column]);
+        weight_row[column] = weight;
       }
     }
     __syncthreads();  // before the next tile's labels
@@ -124,13 +128,13 @@ class LogSumExpWeightTile {
     if (score != score) return 0;  // NaN: excluded by ids
     acc_t weight = 0;
     if (same_class ? params_.pairs != LogSumExpPairs::kNegative : params_.pairs != LogSumExpPairs::kPositive) {
-      const acc_t similarity = similarity_from_score(MmaPolicy::kSquaredDifferences, score);
+      const acc_t similarity = similarity_from_score(kQuantity, score);
       const acc_t d = params_.logit.signed_similarity(similarity), x = params_.logit.value(similarity);
       weight = row.of_pair(d, x, log2e_over_temperature_) + column.of_pair(d, x, log2e_over_temperature_);
       weight *= params_.logit.slope(similarity);
     }
     if (same_class) weight += row.positive_weight + column.positive_weight;
-    if constexpr (MmaPolicy::kSquaredDifferences) {
+    if constexpr (kQuantity == PairQuantity::kNegativeDistance) {
       // s = -d, so ds / dx = (y - x) / d. At d = 0 the subgradient is 0, as in PyTorch's norm.
       weight = score >= std::numeric_limits<acc_t>::min() ? weight / std::sqrt(score) : acc_t(0);
     }
@@ -143,9 +147,9 @@ class LogSumExpWeightTile {
   Fragment<MmaPolicy> fragment_;
 };
 
-template <class MmaPolicy, Ids kIds>
+template <class MmaPolicy, PairQuantity kQuantity, Ids kIds>
 __global__ void __launch_bounds__(kTileThreads, 2) logsumexp_weights_kernel(LogSumExpWeightParams<MmaPolicy> params) {
-  LogSumExpWeightTile<MmaPolicy, kIds> tile(params);
+  LogSumExpWeightTile<MmaPolicy, kQuantity, kIds> tile(params);
   const int64_t columns = panels_of<MmaPolicy>(params.columns.count), first = params.first_row / MmaPolicy::kTile;
   const int64_t rows = panels_of<MmaPolicy>(params.last_row - params.first_row);
   for (int64_t i = blockIdx.x; i < rows * columns; i += gridDim.x) tile.visit(first + i % rows, i / rows);
@@ -204,9 +208,11 @@ void logsumexp_gradient(const LogSumExpRule& rule, const double* temperature, co
       params.first_row = first;
       params.last_row = last;
       params.weight = weight;
-      launch("logsumexp_weights",
-             params.ids.given() ? logsumexp_weights_kernel<MmaPolicy, Ids::kGiven>
-                                : logsumexp_weights_kernel<MmaPolicy, Ids::kNone>,
+      const auto kernel = with_pair_quantity<MmaPolicy>(rule.similarity, [&]<PairQuantity kQuantity>() {
+        return params.ids.given() ? logsumexp_weights_kernel<MmaPolicy, kQuantity, Ids::kGiven>
+                                  : logsumexp_weights_kernel<MmaPolicy, kQuantity, Ids::kNone>;
+      });
+      launch("logsumexp_weights", kernel,
              {tiles, kTileThreads, MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes}, stream, params);
     });
   };

@@ -55,7 +55,7 @@ struct LogSumExpParams : PairwiseOperands<MmaPolicy> {
   LogSumExpPartials<acc_t> partials;
 };
 
-template <class MmaPolicy, Ids kIds>
+template <class MmaPolicy, PairQuantity kQuantity, Ids kIds>
 class LogSumExpPanel {
   using acc_t = typename MmaPolicy::acc_t;
   static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
@@ -138,7 +138,7 @@ class LogSumExpPanel {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         if (!kind_of(r, c, label).positive) continue;
-        total += similarity_from_score(MmaPolicy::kSquaredDifferences, fragment_.at[r][c]);
+        total += similarity_from_score(kQuantity, fragment_.at[r][c]);
         found += 1;
       }
       total = sum_of_row(total);
@@ -168,7 +168,7 @@ class LogSumExpPanel {
         const bool counts = (kind.positive && params_.pairs != LogSumExpPairs::kNegative) ||
                             (kind.negative && params_.pairs != LogSumExpPairs::kPositive);
         acc_t& score = fragment_.at[r][c];
-        score = counts ? logit_of(r, similarity_from_score(MmaPolicy::kSquaredDifferences, score)) : kNothing;
+        score = counts ? logit_of(r, similarity_from_score(kQuantity, score)) : kNothing;
         if (score > shift) shift = score;
       }
 #pragma unroll

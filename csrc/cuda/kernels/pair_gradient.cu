@@ -139,11 +139,11 @@ __global__ void __launch_bounds__(kScanThreads, 1)
   if (threadIdx.x == 0) *all = !has_nonfinite && (!is_valid || *is_valid != 0);
 }
 
-template <class Scalar, class acc_t>
+template <class Scalar, class acc_t, bool kHyperbolic>
 __global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(GatherParams<Scalar, acc_t> params) {
   const bool propagate_nan = params.finite.block_any_nonfinite();
   for (int64_t row = blockIdx.x; row < params.rows.count; row += gridDim.x)
-    GatherRow<Scalar, acc_t>(params, row).run(propagate_nan);
+    GatherRow<Scalar, acc_t, kHyperbolic>(params, row).run(propagate_nan);
 }
 
 template <class Scalar, class acc_t>
@@ -248,7 +248,9 @@ class PairGradient {
              static_cast<const int64_t*>(begin), rows.incidence_count, endpoint);
       params.row_to_pairs = {begin, endpoint};
     }
-    launch("gather_gradient", gather_gradient_kernel<Scalar, acc_t>,
+    launch("gather_gradient",
+           is_hyperbolic(measure_) ? gather_gradient_kernel<Scalar, acc_t, true>
+                                   : gather_gradient_kernel<Scalar, acc_t, false>,
            {rows.count, kGatherThreads, sizeof(GatherShared<acc_t>)}, stream_, params);
   }
 

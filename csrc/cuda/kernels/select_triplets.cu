@@ -71,7 +71,8 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
   using acc_t = typename MmaPolicy::acc_t;
   constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
   const int64_t count = anchors.count;
-  const bool symmetric = refs == nullptr, normalized = measure_of(rule.similarity).normalized;
+  const bool symmetric = refs == nullptr;
+  const PairMeasure measure = measure_of(rule.similarity);
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
   const bool semihard = rule.negative == Negative::kSemihard;
   const bool falls_back = semihard && rule.semihard_fallback != Fallback::kNone;
@@ -86,9 +87,9 @@ void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anc
   }
   start.blocks_done = workspace.array<int32_t>(1);
   const PackedMatrix<MmaPolicy> rows =
-      pack_matrix<MmaPolicy>(anchors.x, count, depth, normalized, workspace, stream, start);
+      pack_matrix<MmaPolicy>(anchors.x, count, depth, measure, workspace, stream, start);
   const PackedMatrix<MmaPolicy> columns =
-      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, workspace, stream) : rows;
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, measure, workspace, stream) : rows;
 
   SelectionEpilogue<acc_t> epilogue{
       .count = count,

@@ -228,10 +228,10 @@ void sigmoid_loss(const SigmoidRule& rule, const double* logit, const LabeledMat
   using acc_t = typename MmaPolicy::acc_t;
   const int64_t count = queries.count;
   if (count == 0) return;
-  const bool normalized = measure_of(rule.similarity).normalized;
+  const PairMeasure measure = measure_of(rule.similarity);
   SigmoidParams<MmaPolicy> params{};
-  params.rows = pack_matrix<MmaPolicy>(queries.x, count, depth, normalized, workspace, stream);
-  params.columns = pack_matrix<MmaPolicy>(keys.x, keys.count, depth, normalized, workspace, stream);
+  params.rows = pack_matrix<MmaPolicy>(queries.x, count, depth, measure, workspace, stream);
+  params.columns = pack_matrix<MmaPolicy>(keys.x, keys.count, depth, measure, workspace, stream);
   params.row_label = queries.label;
   params.column_label = keys.label;
   params.logit = logit;

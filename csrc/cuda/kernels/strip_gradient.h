@@ -79,7 +79,7 @@ class StripGradient {
 
  public:
   StripGradient(Similarity similarity, int64_t depth, int64_t strip_weights, Workspace& workspace, const Stream& stream)
-      : normalized_(measure_of(similarity).normalized),
+      : measure_(measure_of(similarity)),
         depth_(depth),
         strip_weights_(strip_weights),
         workspace_(workspace),
@@ -92,12 +92,11 @@ class StripGradient {
         .x = rows.x,
         .count = rows.count,
         .depth = depth_,
-        .norm = normalized_ ? workspace_.array<acc_t>(rows.count) : nullptr,
+        .norm = measure_.normalized ? workspace_.array<acc_t>(rows.count) : nullptr,
         .finite = workspace_.array<int32_t>(finite_flag_count(rows.count)),
         .incidence_count = nullptr,
     };
-    if (rows.count > 0)
-      out.packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth_, normalized_, workspace_, stream_);
+    if (rows.count > 0) out.packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth_, measure_, workspace_, stream_);
     return out;
   }
 
@@ -167,7 +166,7 @@ class StripGradient {
     }
   };
 
-  const bool normalized_;
+  const PairMeasure measure_;
   const int64_t depth_, strip_weights_;
   Workspace& workspace_;
   const Stream& stream_;

@@ -160,14 +160,14 @@ void tuplet_loss(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors, c
                  const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
   const int64_t count = anchors.count;
-  const bool all = rule.positive == TupletPositive::kAll, normalized = measure_of(rule.similarity).normalized;
+  const bool all = rule.positive == TupletPositive::kAll;
+  const PairMeasure measure = measure_of(rule.similarity);
   SelectionStart<acc_t> start;
   start.blocks_done = workspace.array<int32_t>(1);
 
   TupletParams<MmaPolicy> params{};
-  params.rows = pack_matrix<MmaPolicy>(anchors.x, count, depth, normalized, workspace, stream, start);
-  params.columns =
-      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, normalized, workspace, stream) : params.rows;
+  params.rows = pack_matrix<MmaPolicy>(anchors.x, count, depth, measure, workspace, stream, start);
+  params.columns = refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, measure, workspace, stream) : params.rows;
   params.row_label = anchors.label;
   params.column_label = refs ? refs->label : anchors.label;
   params.symmetric = refs == nullptr;

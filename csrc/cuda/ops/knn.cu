@@ -7,7 +7,7 @@ namespace {
 std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, std::optional<Tensor> ids,
                                     std::optional<Tensor> ref_ids, int64_t k, bool exclude_self, int64_t similarity,
                                     bool allow_tf32) {
-  const Similarity kind = flat_similarity_from_code(similarity);
+  const Similarity kind = similarity_from_code(similarity);
   const NeighborTensors t(queries, refs, ids, ref_ids, k, exclude_self);
   OpContext context(t.queries);
   const bool squared_differences = is_distance(measure_of(kind));
@@ -24,7 +24,7 @@ std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, 
 std::tuple<Tensor, Tensor> knn_backward_cuda(Tensor grad_similarity, Tensor index, Tensor queries,
                                              std::optional<Tensor> refs, int64_t similarity, bool need_queries,
                                              bool need_refs) {
-  const PairMeasure measure = measure_of(flat_similarity_from_code(similarity));
+  const PairMeasure measure = measure_of(similarity_from_code(similarity));
   const BackwardInputs inputs(queries, refs, {.rows = need_queries, .columns = need_refs});
   const PairTensors pairs = checked_neighbors(index, grad_similarity, inputs);
   OpContext context(inputs.embeddings);

@@ -10,7 +10,6 @@ namespace hardmine::cuda {
 // Calls body<MmaPolicy, Scalar>(anchors, refs); refs is a pointer, null without refs.
 template <class Body>
 void with_labeled_inputs(const LabeledInputs& inputs, Similarity similarity, bool allow_tf32, const Body& body) {
-  if (similarity == Similarity::kHyperbolic) throw std::invalid_argument("similarity must not be hyperbolic on a GPU");
   const ScalarType dtype = inputs.embeddings.scalar_type();
   const bool squared_differences = is_distance(measure_of(similarity));
   with_mma_policy(dtype, squared_differences, allow_tf32, [&]<class MmaPolicy, class Scalar>() {

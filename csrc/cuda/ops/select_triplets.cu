@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> select_triplets_block
 // The gradients of the embeddings from those of the similarities, which `selected` holds.
 std::tuple<Tensor, Tensor> similarity_gradients(int64_t similarity, const BackwardInputs& inputs,
                                                 const SelectionTensors& selected, ScalarType type) {
-  const PairMeasure measure = measure_of(flat_similarity_from_code(similarity));
+  const PairMeasure measure = measure_of(similarity_from_code(similarity));
   OpContext context(inputs.embeddings);
   with_gradient(inputs, [&]<class acc_t>(const auto& rows, const auto& out) {
     // No loss, and the gradients of the similarities do not depend on the similarities.

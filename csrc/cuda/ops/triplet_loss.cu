@@ -23,7 +23,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cuda(
 std::tuple<Tensor, Tensor> loss_gradients(const LossRule& rule, int64_t similarity, const BackwardInputs& inputs,
                                           const SelectionTensors& selected, const SelectionGradients& arriving,
                                           ScalarType type) {
-  const PairMeasure measure = measure_of(flat_similarity_from_code(similarity));
+  const PairMeasure measure = measure_of(similarity_from_code(similarity));
   OpContext context(inputs.embeddings);
   with_gradient(inputs, [&]<class acc_t>(const auto& rows, const auto& out) {
     const LossGradient<acc_t> loss{

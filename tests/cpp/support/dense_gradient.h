@@ -31,6 +31,37 @@ struct MeasuredSide {
   const double* row(int64_t i) const { return x.data() + i * depth; }
 };
 
+// Moves the rows into the Poincare ball: [x, gap] with the gap as last element, as core/hyperbolic.h has them.
+template <class T>
+void move_into_ball(Batch<T>& batch) {
+  for (int64_t i = 0; i < batch.count; ++i) {
+    T* row = batch.row(i);
+    double squares = 0;
+    for (int64_t k = 0; k + 1 < batch.depth; ++k) squares += double(row[k]) * row[k];
+    const double radius = std::sqrt(squares) / (1 + std::sqrt(squares));
+    for (int64_t k = 0; k + 1 < batch.depth; ++k) row[k] = T(row[k] / (1 + std::sqrt(squares)));
+    row[batch.depth - 1] = T(1 - radius * radius);
+  }
+}
+
+// The squared distance of two rows, without their gaps if the measure is hyperbolic.
+inline double squared_distance(const PairMeasure& measure, const double* a, const double* b, int64_t depth) {
+  double sum = 0;
+  for (int64_t k = 0; k < depth - (is_hyperbolic(measure) ? 1 : 0); ++k) sum += (a[k] - b[k]) * (a[k] - b[k]);
+  return sum;
+}
+
+// arcosh(1 + score), and its derivative by the squared distance times 2, as in core/hyperbolic.h.
+struct Hyperbolic {
+  double distance, slope;
+
+  Hyperbolic(double sq_dist, double gap_a, double gap_b) {
+    const double u = std::sqrt(sq_dist / (gap_a * gap_b));  // arcosh(1 + 2 u^2) = 2 arsinh(u)
+    distance = 2 * std::asinh(u);
+    slope = 4 / (gap_a * gap_b * std::sinh(distance));
+  }
+};
+
 // [rows, columns]
 template <class T>
 std::vector<double> measure_matrix(const PairMeasure& measure, const MeasuredSide<T>& rows,
@@ -39,14 +70,21 @@ std::vector<double> measure_matrix(const PairMeasure& measure, const MeasuredSid
   for (int64_t i = 0; i < rows.count; ++i) {
     for (int64_t j = 0; j < columns.count; ++j) {
       const double *a = rows.row(i), *b = columns.row(j);
-      double product = 0, sq_dist = 0;
-      for (int64_t k = 0; k < rows.depth; ++k) {
-        product += a[k] * b[k];
-        sq_dist += (a[k] - b[k]) * (a[k] - b[k]);
+      const double sq_dist = squared_distance(measure, a, b, rows.depth);
+      double& value = s[i * columns.count + j];
+      switch (measure.quantity) {
+        case PairQuantity::kInnerProduct:
+          for (int64_t k = 0; k < rows.depth; ++k) value += a[k] * b[k];
+          break;
+        case PairQuantity::kNegativeDistance:
+          value = -std::sqrt(sq_dist);
+          break;
+        case PairQuantity::kNegativeSquaredDistance:
+          value = -sq_dist;
+          break;
+        case PairQuantity::kNegativeHyperbolicDistance:
+          value = -Hyperbolic(sq_dist, a[rows.depth - 1], b[rows.depth - 1]).distance;
       }
-      s[i * columns.count + j] = measure.quantity == PairQuantity::kInnerProduct       ? product
-                                 : measure.quantity == PairQuantity::kNegativeDistance ? -std::sqrt(sq_dist)
-                                                                                       : -sq_dist;
     }
   }
   return s;
@@ -76,20 +114,22 @@ class DenseGradient {
         const double w = weight[i * others.count + j], off = error[i * others.count + j];
         if (w == 0 && off == 0) continue;
         const double *a = rows.row(i), *b = others.row(j);
-        double sq_dist = 0;
-        for (int64_t k = 0; k < depth; ++k) sq_dist += (b[k] - a[k]) * (b[k] - a[k]);
-        const double d = std::sqrt(sq_dist);
-        if (measure.quantity == PairQuantity::kNegativeDistance && d == 0) continue;  // the subgradient 0
+        const double sq_dist = squared_distance(measure, a, b, depth), d = std::sqrt(sq_dist);
+        const bool hyperbolic = is_hyperbolic(measure);
+        if ((measure.quantity == PairQuantity::kNegativeDistance || hyperbolic) && d == 0) continue;  // subgradient 0
+        const double slope = hyperbolic ? Hyperbolic(sq_dist, a[depth - 1], b[depth - 1]).slope : 0;
         for (int64_t k = 0; k < depth; ++k) {
           const double difference = b[k] - a[k];
           double to_a = b[k], to_b = a[k];
           if (measure.quantity == PairQuantity::kNegativeDistance) to_b = -(to_a = difference / d);
           if (measure.quantity == PairQuantity::kNegativeSquaredDistance) to_b = -(to_a = 2 * difference);
+          if (hyperbolic) to_b = -(to_a = slope * difference);
           // Unit rows are rounded, and their differences magnify the error. Other rows are exact, or nearly.
           double size = std::fabs(a[k]) + std::fabs(b[k]);
           if (measure.quantity != PairQuantity::kInnerProduct && !rows.normalized) size = std::fabs(difference);
           if (measure.quantity == PairQuantity::kNegativeDistance) size /= d;
           if (measure.quantity == PairQuantity::kNegativeSquaredDistance) size *= 2;
+          if (hyperbolic) size *= slope;
           const double bound = std::fabs(w) * size * 8 * epsilon + off * (std::fabs(to_a) + std::fabs(to_b));
           to_rows.value[i * depth + k] += w * to_a;
           to_rows.bound[i * depth + k] += bound;

@@ -126,6 +126,7 @@ void check_logsumexps(const LogSumExpProblem<T>& p, const LogSumExpArrays<T>& ru
       for (int64_t k = 0; k < side->depth; ++k) squares += side->row(i)[k] * side->row(i)[k];
       largest = std::fmax(largest, p.rule.similarity == Similarity::kEuclidean ? 2 * std::sqrt(squares) : squares);
     }
+  for (size_t k = 0; k < s.size() && is_hyperbolic(measure); ++k) largest = std::fmax(largest, -s[k]);
   // The logits and their derivatives by the similarities.
   std::vector<double> x = s, slope(s.size(), 1.0);
   const double m = p.rule.margin;

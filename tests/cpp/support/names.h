@@ -33,7 +33,8 @@ inline std::string name_of(TupletPositive positive) { return name_in({"easiest",
 inline std::string name_of(Reduction reduction) { return name_in({"mean", "sum", "none"}, reduction); }
 inline std::string name_of(BatchAllReduction reduction) { return name_in({"mean", "mean_active", "sum"}, reduction); }
 inline std::string name_of(PairQuantity quantity) {
-  return name_in({"inner product", "negative distance", "negative squared distance"}, quantity);
+  return name_in({"inner product", "negative distance", "negative squared distance", "negative hyperbolic distance"},
+                 quantity);
 }
 inline std::string text_of(const PairMeasure& measure) {
   return name_of(measure.quantity) + (measure.normalized ? " of unit rows" : "");
