@@ -11,6 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from hardmine._problems import has_problems, run_on_problems
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -30,17 +32,23 @@ observers: list[Observer] = []
 def observed(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Show the calls of an op to the observer, except those that ``torch.compile`` captures.
 
-    Under ``torch.autocast``, rows and refs of different dtypes reach the op in the dtype that holds both.
+    Inside ``torch.vmap`` the op runs on each problem. Under ``torch.autocast``, rows and refs of different dtypes reach
+    the op in the dtype that holds both.
     """
 
     def decorate(op: Callable[P, R]) -> Callable[P, R]:
         position_of_refs = _position_of_refs(op)
+        parameters = list(inspect.signature(op).parameters)
 
         @functools.wraps(op)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             if position_of_refs:
                 args, kwargs = _promoted(position_of_refs, args, kwargs)  # type: ignore[assignment]
-            if not observers or torch.compiler.is_compiling():
+            if torch.compiler.is_compiling():
+                return op(*args, **kwargs)
+            if torch._C._are_functorch_transforms_active() and has_problems(args, kwargs):
+                return run_on_problems(parameters, run, args, kwargs)
+            if not observers:
                 return op(*args, **kwargs)
             finish = observers[-1](name, op, args, kwargs)
             result = op(*args, **kwargs)  # before the check, so that bad arguments get the op's own error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hardmine._problems import is_batched
 from hardmine.ops._arguments import (
     FLOAT_DTYPES,
     check_ids,
@@ -240,6 +241,8 @@ class CrossBatchMemory(nn.Module):
     def _check(self, embeddings: Any, labels: Any, ids: Any) -> tuple[Tensor, Tensor | None]:
         """Checks a batch before the memory changes; returns the labels and ids as int64."""
         check_rows("embeddings", embeddings, None)
+        if is_batched(embeddings):
+            raise ValueError("embeddings must not be batched by torch.vmap: the problems would share one memory")
         if embeddings.shape[1] != self.dim:
             raise ValueError(f"embeddings must be [B, dim] with dim = {self.dim}, got {shape_of(embeddings)}")
         if embeddings.device != self.embeddings.device:

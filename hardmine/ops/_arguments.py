@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from hardmine import _library, types
 from hardmine._hooks import replaying
 from hardmine._options import check_choice as check_choice  # for the modules that check other arguments
+from hardmine._problems import drawn, is_batched
 from hardmine.ops._numbers import check_finite, check_temperature, optional_number
 
 if TYPE_CHECKING:
@@ -62,20 +63,15 @@ def has_values(tensor: Tensor) -> bool:
     """Whether a check may read the values of ``tensor``: they exist, and reading them synchronizes no device."""
     if not tensor.is_cpu or torch.compiler.is_compiling() or isinstance(tensor, FakeTensor):
         return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # torch.vmap forbids reading values
+    return not is_batched(tensor)
 
 
-def forbid_transforms(name: str, tensor: Tensor) -> None:
-    """Raises for forward-mode and torch.func derivatives, which would otherwise be a silent zero."""
+def forbid_tangents(name: str, tensor: Tensor) -> None:
+    """Raises for forward-mode derivatives, which would otherwise be a silent zero."""
     if torch.compiler.is_compiling():
         return
     if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
         raise NotImplementedError(f"{name} must have no tangent: hardmine's ops have no forward-mode derivative")
-    if torch._C._functorch.is_gradtrackingtensor(tensor):
-        raise NotImplementedError(
-            f"{name} must not be inside torch.func.grad, vjp or jacrev: hardmine's ops are differentiated by "
-            "torch.autograd (loss.backward, torch.autograd.grad)"
-        )
 
 
 def shape_of(tensor: Tensor) -> str:
@@ -119,11 +115,12 @@ def _kind_of(value: Any) -> str:
 def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "embeddings") -> None:
     """``tensor`` is a floating-point matrix, with the depth, dtype and device of ``like``."""
     check_tensor(name, tensor, like)
-    forbid_transforms(name, tensor)
+    forbid_tangents(name, tensor)
     if tensor.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
     if tensor.dim() != 2:
-        raise ValueError(f"{name} must be [rows, D], got {shape_of(tensor)}")
+        hint = "; torch.vmap runs an op on each of a batch of problems" if tensor.dim() == 3 else ""
+        raise ValueError(f"{name} must be [rows, D], got {shape_of(tensor)}{hint}")
     if tensor.shape[1] == 0:
         raise ValueError(f"{name} must be [rows, D] with D >= 1, got {shape_of(tensor)}")
     if like is None:
@@ -383,7 +380,7 @@ def draw_random(embeddings: Tensor, options: dict[str, Any], anchors: Anchors | 
     generator = options["generator"]
     drawn_by = {} if generator is None else {"generator": generator}  # torch.compile takes no None at dynamic shapes
     count = (embeddings if anchors is None else anchors.number).shape[0]
-    numbers = torch.rand(rows, count, dtype=torch.float64, device=embeddings.device, **drawn_by)
+    numbers = drawn(lambda: torch.rand(rows, count, dtype=torch.float64, device=embeddings.device, **drawn_by))
     return numbers if anchors is None else numbers[:, anchors.own]
 
 
@@ -424,7 +421,7 @@ def scalar_tensor(name: str, value: Any, like: Tensor, like_name: str, check: Ca
     if not isinstance(value, Tensor):
         return like.new_full((), check(value), dtype=torch.float64)
     check_tensor(name, value, like)
-    forbid_transforms(name, value)
+    forbid_tangents(name, value)
     if value.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name} must be a number, or a tensor [] of a floating-point dtype, got {value.dtype}")
     if value.dim() != 0:

@@ -12,8 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 
 from hardmine import _library
+
+
+def has_tangent(tensor: Tensor | None) -> bool:
+    """Whether a forward-mode derivative is taken at the current level, which would otherwise be a silent zero."""
+    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+
 
 _library.load()
 _REGISTRATIONS = torch.library.Library("hardmine", "FRAGMENT")
@@ -54,25 +62,47 @@ def register_autograd(
 
     def function_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # torch.utils.checkpoint reruns the forward pass here, which needs autograd
-        if torch.is_grad_enabled():  # a second derivative may be requested
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            # A second derivative may be requested, and transforms have their own dispatch.
             return (*backward(ctx, saved, *grads), None, None)
         with torch._C._AutoDispatchBelowAutograd():
             return (*backward(ctx, saved, *grads), None, None)
 
-    function: Any = type(
-        "".join(map(str.capitalize, name.split("_"))),
-        (torch.autograd.Function,),
-        {"forward": staticmethod(forward), "backward": staticmethod(function_backward)},
-    )
+    def forward_in_transform(ctx: Any, *inputs: Any) -> Any:
+        with torch.enable_grad():  # for the transforms further out
+            return forward(ctx, *inputs)
+
+    def named(base: Any, forward: Callable[..., Any]) -> Any:
+        methods = {"forward": staticmethod(forward), "backward": staticmethod(function_backward)}
+        return type("".join(map(str.capitalize, name.split("_"))), (base,), methods)
+
+    function = named(torch.autograd.Function, forward)
+    function_in_transform = named(torch.autograd.function._SingleLevelFunction, forward_in_transform)
 
     def kernel(keyset: torch._C.DispatchKeySet, *arguments: Any) -> Any:
-        if torch.is_grad_enabled():
-            inputs = [arguments[position] for position in differentiable]
-            if any(tensor is not None and tensor.requires_grad for tensor in inputs):
+        inputs = [arguments[position] for position in differentiable]
+        if forward_ad._current_level >= 0 and any(map(has_tangent, inputs)):
+            raise NotImplementedError(f"hardmine::{name} has no forward-mode derivative")
+        if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
+            if not torch._C._are_functorch_transforms_active():
                 return function.apply(*inputs, keyset, arguments)
+            # The dispatcher has entered one level of torch.func, whose tensors these are.
+            with enable_single_level_autograd_function():
+                return function_in_transform.apply(*inputs, keyset, arguments)
         return call(keyset, arguments)
 
+    def each_problem(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        """The op on each problem of ``torch.vmap``: of a backward pass, or in a compiled graph."""
+        results = [
+            op(*(value if dim is None else value.select(dim, i) for value, dim in zip(arguments, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
     _REGISTRATIONS.impl(name, kernel, "Autograd", with_keyset=True)
+    torch.library.register_vmap(f"hardmine::{name}", each_problem, lib=_REGISTRATIONS)
 
 
 def forbid_double_backward(name: str, differentiable: Sequence[int]) -> None:

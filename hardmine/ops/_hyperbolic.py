@@ -31,18 +31,23 @@ class _LiftedRows(torch.autograd.Function):
     gradient of x is g - r x / gap with r the sum of w |y - x|^2 = -e - 2 x . g.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.dtype = rows.dtype
+    def forward(rows: Tensor) -> Tensor:
         rows = rows if rows.dtype == torch.float64 else rows.float()
         gap = (1 - rows.double().square().sum(-1, keepdim=True)).to(rows.dtype)
-        gap = torch.where(gap > 0, gap, math.nan)
-        ctx.save_for_backward(rows, gap)
-        return torch.cat([rows, gap], -1)
+        return torch.cat([rows, torch.where(gap > 0, gap, math.nan)], -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.dtype = inputs[0].dtype
+        ctx.save_for_backward(output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        rows, gap = ctx.saved_tensors
+        (lifted,) = ctx.saved_tensors
+        rows, gap = lifted[..., :-1], lifted[..., -1:]
         g, e = grad[..., :-1], grad[..., -1:]
         radial = e.double() + 2 * (rows.double() * g.double()).sum(-1, keepdim=True)  # divided by a small gap
         return (g + rows * (radial / gap)).to(ctx.dtype)

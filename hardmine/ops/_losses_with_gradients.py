@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardmine._problems import needs_gradient
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 
 
@@ -115,9 +116,11 @@ def register_loss_with_gradients(
 
     def loss_of(arguments: tuple[Any, ...]) -> Tensor:
         inputs = [arguments[position] for position in differentiable]
+        if torch._C._are_functorch_transforms_active():
+            return getattr(compiled, name)(*arguments, *map(needs_gradient, inputs))[0]
         has_grad = torch.is_grad_enabled()
         need = [has_grad and tensor is not None and tensor.requires_grad for tensor in inputs]
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
             return getattr(compiled, name)(*arguments, *need)[0]
         if any(need):
             return function.apply((*arguments, *need), *inputs)

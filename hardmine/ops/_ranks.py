@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hardmine._hooks import checked
+from hardmine._problems import needs_gradient
 from hardmine.ops._arguments import check_choice, check_ids, check_labeled_rows, with_row_numbers
 from hardmine.ops._gather import check_gathered, send_failure
 from hardmine.ops._groups import check_group
@@ -94,7 +95,7 @@ def gather(
         ids,
         triplets,
         None if anchors is None else anchors.shape[0],
-        torch.is_grad_enabled() and rows.requires_grad,
+        needs_gradient(rows),
         ",".join(names),
         "\n".join(lines),
         numbers,

@@ -10,6 +10,7 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import check_distance_similarity
+from hardmine._problems import needs_gradient
 from hardmine.ops._arguments import (
     FLOAT_DTYPES,
     INTEGER_DTYPES,
@@ -176,7 +177,7 @@ def batch_all_triplet_loss(
         0.0 if table is not None else check_finite("margin", margin, like=embeddings),
         check_choice("reduction", reduction, get_args(BatchAllReduction)),
         allow_tf32(embeddings),
-        *(rows is not None and rows.requires_grad and torch.is_grad_enabled() for rows in (embeddings, ref_embeddings)),
+        *map(needs_gradient, (embeddings, ref_embeddings)),
     )
     return (loss, TripletCounts(active, total)) if return_counts else loss
 

@@ -239,11 +239,11 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
 
 
 def _has_values(argument: Any) -> bool:
-    """Whether an argument can be compared; tensors inside ``torch.vmap`` cannot."""
+    """Whether an argument can be compared; tensors inside of transforms, such as ``torch.vmap``, cannot."""
     if not isinstance(argument, torch.Tensor):
         return True
-    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor(argument)
-    return not (argument.is_meta or isinstance(argument, FakeTensor) or is_wrapped)
+    is_inside = torch._C._are_functorch_transforms_active()
+    return not (argument.is_meta or isinstance(argument, FakeTensor) or is_inside)
 
 
 def _generator_before(op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Generator | None:
