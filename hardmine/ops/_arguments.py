@@ -93,13 +93,18 @@ def check_tensor(name: str, value: Any, like: Tensor | None = None) -> None:
     """``value`` is a plain dense tensor; it and ``like`` are both real or both fake."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {_kind_of(value)}")
+    if type(value).__name__ == "DTensor":  # its module takes long to import
+        raise TypeError(
+            f"{name} must be a plain tensor, got a DTensor: pass {name}.to_local(), and group= if ranks hold "
+            "different rows"
+        )
     if torch.compiler.is_compiling():
         return
     if value.is_nested or value.layout != torch.strided:
         layout = f"nested tensor of layout {value.layout}" if value.is_nested else f"layout {value.layout}"
         raise TypeError(f"{name} must be a dense tensor, got {layout}")
-    if type(value).__name__ in ("MaskedTensor", "DTensor"):
-        raise TypeError(f"{name} must be a plain tensor, got a {type(value).__name__}")
+    if type(value).__name__ == "MaskedTensor":
+        raise TypeError(f"{name} must be a plain tensor, got a MaskedTensor")
     if like is not None and isinstance(value, FakeTensor) != isinstance(like, FakeTensor):
         kinds = ("a real tensor", "a FakeTensor")[:: -1 if isinstance(like, FakeTensor) else 1]
         raise TypeError(f"{name} must be {kinds[0]}, as the embeddings are, got {kinds[1]}")
