@@ -4,17 +4,24 @@ Every loss takes the same embeddings as the loss of the other library, after a c
 runs: these are the times of the losses alone, forward and backward. Rounds of `bench/paired.py` give the ratio of the
 medians. `--memory` prints the peak memory of a step beyond its inputs, each measured in a process of its own.
 
-    python -m papers._torchvision bench/st_integration.py --sizes 512 2048 --threads 1
+    python bench/st_integration.py --sizes 512 2048 --threads 1
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `papers`
+from papers._torchvision import torchvision_module
+
+torchvision_module("transforms")  # open_clip imports torchvision, whose wheel may not fit the torch
 
 import numpy as np
 import open_clip
@@ -161,12 +168,7 @@ def peak_bytes(index: int, side: str, rows: int, depth: int) -> int:
     case = CASES[index]
     run_step(sides_of(case, inputs_of(case, 256, depth))[side])  # loads libraries, starts threads
     rival = sides_of(case, inputs_of(case, rows, depth))[side]
-    memory.return_free_memory()
-    if not memory.reset_high_water_mark():
-        raise OSError("this kernel cannot reset the peak of a process")
-    before = memory.status_bytes("VmRSS")
-    run_step(rival)
-    return memory.status_bytes("VmHWM") - before
+    return memory.peak_of(lambda: run_step(rival))[0]
 
 
 def report(name: str, rows: int, depth: int, rivals: dict[str, Rival], arguments: argparse.Namespace) -> None:
