@@ -1,11 +1,14 @@
 """The cost of HTL's class trees at the sizes of the papers' training sets, and the trees of real images.
 
-`python bench/class_trees.py` prints both tables and writes no file. For the second table, HARDMINE_DATA must name a
-folder with the features and the archive of the cars. docs/hierarchical.md shows a run.
+    python bench/class_trees.py [--sizes 98x41 3997x6]
+
+Prints both tables and writes no file. For the second table, HARDMINE_DATA must name a folder with the features and the
+archive of the cars. docs/hierarchical.md shows a run.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 
@@ -17,11 +20,7 @@ import environment
 from graphs.data import car_features, car_labels
 from hardmine.mining import AnchorNeighborSampler, ClassTree, class_distances
 
-SIZES = [  # classes, images per class: about as in CAR (half), In-shop and SOP
-    (98, 41),
-    (3_997, 6),
-    (11_318, 5),
-]
+SIZES = ["98x41", "3997x6", "11318x5"]  # classes x images per class: about as in CAR (half), In-shop and SOP
 DEPTH = 128
 ROUNDS = 3
 CHUNK_ROWS = 1024
@@ -60,7 +59,7 @@ def distances_of_all_pairs(rows: Tensor, labels: Tensor) -> Tensor:
     return total / (sizes[:, None] * sizes[None, :])
 
 
-def print_costs() -> None:
+def print_costs(sizes: list[str]) -> None:
     header = [
         "C",
         "N",
@@ -72,7 +71,8 @@ def print_costs() -> None:
         "sampler.update",
     ]
     print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
-    for classes, images in SIZES:
+    for size in sizes:
+        classes, images = map(int, size.split("x"))
         rows = synthetic_embedding(classes * images, DEPTH)
         labels = torch.arange(classes).repeat_interleave(images)
         distances = class_distances(rows, labels)
@@ -112,9 +112,12 @@ def print_trees() -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="classes x images per class of each row")
+    args = parser.parse_args()
     for name, value in environment.describe().items():
         print(f"{name}: {value}")
-    print_costs()
+    print_costs(args.sizes)
     print_trees()
 
 
