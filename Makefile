@@ -84,8 +84,10 @@ wheel: build .venv/wheel
 test-wheel: wheel
 	HARDMINE_WHEEL=$(abspath dist) $(PY) -m pytest -q tests/wheel
 
+# Measures every loss against its rivals, and writes docs/benchmarks.md, the rows of README.md, the chart and bench/results.
+# Takes about a quarter of an hour on a quiet machine. `make bench BENCH=quick` has small sizes and writes below build/.
 bench: build .venv/bench
-	$(PY) bench/report.py
+	BENCH=$(BENCH) $(PY) bench/report.py
 
 # Benchmarks the graph index. HARDMINE_DATA=FOLDER selects real data.
 bench-graph: build .venv/bench

@@ -34,14 +34,16 @@ def git(*arguments: str) -> str | None:
 
 
 def commit() -> str:
-    """The measured commit, with "+ changes" if any file outside bench/results differs from it.
+    """The measured commit, with "+ changes" if any file differs from it, documents and results aside.
 
     Without a .git folder, the environment variable HARDMINE_COMMIT names the commit.
     """
     name = git("rev-parse", "--short=12", "HEAD")
     if name is None:
         return os.environ.get("HARDMINE_COMMIT") or "unknown"
-    return name + (" + changes" if git("status", "--porcelain", "--", ":/", ":!/bench/results") else "")
+    return name + (
+        " + changes" if git("status", "--porcelain", "--", ":/", ":!/bench/results", ":!/docs", ":!/README.md") else ""
+    )
 
 
 def version(package: str) -> str:

@@ -1,20 +1,15 @@
-"""Peak memory that one forward + backward needs beyond its inputs, measured in a process of its own.
+"""Peak memory of a step in this process. Call it in a process of its own, see `measuring.in_child`.
 
-`python bench/memory.py --case sct_loss --rival hardmine -n 16384 -d 128` prints the peak as JSON. Each measurement
-needs a new process: a peak is a high-water mark, and an allocator keeps the memory of earlier measurements. The
-returned gradient counts, the inputs do not.
+A peak is a high-water mark, and an allocator keeps the memory of earlier steps, so only one measurement per process is
+right.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
-import json
-import resource
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 MIB = 2**20
@@ -45,78 +40,25 @@ def return_free_memory() -> None:
         trim(0)
 
 
-def peak_of_step(case: str, rival_name: str, n: int, d: int, images_per_class: int) -> dict:
-    """Runs one step in this process and returns its peak memory. Call it once per process."""
-    import rivals
+def peak_of(step: Callable[[], object]) -> tuple[int, float]:
+    """Growth of the resident memory at its peak in bytes, results included, and the seconds of the step.
 
-    def step(rival: rivals.Rival) -> None:
-        output = rival.forward()
-        if rival.backward is not None:
-            rival.backward(output)
-
-    # A warm-up step loads libraries, starts threads and allocates BLAS's scratch memory: no cost of the measured step.
-    step(rivals.build(case, rival_name, rivals.make_inputs(case, 256, d, images_per_class)))
-    rival = rivals.build(case, rival_name, rivals.make_inputs(case, n, d, images_per_class))
+    Raises:
+        OSError: The kernel cannot reset the high-water mark, or is not Linux.
+    """
     return_free_memory()
-    if reset_high_water_mark():
-        source = "VmHWM"
-        before = status_bytes("VmRSS")
-        start = time.perf_counter()
-        step(rival)
-        peak = status_bytes("VmHWM")
-    else:
-        # ru_maxrss cannot be reset. An earlier, higher peak hides part of this one, so the result is a lower bound.
-        source = "ru_maxrss, a lower bound"
-        unit = 1 if sys.platform == "darwin" else 1024
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        start = time.perf_counter()
-        step(rival)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if not reset_high_water_mark():
+        raise OSError("this kernel cannot reset the peak of a process")
+    before, start = status_bytes("VmRSS"), time.perf_counter()
+    kept = step()
     seconds = time.perf_counter() - start
-    return {
-        "case": case,
-        "rival": rival_name,
-        "n": n,
-        "d": d,
-        "peak_extra_mib": (peak - before) / MIB,
-        "matrix_mib": 4 * n**2 / MIB,
-        "seconds": seconds,
-        "source": source,
-    }
+    peak = status_bytes("VmHWM") - before
+    del kept
+    return peak, seconds
 
 
-def measure_peak(case: str, rival: str, n: int, d: int, images_per_class: int = 4) -> dict:
-    """Runs `peak_of_step` in a new process. If the process fails or is killed, the result has "skipped": reason."""
-    arguments = [
-        "--case",
-        case,
-        "--rival",
-        rival,
-        "-n",
-        str(n),
-        "-d",
-        str(d),
-        "--images-per-class",
-        str(images_per_class),
-    ]
-    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with status {done.returncode}"
-    # The last line of a traceback is the error's qualified name and message.
-    return {"case": case, "rival": rival, "n": n, "d": d, "skipped": reason.rpartition("SkippedRivalError: ")[2]}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", default="sct_loss", help="default: sct_loss")
-    parser.add_argument("--rival", default="hardmine", help="default: hardmine")
-    parser.add_argument("-n", type=int, default=16384, help="batch size")
-    parser.add_argument("-d", type=int, default=128, help="embedding size")
-    parser.add_argument("--images-per-class", type=int, default=4, help="default: 4")
-    args = parser.parse_args()
-    print(json.dumps(peak_of_step(args.case, args.rival, args.n, args.d, args.images_per_class)))
-
-
-if __name__ == "__main__":
-    main()
+def available_bytes() -> int:
+    """The bytes that a process can still allocate without swapping."""
+    with open("/proc/meminfo") as meminfo:
+        fields = dict(line.split(":") for line in meminfo)
+    return int(fields["MemAvailable"].split()[0]) * 1024

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from rivals import Rival
+from rivals.common import Rival
 
 PHASES = ("forward", "backward", "both")
 LONG_STEP_S = 2.0  # in a step this long, the extra work of a first call is negligible
@@ -91,7 +91,7 @@ def measure(
     gc.collect()
     gc.disable()  # a collection would fall into one rival's sample by chance
     try:
-        for turn in tqdm(range(total), desc=description, leave=False, unit="round"):
+        for turn in tqdm(range(total), desc=description, leave=False, unit="round", disable=None):
             shuffler.shuffle(order)
             for name in order:
                 if (turn + 1) * rounds[name] // total > turn * rounds[name] // total:

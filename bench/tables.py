@@ -1,37 +1,16 @@
-"""Renders the numbers of report.py as Markdown: only ratios and peak memory, because times depend on the machine."""
+"""Renders the numbers of report.py as Markdown: what it writes into docs/benchmarks.md, README.md and bench/results."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-RIVALS = {
-    "pytorch": "plain PyTorch",
-    "torch.compile": "torch.compile",
-    "pytorch-chunks": "PyTorch in chunks",
-    "pytorch-metric-learning": "PML",
-    "NTXentLoss": "PML NTXentLoss",
-    "SupConLoss": "PML SupConLoss",
-    "faiss": "faiss",
-    "hnswlib": "hnswlib",
-}
-FLOORS = {
-    "matmul": "of matmul",
-    "matmul_out": "of matmul, preallocated",
-    "matmul-chunks": "of matmul, in chunks",
-}
-LARGE_N = 2048  # from this N on, the N x N work dominates
+import rivals
+from measuring import Row
 
-HOW = """\
-Each ratio divides two median times. Every round times every rival once, in shuffled order. "of matmul" is hardmine's
-time divided by the time of a bare `torch.mm(X, X.T)` of the same X. Smaller is better; 1 is the minimum cost of the
-N x N approach, before any similarity is used. Parentheses contain the quartiles of the ratio within a round.
-"preallocated" compares with a matmul into a preallocated matrix, which causes no page faults. "in chunks" compares with
-a matmul into one reused block of rows, for an N whose N x N matrix does not fit into memory. "faster than" is the
-rival's time divided by hardmine's. PML is pytorch-metric-learning. Before the timing, the result and the gradient of
-every rival are compared with the reference's, on the timed inputs. If a rival's formula differs, the text above its
-table says when the two formulas agree, and the comparison uses such inputs."""
-
-Size = dict[str, Any]  # one case, N and D: the return value of report.measure_size
+Results = dict[str, Any]  # "about", "speed": {target: {row: numbers}}, "peaks": {row: {rival: numbers}}
+NATIVE_RIVALS = (rivals.BY_HAND, rivals.COMPILED, "PML", "faiss")
+README_ROWS = ("sct:128x128:1", "sct:8192x128:2", "supcon:8192x128:2", "batch_all:2048x128:2", "knn:50000x50:2")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -39,138 +18,209 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def ratio(size: Size, rival: str, phase: str) -> float | None:
-    """The ratio of medians; None if the rival was not measured."""
-    found = size["ratios"].get(rival, {}).get(phase)
-    return found["of_medians"] if found else None
+def number(value: float) -> str:
+    """Two digits at least, and no more than one behind the point from 10 on."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def share_cell(size: Size, floor: str, phase: str) -> str:
-    value = ratio(size, floor, phase)
-    if value is None:
-        return "-"
-    spread = size["ratios"][floor][phase]
-    return f"{value:.2f} ({spread['quartile_1']:.2f}-{spread['quartile_3']:.2f})"
+def ratio(found: dict[str, Any] | None, rival: str) -> float | None:
+    """The rival's median time divided by ours; None if it was not measured."""
+    entry = (found or {}).get("ratios", {}).get(rival)
+    return entry["of_medians"] if entry else None
 
 
-def speed_up_cell(size: Size, rival: str, phase: str) -> str:
-    value = ratio(size, rival, phase)
-    return "-" if value is None else f"{value:.1f}x"
+def times_cell(found: dict[str, Any] | None, rival: str) -> str:
+    value = ratio(found, rival)
+    return "" if value is None else f"{number(value)}x"
 
 
-def has_backward(size: Size) -> bool:
-    return "both" in size["median_ms"].get("hardmine", {})
+def floor_cell(found: dict[str, Any] | None) -> str:
+    value = ratio(found, rivals.MATMUL)
+    return "" if value is None else number(1 / value)
 
 
-def present(sizes: list[Size], names: dict[str, str]) -> dict[str, str]:
-    """The entries of `names` that were measured or skipped at any of the sizes."""
-    return {
-        name: title
-        for name, title in names.items()
-        if any(name in size["ratios"] or name in size["skipped"] for size in sizes)
-    }
+def own_ms(found: dict[str, Any] | None) -> str:
+    return number(found["ms"][rivals.OURS]) if found and "ms" in found else ""
 
 
-def speed_table(sizes: list[Size], phase: str) -> str:
-    floors, compared = present(sizes, FLOORS), present(sizes, RIVALS)
-    header = ["N", "D", *floors.values(), *(f"faster than {title}" for title in compared.values())]
-    rows = []
-    for size in sizes:
-        shares = [share_cell(size, floor, phase) for floor in floors]
-        speed_ups = [speed_up_cell(size, rival, phase) for rival in compared]
-        rows.append([str(size["n"]), str(size["d"]), *shares, *speed_ups])
-    return table(header, rows)
+def size(row: Row) -> str:
+    return f"{row.n:,} x {row.d}"
 
 
-def worst(sizes: list[Size], phase: str) -> str:
-    """One sentence with the worst value of each column; an average could hide a bad row."""
-    parts = []
-    for floor, title in FLOORS.items():
-        shares = [value for size in sizes if (value := ratio(size, floor, phase)) is not None]
-        parts += [f"{max(shares):.2f} {title}"] if shares else []
-    for rival, title in RIVALS.items():
-        speed_ups = [value for size in sizes if (value := ratio(size, rival, phase)) is not None]
-        parts += [f"{min(speed_ups):.1f}x faster than {title}"] if speed_ups else []
-    return "; ".join(parts)
-
-
-def summary(sizes: list[Size], phase: str) -> str:
-    """The worst of the large sizes and of the smallest size; empty if there is only one row."""
-    if len(sizes) == 1:
+def memory_cell(found: dict[str, Any] | None) -> str:
+    if found is None:
         return ""
-    smallest = min(size["n"] for size in sizes)
-    groups = {
-        f"N >= {LARGE_N}": [size for size in sizes if size["n"] >= LARGE_N],
-        f"N = {smallest}": [size for size in sizes if size["n"] == smallest < LARGE_N],
-    }
-    return "\n".join(f"- worst at {title}: {worst(group, phase)}" for title, group in groups.items() if group)
+    if "mib" not in found:
+        return "does not fit" if "skipped" in found else "failed"
+    return f"{found['mib'] / 1024:.1f} GiB" if found["mib"] >= 1024 else f"{number(max(found['mib'], 0))} MiB"
 
 
-def remarks(sizes: list[Size]) -> str:
-    """The source of the inputs, the settings that rivals ran with, and the rivals that did not run."""
+def speed_table(results: Results, rows: Sequence[Row]) -> str:
+    """Ours in ms and relative to the matmul, and how many times as long each rival takes, for every SIMD target."""
+    native, *others = results["speed"]
+    measured = results["speed"][native]
+    shown = [name for name in NATIVE_RIVALS if any(ratio(measured.get(str(row)), name) for row in rows)]
+    header = ["row", "op", "hardmine, ms", "of matmul", *shown]
+    header += [f"{target}: {column}" for target in others for column in ("ms", "of matmul", rivals.BY_HAND)]
     lines = []
-    for size in sizes:
-        where = f"at N = {size['n']}, D = {size['d']}"
-        lines += [f"- inputs {where}: {size['inputs']}"] if size.get("inputs") else []
-        lines += [f"- {rival} {where}: {text}" for rival, text in size.get("details", {}).items()]
-        lines += [f"- not measured: {rival} {where}: {reason}" for rival, reason in size["skipped"].items()]
+    for row in rows:
+        found = measured.get(str(row))
+        line = [f"`{row}`", f"`{rivals.CASES[row.case].title}`", own_ms(found), floor_cell(found)]
+        line += [times_cell(found, name) for name in shown]
+        for target in others:
+            other = results["speed"][target].get(str(row))
+            line += [own_ms(other), floor_cell(other), times_cell(other, rivals.BY_HAND)]
+        lines.append(line)
+    return table(header, lines)
+
+
+def memory_table(results: Results) -> str:
+    names = (rivals.OURS, rivals.BY_HAND, rivals.COMPILED)
+    lines = []
+    for key, peaks in results["peaks"].items():
+        row = Row.parse(key)
+        cells = [memory_cell(peaks.get(name)) for name in names]
+        matrix = memory_cell({"mib": 4 * row.n**2 / 2**20})
+        lines.append([f"`{rivals.CASES[row.case].title}`", size(row), *cells, matrix])
+    return table(["op", "N x D", *names, "the matrix alone"], lines)
+
+
+def losses(results: Results) -> str:
+    """The rows in which a rival is faster than ours, as a list."""
+    lines = []
+    for target, rows in results["speed"].items():
+        for key, found in rows.items():
+            for name in NATIVE_RIVALS:
+                value = ratio(found, name)
+                if value is not None and value < 1:
+                    lines.append(f"- `{key}`, {target}: {name} takes {value:.2f} of hardmine's time.")
+    return "\n".join(lines) or "In no row."
+
+
+def problems(results: Results) -> str:
+    """Rivals that were not measured, and why; empty if there are none."""
+    lines = []
+    for target, rows in results["speed"].items():
+        for key, found in rows.items():
+            lines += [f"- `{key}`, {target}: {name}: {why}" for name, why in found.get("skipped", {}).items()]
+            lines += [f"- `{key}`, {target}: {found['error']}"] if "error" in found else []
+    for key, peaks in results["peaks"].items():
+        for name, found in peaks.items():
+            why = found.get("skipped") or found.get("error")
+            lines += [f"- memory, `{key}`: {name}: {why}"] if why else []
     return "\n".join(lines)
 
 
-def speed_section(case: str, sizes: list[Size], note: str) -> list[str]:
-    if not any(has_backward(size) for size in sizes):
-        section = [f"## {case}", note]
-        if any(size["ratios"] for size in sizes):
-            section += [speed_table(sizes, "forward"), summary(sizes, "forward")]
-        return [*section, remarks(sizes)]
-    section = [
-        f"## {case}, forward + backward",
-        note,
-        speed_table(sizes, "both"),
-        summary(sizes, "both"),
-        remarks(sizes),
+def origin(results: Results) -> str:
+    about = results["about"]
+    return (
+        f"`{results['command']}` made all of this on {about['date'][:10]}: {about['CPU']}, torch {about['torch']}, "
+        f"commit {about['commit']}."
+    )
+
+
+def page(results: Results) -> str:
+    """The generated part of docs/benchmarks.md."""
+    rows = [Row.parse(key) for key in next(iter(results["speed"].values()))]
+    small = [row for row in rows if row.threads == 1]
+    large = [row for row in rows if row.threads > 1 and rivals.CASES[row.case].has_gradient]
+    neighbors = [row for row in rows if not rivals.CASES[row.case].has_gradient]
+    source = next((found["source"] for found in _found(results, neighbors) if found.get("source")), "")
+    missing = problems(results)
+    parts = [
+        origin(results),
+        "![Time and peak memory of a step against the batch size](images/benchmarks.svg)",
+        "### Small batches, one thread",
+        speed_table(results, small),
+        "### Larger batches, all threads",
+        speed_table(results, large),
+        "### Nearest neighbors",
+        f"{source}. faiss is `IndexFlatIP` of faiss-cpu {results['about']['faiss-cpu']}, by hand is blocks of rows.",
+        speed_table(results, neighbors),
+        "### Peak memory of a step beyond its inputs",
+        memory_table(results),
+        "### Where a rival is faster",
+        losses(results),
     ]
-    for phase in ("forward", "backward"):
-        section += [f"### {case}, {phase} alone", speed_table(sizes, phase)]
-    return section
+    parts += ["### Not measured", missing] if missing else []
+    return "\n\n".join(parts)
 
 
-def memory_table(peaks: list[dict[str, Any]]) -> str:
-    header = ["op", "implementation", "N", "D", "peak beyond the inputs", "one N x N matrix"]
-    rows = []
-    for peak in peaks:
-        row = [peak["case"], peak["rival"], str(peak["n"]), str(peak["d"])]
-        found = f"not measured: {peak['skipped']}" if "skipped" in peak else f"{peak['peak_extra_mib']:,.0f} MiB"
-        rows.append([*row, found, f"{4 * peak['n'] ** 2 / 2**20:,.0f} MiB"])
-    return table(header, rows)
+def _found(results: Results, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    native = next(iter(results["speed"].values()))
+    return [native[str(row)] for row in rows]
 
 
-def scaling_table(fits: list[dict[str, Any]]) -> str:
-    header = ["op", "implementation", "in", "exponent", "last two sizes", "time relative to the smallest size"]
-    rows = []
-    for fit in fits:
-        axis = f"{fit['axis']} at {'D' if fit['axis'] == 'N' else 'N'} = {fit['fixed']}"
-        exponents = [f"{fit['exponent']:.2f}", f"{fit['last_exponent']:.2f}"]
-        growth = ", ".join(f"{n}: {t:.2f}" for n, t in zip(fit["sizes"], fit["relative_time"], strict=True))
-        op = "bare matmul" if fit["rival"] in FLOORS else fit["case"]
-        rows.append([op, fit["rival"], axis, *exponents, growth])
-    return table(header, rows)
+def peaks_of(results: Results, row: Row) -> str:
+    """Peaks of ours and of the code by hand at the row's size, else at the largest N that was measured."""
+    measured = {Row.parse(key): peaks for key, peaks in results["peaks"].items()}
+    same_case = [other for other in measured if other.case == row.case]
+    found = row if row in measured else max(same_case, default=None, key=lambda other: other.n)
+    if found is None:
+        return ""
+    cells = [memory_cell(measured[found][name]) for name in (rivals.OURS, rivals.BY_HAND) if name in measured[found]]
+    return ("" if found == row else f"N = {found.n:,}: ") + ", ".join(cells)
 
 
-def render(results: dict[str, Any], verdict_lines: list[str]) -> str:
-    parts = ["# hardmine against its rivals, on CPU"]
-    if not results["complete"]:
-        parts.append("**The run was interrupted. Missing results were not measured.**")
-    parts.append(table(["", ""], [[name, value] for name, value in results["about"].items()]))
-    parts.append(f"Made by `{results['command']}`. float32, {results['images_per_class']} images per class.")
-    if verdict_lines:
-        parts += ["## Targets", "\n".join(verdict_lines)]
-    parts += ["## How to read the tables", HOW]
-    for case in dict.fromkeys(size["case"] for size in results["speed"]):
-        sizes = [size for size in results["speed"] if size["case"] == case]
-        parts += speed_section(case, sizes, results["notes"][case])
-    if results["memory"]:
-        parts += ["## Peak memory of one step, forward + backward", memory_table(results["memory"])]
-    if results["scaling"]:
-        parts += ["## Growth of forward + backward: time ~ N^a D^b", scaling_table(results["scaling"])]
-    return "\n\n".join(part for part in parts if part) + "\n"
+def readme(results: Results) -> str:
+    """The generated part of README.md: five rows and the chart."""
+    native = next(iter(results["speed"].values()))
+    header = ["op", "N x D", "by hand", "compiled", "another library", "memory: hardmine, by hand"]
+    lines = []
+    for key in README_ROWS:
+        found = native.get(key)
+        if found is None:  # of a quick run
+            continue
+        row = Row.parse(key)
+        other = next((name for name in ("PML", "faiss") if ratio(found, name)), None)
+        threads = ", 1 thread" if row.threads == 1 else ""
+        lines.append(
+            [
+                f"`{rivals.CASES[row.case].title}`",
+                size(row) + threads,
+                times_cell(found, rivals.BY_HAND),
+                times_cell(found, rivals.COMPILED),
+                f"{times_cell(found, other)} ({other})" if other else "",
+                "" if row.threads == 1 else peaks_of(results, row),
+            ]
+        )
+    chart = "https://raw.githubusercontent.com/hardmine/hardmine/main/docs/images/benchmarks.png"
+    return "\n\n".join(
+        [
+            table(header, lines),
+            origin(results),
+            f"![Time and peak memory of a step against the batch size]({chart})",
+        ]
+    )
+
+
+def raw(results: Results) -> str:
+    """Every row with its quartiles and its command, for bench/results."""
+    about = table(["", ""], [[name, value] for name, value in results["about"].items()])
+    parts = ["# Losses and neighbors against their rivals, on CPU", about]
+    native = next(iter(results["speed"]))
+    for target, rows in results["speed"].items():
+        lines = []
+        for key, found in rows.items():
+            for name, entry in found.get("ratios", {}).items():
+                spread = f"{entry['of_medians']:.3f} ({entry['quartile_1']:.3f}-{entry['quartile_3']:.3f})"
+                command = f"`python bench/report.py {'' if target == native else f'--simd {target} '}{key}`"
+                lines.append([f"{key}", name, f"{found['ms'][name]:.4f}", spread, str(entry["rounds"]), command])
+        parts += [
+            f"## Forward + backward, {target}",
+            "Median times, and the rival's time divided by hardmine's: the ratio of the medians, and the quartiles of "
+            "the ratios within a round.",
+            table(["row", "rival", "ms", "of hardmine", "rounds", "command"], lines),
+        ]
+    lines = [
+        [key, name, memory_cell(found), f"{found.get('seconds', 0):.2f}", f"`python bench/report.py --memory {key}`"]
+        for key, peaks in results["peaks"].items()
+        for name, found in peaks.items()
+    ]
+    parts += [
+        "## Peak memory of a step beyond its inputs",
+        table(["row", "rival", "peak", "seconds of this step", "command"], lines),
+    ]
+    missing = problems(results)
+    parts += ["## Not measured", missing] if missing else []
+    return "\n\n".join(parts) + "\n"

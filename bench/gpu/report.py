@@ -16,22 +16,21 @@ import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 import environment
-import rivals
 from gpu import figures
-from hardmine import ops, reference
+from hardmine import ops
+from rivals import by_hand
 from rivals.checks import assert_both_branches, assert_same_loss
-from rivals.common import GIB, Inputs, Rival, SkippedRivalError
+from rivals.common import GIB, Inputs, Rival, SkippedRivalError, gradient_of
+from rivals.inputs import class_samples
 
 # In order of priority, because time may run out: sizes with a target come first, and among them those that build fast.
 SIZES, DIMS, DTYPES = (128, 4096, 16384, 65536, 1024), (128, 512), ("bfloat16", "float32")
-SCT = rivals.CASES["sct_loss"]
-PML = SCT.counterparts["pytorch-metric-learning"]
+BY_HAND_BYTES = 24  # per entry of the matrix, rounded up, at the peak of a step of the code by hand
 NAMES = ("hardmine", *figures.RIVALS, "matmul")
 ROW_TOLERANCE = {"bfloat16": 2e-2, "float32": 1e-3}  # for gradients: a few roundings of the dtype
 Step = Callable[[], Any]
@@ -148,7 +147,7 @@ class Copies:
     """Copies of a batch, so that consecutive steps read different memory."""
 
     def __init__(self, n: int, d: int, dtype: str, gpu: Gpu) -> None:
-        batch = rivals.make_inputs("sct_loss", n, d)
+        batch = class_samples(n, d)
         rows = batch.embeddings.detach().to(gpu.device, getattr(torch, dtype))
         self.labels = batch.labels.to(gpu.device)
         self.count = figures.copies_past_cache(rows.nbytes, gpu.cache_bytes())
@@ -164,29 +163,33 @@ def require_gpu_memory(gpu: Gpu, need: float) -> None:
         raise SkippedRivalError(f"needs about {need / GIB:,.0f} GiB, {free / GIB:.1f} GiB are free")
 
 
+def by_hand_sct(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """In float32 for every dtype, as one computes losses under autocast."""
+    return by_hand.sct(x.float(), labels)
+
+
 def builder(name: str, n: int, dtype: str, gpu: Gpu) -> Callable[[Inputs], Rival]:
     """Returns a function that builds the rival on one copy of the inputs.
 
     Raises:
         SkippedRivalError: The rival cannot run here.
     """
-    if name == "hardmine":
-        return lambda inputs: rivals.build_op(ops, "sct_loss", {}, "loss", inputs, name)
     if name == "matmul":
         require_gpu_memory(gpu, figures.ITEM_BYTES[dtype] * n**2)
-        return lambda inputs: rivals.build_matmul(inputs, "matmul")
-    if name == "pytorch-metric-learning":
-        if dtype != "float32":
-            raise SkippedRivalError("PML selects by similarities rounded to the dtype, so its result differs")
-        require_gpu_memory(gpu, PML.bytes_needed(n, 4))
-        return PML.build
-    require_gpu_memory(gpu, SCT.reference_bytes(n, 4))
-    if name == "pytorch":
-        return lambda inputs: rivals.build_op(reference, "sct_loss", {}, "loss", inputs, name)
-    torch.compiler.reset()
-    compiled = torch.compile(reference.sct_loss, dynamic=False, backend="eager" if gpu.dry_run else "inductor")
-    module = SimpleNamespace(sct_loss=compiled)
-    return lambda inputs: rivals.build_op(module, "sct_loss", {}, "loss", inputs, name)
+        return lambda inputs: Rival(name, partial(_multiply, inputs.embeddings.detach()), None, inputs)
+    if name == "hardmine":
+        loss = ops.sct_loss
+    else:
+        require_gpu_memory(gpu, BY_HAND_BYTES * n**2)
+        loss = by_hand_sct
+    if name == "torch.compile":
+        torch.compiler.reset()
+        loss = torch.compile(by_hand_sct, dynamic=False, backend="eager" if gpu.dry_run else "inductor")
+    return lambda inputs: Rival(name, partial(loss, inputs.embeddings, inputs.labels), gradient_of(inputs), inputs)
+
+
+def _multiply(x: torch.Tensor) -> torch.Tensor:
+    return torch.mm(x, x.T)
 
 
 def full_step(rival: Rival) -> Any:
@@ -195,12 +198,12 @@ def full_step(rival: Rival) -> Any:
 
 
 def check(n: int, d: int, dtype: str, gpu: Gpu) -> str:
-    """Asserts that hardmine's loss and gradient match the reference's; returns a remark for the report, or "".
+    """Asserts the loss and gradient of the code by hand; returns a remark for the report, or "".
 
-    If the reference does not fit into memory, the check uses fewer samples.
+    If that does not fit into memory, the check uses fewer samples.
     """
     checked_n = n
-    while checked_n > 512 and SCT.reference_bytes(checked_n, 4) > 0.5 * gpu.free_bytes():
+    while checked_n > 512 and BY_HAND_BYTES * checked_n**2 > 0.5 * gpu.free_bytes():
         checked_n //= 2
     inputs = Copies(checked_n, d, dtype, gpu)[0]
     assert_both_branches(inputs)
@@ -209,9 +212,7 @@ def check(n: int, d: int, dtype: str, gpu: Gpu) -> str:
     expected_result = (output.detach(), expected.backward(output))
     output = actual.forward()
     assert_same_loss(output, actual.backward(output), expected_result, ROW_TOLERANCE[dtype])
-    return (
-        "" if checked_n == n else f"checked against the reference at N = {checked_n:,}: larger N need too much memory"
-    )
+    return "" if checked_n == n else f"checked at N = {checked_n:,}: by hand, larger N need too much memory"
 
 
 def warm_up_compiler(gpu: Gpu) -> None:

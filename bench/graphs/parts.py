@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from graphs import contestants as contestants_module
@@ -15,7 +16,6 @@ from graphs.data import LOADERS, DataSet, Move, noisy_move, trained_move
 from graphs.grids import TARGET_RECALL, K, Plan
 from graphs.measuring import Point, Sample, Truth, fastest, head_to_head, sweep
 from rivals.common import SkippedRivalError
-from scaling import fit_exponent
 
 Result = dict[str, Any]
 
@@ -180,7 +180,7 @@ def exponent(sizes: list[int], values: list[float | None]) -> float | None:
     """The slope of log value over log N; None if a value is missing or there is only one size."""
     if len(sizes) < 2 or any(value is None for value in values):
         return None
-    return fit_exponent(sizes, values)
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def growth(plan: Plan) -> Iterator[Result]:

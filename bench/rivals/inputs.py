@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,13 +36,21 @@ def class_samples(n: int, d: int, images_per_class: int = 4, seed: int = 0) -> I
     return Inputs(embeddings.requires_grad_(), labels)
 
 
+def pair_samples(n: int, d: int, seed: int = 0) -> Inputs:
+    """Queries, and keys that are similar to their query."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.randn(n, d, generator=generator)
+    query, key = ((centers + torch.randn(n, d, generator=generator)).requires_grad_() for _ in range(2))
+    return Inputs(query, key)
+
+
 def unlabeled(rows: np.ndarray | torch.Tensor, source: str) -> Inputs:
     """Unit vectors without classes."""
     rows = F.normalize(torch.as_tensor(rows, dtype=torch.float32))
     return Inputs(rows, torch.arange(len(rows)), source)
 
 
-def word_vectors(n: int, d: int = 50, images_per_class: int = 1) -> Inputs:
+def word_vectors(n: int, d: int = 50) -> Inputs:
     """The GloVe vectors of the `n` most frequent words, normalized."""
     package = importlib.util.find_spec(WORDS_PACKAGE)
     if package is None:
@@ -56,22 +62,3 @@ def word_vectors(n: int, d: int = 50, images_per_class: int = 1) -> Inputs:
     if n > len(rows) or d != rows.shape[1]:
         raise SkippedRivalError(f"the data has {len(rows):,} word vectors of {rows.shape[1]} dimensions")
     return unlabeled(np.ascontiguousarray(rows[:n]), f"GloVe 6B, the {n:,} most frequent words")
-
-
-def sift(n: int, d: int = 128, images_per_class: int = 1) -> Inputs:
-    """The first `n` of the 10,000 SIFT descriptors in HARDMINE_DATA, normalized; random directions without the file."""
-    file = Path(os.environ.get("HARDMINE_DATA") or "nowhere") / SIFT_FILE
-    if not file.exists():
-        rows = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
-        return unlabeled(rows, f"random directions: HARDMINE_DATA names no folder with {SIFT_FILE}")
-    import numpy as np
-
-    rows = np.load(file)
-    if n > len(rows) or d != rows.shape[1]:
-        raise SkippedRivalError(f"{SIFT_FILE} has {len(rows):,} rows of {rows.shape[1]} dimensions")
-    return unlabeled(rows[:n], f"the first {n:,} SIFT descriptors of BIGANN")
-
-
-@lru_cache(maxsize=2)  # the rivals of one size run one after another and share inputs
-def cached(make: object, n: int, d: int, images_per_class: int) -> Inputs:
-    return make(n, d, images_per_class)
