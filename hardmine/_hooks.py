@@ -37,13 +37,13 @@ def observed(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(op: Callable[P, R]) -> Callable[P, R]:
-        position_of_refs = _position_of_refs(op)
+        rows_and_refs = _rows_and_refs(op)
         parameters = list(inspect.signature(op).parameters)
 
         @functools.wraps(op)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            if position_of_refs:
-                args, kwargs = _promoted(position_of_refs, args, kwargs)  # type: ignore[assignment]
+            if rows_and_refs is not None:
+                args, kwargs = _promoted(rows_and_refs, args, kwargs)  # type: ignore[assignment]
             if torch.compiler.is_compiling():
                 return op(*args, **kwargs)
             if torch._C._are_functorch_transforms_active() and has_problems(args, kwargs):
@@ -60,18 +60,31 @@ def observed(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def _position_of_refs(op: Callable[..., Any]) -> int:
-    """The position of an op's refs among its arguments, of which the rows are the first; 0 if it takes no refs."""
-    names = list(inspect.signature(op).parameters)
-    return next((names.index(name) for name in ("ref_embeddings", "refs") if name in names), 0)
+def mixes_dtypes(function: Callable[P, R]) -> Callable[P, R]:
+    """Under ``torch.autocast``, rows and refs of different dtypes reach ``function`` in the dtype that holds both."""
+    rows_and_refs = _rows_and_refs(function)
+    assert rows_and_refs is not None
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        args, kwargs = _promoted(rows_and_refs, args, kwargs)  # type: ignore[assignment]
+        return function(*args, **kwargs)
+
+    return run
 
 
-def _promoted(position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _rows_and_refs(function: Callable[..., Any]) -> tuple[tuple[int, str], tuple[int, str]] | None:
+    """Positions and names of the rows, which are the first argument, and of the refs; None without refs."""
+    names = list(inspect.signature(function).parameters)
+    refs = next((name for name in ("ref_embeddings", "refs", "train_embeddings") if name in names), None)
+    return None if refs is None else ((0, names[0]), (names.index(refs), refs))
+
+
+def _promoted(
+    rows_and_refs: tuple[tuple[int, str], tuple[int, str]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with rows and refs in one dtype, if autocast is enabled on their device."""
-    name_of_refs = "refs" if "refs" in kwargs else "ref_embeddings"
-    name_of_rows = "queries" if "queries" in kwargs else "embeddings"
-    rows = args[0] if args else kwargs.get(name_of_rows)
-    refs = args[position] if len(args) > position else kwargs.get(name_of_refs)
+    rows, refs = (args[where] if len(args) > where else kwargs.get(name) for where, name in rows_and_refs)
     if not (isinstance(rows, Tensor) and isinstance(refs, Tensor)) or rows.dtype == refs.dtype:
         return args, kwargs
     if not (rows.is_floating_point() and refs.is_floating_point() and torch.is_autocast_enabled(rows.device.type)):
@@ -79,7 +92,7 @@ def _promoted(position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
     dtype = torch.promote_types(rows.dtype, refs.dtype)
     changed = list(args)
     kwargs = dict(kwargs)
-    for where, name, tensor in ((0, name_of_rows, rows), (position, name_of_refs, refs)):
+    for (where, name), tensor in zip(rows_and_refs, (rows, refs), strict=True):
         if len(args) > where:
             changed[where] = tensor.to(dtype)
         else:

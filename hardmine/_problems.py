@@ -126,7 +126,7 @@ class _Problem(NamedTuple):
     """The problem that a loop has reached, and the numbers that it and the loops around it draw."""
 
     level: int
-    index: int
+    number: int
     draws: _Draws
 
 
@@ -201,5 +201,5 @@ def drawn(draw: Callable[[], Tensor]) -> Tensor:
     draws.position += 1
     for problem in problems:
         if problem.level in _levels(numbers):
-            numbers = _Split.apply("random", problem.level, numbers, numbers)[problem.index]
+            numbers = _Split.apply("random", problem.level, numbers, numbers)[problem.number]
     return numbers

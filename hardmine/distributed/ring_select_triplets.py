@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hardmine._hooks import mixes_dtypes
 from hardmine._options import resolve_options
 from hardmine.distributed._ring import (
     agree_on_candidates,
@@ -27,6 +28,7 @@ from hardmine.types import NegativeRule, PositiveRule, Selection, SemihardFallba
 _SEMIHARD = NEGATIVES.index("semihard")
 
 
+@mixes_dtypes
 def ring_select_triplets(
     embeddings: Tensor,
     labels: Tensor,

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hardmine._hooks import mixes_dtypes
 from hardmine.distributed._ring import (
     GradientRing,
     agree_on_candidates,
@@ -32,6 +33,7 @@ _RULES = get_args(TupletPositiveRule)
 _ALL, _NONE = _RULES.index("all"), REDUCTIONS.index("none")
 
 
+@mixes_dtypes
 def ring_tuplet_loss(
     embeddings: Tensor,
     labels: Tensor,

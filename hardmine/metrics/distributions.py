@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hardmine import ops
+from hardmine._hooks import mixes_dtypes
 from hardmine.metrics._search import (
     CHUNK_WORK,
     LONG_WORK_CHUNKS,
@@ -136,6 +137,7 @@ def within_class_similarities(
     return histogram.distribution(2)
 
 
+@mixes_dtypes
 def nearest_train_similarities(
     test_embeddings: Tensor,
     train_embeddings: Tensor,

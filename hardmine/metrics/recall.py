@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from hardmine import ops
+from hardmine._hooks import mixes_dtypes
 from hardmine.metrics._search import all_finite, check_progress, neighbors, without_ignored
 from hardmine.ops._arguments import check_ids, check_label_pair, check_labeled_rows, check_rows
 from hardmine.ops._groups import agree_on_checks, all_counts, check_group
@@ -19,6 +20,7 @@ from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import HotelRecall
 
 
+@mixes_dtypes
 def recall_at_1(
     embeddings: Tensor,
     labels: Tensor,
@@ -84,6 +86,7 @@ def recall_at_1(
         return (found & has_positive).double().mean().item()
 
 
+@mixes_dtypes
 def recall_at_k(
     embeddings: Tensor,
     labels: Tensor,
@@ -205,6 +208,7 @@ def _recall_of_ranks(
     return {size: hit / counts[2] for size, hit in zip(sizes, counts[3:], strict=True)}
 
 
+@mixes_dtypes
 def hotel_recall(
     embeddings: Tensor,
     instances: Tensor,

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from hardmine._hooks import mixes_dtypes
 from hardmine.metrics._search import (
     CHUNK_WORK,
     LONG_WORK_CHUNKS,
@@ -47,6 +48,7 @@ def retrieval(
     per_query: Literal[True], progress: bool | None = None,
 ) -> dict[str, Tensor]: ...
 # fmt: on
+@mixes_dtypes
 def retrieval(
     embeddings: Tensor,
     labels: Tensor,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hardmine
-from hardmine import ops
+from hardmine import metrics, ops
 from support.comparisons import assert_bitwise_equal
 from support.inputs import random_inputs
 
@@ -66,6 +66,48 @@ def test_op_without_autocast_refuses_refs_of_another_dtype(name):
         run(name, inputs[0].bfloat16(), inputs[2], **labels)
     with torch.autocast("cpu"), pytest.raises(TypeError, match=r"must be float32, float64, float16 or bfloat16"):
         run(name, inputs[0], inputs[2].long(), **labels)
+
+
+METRICS = {
+    "recall_at_1": {},
+    "recall_at_1 ": {"ignore_index": 2},
+    "recall_at_k": {"k": (1, 4)},
+    "retrieval": {"metrics": ("map", "recall@1")},
+    "hard_triplet_share": {},
+}
+
+
+@pytest.mark.parametrize("how", ["positional", "keywords"])
+@pytest.mark.parametrize("name", METRICS)
+def test_metric_under_autocast_compares_in_the_dtype_that_holds_both(name, how):
+    inputs, metric = random_inputs(40, 8, 5, refs=60), getattr(metrics, name.strip())
+
+    def measure(rows):
+        given = {"embeddings": rows, **inputs._replace(embeddings=rows)._asdict()}
+        return metric(*given.values(), **METRICS[name]) if how == "positional" else metric(**given, **METRICS[name])
+
+    rows = inputs.embeddings.bfloat16()
+    with torch.autocast("cpu"):
+        found = measure(rows)
+    assert found == measure(rows.float())
+    with pytest.raises(TypeError, match="ref_embeddings must have the dtype of embeddings"):
+        measure(rows)
+
+
+def test_metrics_of_other_arguments_under_autocast_take_different_dtypes():
+    rows, refs = random_inputs(40, 8, 5)[0].bfloat16(), random_inputs(60, 8, 5, seed=1)[0]
+    instance, chain, ref_instance, ref_chain = (torch.arange(n) // k for n in (40, 60) for k in (4, 8))
+
+    def measure(rows):
+        recall = metrics.hotel_recall(rows, instance, chain, refs, ref_instance, ref_chain, instance_k=1)
+        similarities = metrics.nearest_train_similarities(test_embeddings=rows, train_embeddings=refs)
+        return recall, similarities.counts.tolist(), similarities.mean
+
+    with torch.autocast("cpu"):
+        found = measure(rows)
+    assert found == measure(rows.float())
+    with pytest.raises(TypeError, match="train_embeddings must have the dtype of test_embeddings"):
+        metrics.nearest_train_similarities(rows, refs)
 
 
 def test_verify_under_autocast_checks_the_wider_dtype():
