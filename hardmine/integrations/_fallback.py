@@ -79,7 +79,7 @@ def _is_of_library(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] in _LIBRARIES
 
 
-def check_rows(rows: Tensor, refs: Tensor) -> None:
+def forbid_refused_rows(rows: Tensor, refs: Tensor) -> None:
     """Raises NotFused for rows [B, D] and refs [M, D] that hardmine's ops would refuse."""
     for each in (rows, refs):
         if each.dim() != 2 or each.device != rows.device or each.shape[1] != rows.shape[1]:
@@ -94,7 +94,7 @@ def check_rows(rows: Tensor, refs: Tensor) -> None:
         raise NotFused(problem)
 
 
-def check_labels(labels: Tensor) -> None:
+def forbid_refused_labels(labels: Tensor) -> None:
     """Raises NotFused for labels that are not integers."""
     if labels.dtype not in INTEGER_DTYPES:
         raise NotFused(f"labels of dtype {labels.dtype}")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.integrations._fallback import NotFused, as_theirs, check_rows, fused_or_theirs
+from hardmine.integrations._fallback import NotFused, as_theirs, forbid_refused_rows, fused_or_theirs
 from hardmine.integrations._versions import check_version
 from hardmine.ops._arguments import SIMILARITIES, allow_tf32
 from hardmine.ops._soft import soft_sums
@@ -117,7 +117,7 @@ def _features(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     if image.dtype != text.dtype and torch.is_autocast_enabled(image.device.type):
         dtype = torch.promote_types(image.dtype, text.dtype)
         image, text = image.to(dtype), text.to(dtype)
-    check_rows(image, text)
+    forbid_refused_rows(image, text)
     if len(image) != len(text):
         raise ValueError(
             f"text_features must be [B, D] = {list(image.shape)}, as image_features, got {list(text.shape)}"

@@ -9,7 +9,13 @@ import torch
 from pytorch_metric_learning import distances
 from torch import Tensor
 
-from hardmine.integrations._fallback import NotFused, check_labels, check_rows, forbid_zero_rows, fused_or_theirs
+from hardmine.integrations._fallback import (
+    NotFused,
+    forbid_refused_labels,
+    forbid_refused_rows,
+    forbid_zero_rows,
+    fused_or_theirs,
+)
 from hardmine.ops import _all_positives_of_blocks
 from hardmine.types import Similarity
 
@@ -21,10 +27,10 @@ def fused_or_pml(module: Any, own: type, fused: Callable[..., Any], pml: Callabl
 
     def checked(*inputs: Any) -> Any:
         embeddings, labels, *_, refs, ref_labels = inputs
-        check_rows(embeddings, refs)
+        forbid_refused_rows(embeddings, refs)
         for given in (labels, ref_labels):
             if given is not None:
-                check_labels(given)
+                forbid_refused_labels(given)
         return fused(*inputs)
 
     return fused_or_theirs(LIBRARY, module, own, checked, pml, *inputs)

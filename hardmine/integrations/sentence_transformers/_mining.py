@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import util
 from torch import Tensor
 
-from hardmine.integrations._fallback import NotFused, check_rows, warn_once
+from hardmine.integrations._fallback import NotFused, forbid_refused_rows, warn_once
 from hardmine.integrations.sentence_transformers._ranking import LIBRARY
 from hardmine.ops.knn import MAX_NEIGHBORS, knn
 from hardmine.types import Similarity
@@ -97,6 +97,6 @@ class _Similarities:
         if not 1 <= k <= MAX_NEIGHBORS or dim != 1:
             raise NotFused(f"it lists {k} candidates per query")
         queries, corpus = self._queries.to(self._model.device), self._corpus.to(self._model.device)
-        check_rows(queries, corpus)
+        forbid_refused_rows(queries, corpus)
         found = knn(queries, corpus, k=k, similarity=similarity)
         return found.similarity, found.index

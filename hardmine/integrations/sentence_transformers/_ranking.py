@@ -14,7 +14,7 @@ from torch.distributed import is_available, is_initialized
 from typing_extensions import deprecated
 
 from hardmine.distributed.all_gather_rows import all_gather_rows
-from hardmine.integrations._fallback import NotFused, check_rows, fused_or_theirs
+from hardmine.integrations._fallback import NotFused, forbid_refused_rows, fused_or_theirs
 from hardmine.ops._soft import SoftSums, soft_sums
 from hardmine.ops._sums import ordered_sum
 from hardmine.ops.info_nce_loss import info_nce_loss
@@ -173,7 +173,7 @@ def _ranking_loss(loss: Any, embeddings: list[Tensor]) -> Tensor:
     if not docs or not len(queries):
         raise NotFused(None)  # theirs raises, or has a mean of nothing
     for column in docs:
-        check_rows(queries, column)
+        forbid_refused_rows(queries, column)
     if len(docs[0]) < len(queries):  # more are negatives of all queries
         raise ValueError(
             f"embeddings[1] must have a row per row of embeddings[0], [B, D] = {list(queries.shape)}, "

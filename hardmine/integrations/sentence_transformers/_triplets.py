@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hardmine.integrations._fallback import (
     NotFused,
-    check_labels,
-    check_rows,
+    forbid_refused_labels,
+    forbid_refused_rows,
     forbid_zero_rows,
     fused_or_theirs,
 )
@@ -175,11 +175,11 @@ def _margin_of(margin: Any) -> float:
 
 def _checked_labels(labels: Tensor, embeddings: Tensor) -> Tensor:
     """The labels [B] of embeddings with at least two classes."""
-    check_rows(embeddings, embeddings)
+    forbid_refused_rows(embeddings, embeddings)
     if labels.numel() != len(embeddings) or not labels.numel():
         raise NotFused(None)  # theirs raises
     labels = labels.reshape(-1)
-    check_labels(labels)
+    forbid_refused_labels(labels)
     if (labels == labels[0]).all():
         raise NotFused(None)  # theirs has a rule for no negatives
     return labels
