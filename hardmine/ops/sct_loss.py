@@ -10,10 +10,11 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import check_choice, resolve_options
+from hardmine.ops._compiled_triplet_loss import loss_with_known_options
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._known_options import remembers_options
-from hardmine.ops.triplet_loss import loss_of_selected, loss_with_known_options
+from hardmine.ops._losses_of_selected import loss_of_selected
 from hardmine.types import (
     AllPositives,
     AllPositivesSCTLossOptions,

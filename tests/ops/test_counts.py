@@ -154,6 +154,8 @@ def test_verify_wrong_count_raises(name, verify, monkeypatch):
         right = torch.ops.hardmine.tuplet_loss
         monkeypatch.setattr(torch.ops.hardmine, name, lambda *given: (*right(*given)[:7], torch.ones(30)))
     else:
-        monkeypatch.setattr(sys.modules["hardmine.ops.triplet_loss"], "_counts", lambda *given: torch.ones(30).long())
+        monkeypatch.setattr(
+            sys.modules["hardmine.ops._compiled_triplet_loss"], "counts_of", lambda *given: torch.ones(30).long()
+        )
     with verify(), pytest.raises(hardmine.VerificationError, match=r"the count must be \d+, got 30"):
         getattr(ops, name)(*inputs)
