@@ -60,11 +60,11 @@ test-cpp: .venv/dev
 	.venv/bin/cmake --build build/sanitized
 	.venv/bin/ctest --test-dir build/sanitized -j2 --output-on-failure
 
-# Compiles the CUDA ops for every architecture. Needs neither a GPU nor a torch with CUDA. Prints which kernels spill
-# registers to memory.
+# Compiles the CUDA ops for every architecture, or for those in CUDA_ARCHITECTURES. Needs neither a GPU nor a torch with
+# CUDA. Prints which kernels spill registers to memory.
 build-cuda: .venv/dev
 	.venv/bin/cmake -S . -B build/cuda -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DHARDMINE_CUDA=ON -DHARDMINE_PYTHON=OFF \
-	  -DHARDMINE_WERROR=ON -DHARDMINE_TORCH_DIR=$(TORCH)
+	  $(if $(CUDA_ARCHITECTURES),'-DHARDMINE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)') -DHARDMINE_WERROR=ON -DHARDMINE_TORCH_DIR=$(TORCH)
 	.venv/bin/cmake --build build/cuda --target _C_cuda > build/cuda/kernels.log 2>&1 || (cat build/cuda/kernels.log; exit 1)
 	$(PY) bench/gpu/spills.py build/cuda/kernels.log
 
