@@ -311,6 +311,7 @@ def test_all_positives_any_threads_give_same_bits(name):
                 assert_results_bitwise_equal(run(getattr(ops, name), inputs, **options), expected)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_all_positives_compile_without_graph_breaks(name, dynamic):

@@ -205,6 +205,7 @@ def test_circle_loss_error_is_that_of_plain_pytorch():
         assert own <= 2 * plain + 1e-6
 
 
+@pytest.mark.cpu
 def test_circle_loss_compiles_whole():
     torch._dynamo.reset()
     inputs = random_inputs(20, 5, 3, dtype=torch.float64)

@@ -314,6 +314,7 @@ def test_op_meta_tensors_match_shapes_and_dtypes(name):
     getattr(ops, name)(*batch.to("meta"), labels=torch.arange(40, device="meta"))
 
 
+@pytest.mark.cpu
 @pytest.mark.slow
 @ignore_warnings_of_torch
 @each_op
@@ -341,6 +342,7 @@ def test_op_torch_compile_has_no_graph_break_and_is_equal(name, backend):
         assert_bitwise_equal(torch.autograd.grad(fused, x)[0], expected)
 
 
+@pytest.mark.cpu
 @pytest.mark.slow
 @ignore_warnings_of_torch
 @each_op

@@ -267,6 +267,7 @@ def test_hyperbolic_any_simd_level_gives_same_bits(tmp_path):
             assert_bitwise_equal(a, b)
 
 
+@pytest.mark.cpu
 @pytest.mark.thinned(5)
 @each_call
 def test_hyperbolic_compiles_without_graph_breaks(name, options):

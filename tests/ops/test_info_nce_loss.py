@@ -141,6 +141,7 @@ def test_info_nce_loss_gradcheck(kind, similarity, reduction):
     )
 
 
+@pytest.mark.cpu
 @each_kind
 def test_info_nce_loss_compiles_whole(kind):
     torch._dynamo.reset()
@@ -190,6 +191,7 @@ def test_info_nce_loss_without_queries_or_negatives_is_zero():
             assert (torch.autograd.grad(loss, query)[0] == 0).all()
 
 
+@pytest.mark.cpu
 @each_kind
 def test_info_nce_loss_any_thread_count_is_bitwise_equal(kind):
     found = []

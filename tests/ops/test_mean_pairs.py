@@ -98,6 +98,7 @@ def test_mean_pairs_gradcheck():
     )
 
 
+@pytest.mark.cpu
 def test_mean_pairs_compiles_whole():
     torch._dynamo.reset()
     inputs = unbalanced()

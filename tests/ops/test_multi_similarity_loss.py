@@ -152,6 +152,7 @@ def test_multi_similarity_loss_of_half_precision_is_that_of_its_rows_in_float32(
     assert_close(found, evaluate(ops, inputs.to(torch.float32)), 2 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.cpu
 def test_multi_similarity_loss_compiles_whole():
     torch._dynamo.reset()
     inputs = random_inputs(20, 5, 3, dtype=torch.float64)

@@ -174,6 +174,7 @@ def test_negative_ranks_any_thread_count_gives_same_bits():
         assert_bitwise_equal(a, b)
 
 
+@pytest.mark.cpu
 def test_negative_ranks_compile_whole():
     torch._dynamo.reset()
     inputs = random_inputs(40, 6, 5, dtype=torch.float64)

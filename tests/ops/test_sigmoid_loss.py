@@ -87,6 +87,7 @@ def test_sigmoid_loss_second_derivatives_raise():
             first.sum().backward()
 
 
+@pytest.mark.cpu
 def test_sigmoid_loss_compiles_whole_and_passes_opcheck():
     torch._dynamo.reset()
     query, key = pairs(9)
@@ -141,6 +142,7 @@ def test_sigmoid_loss_without_pairs_is_zero():
     assert all((g == 0).all() for g in gradients)
 
 
+@pytest.mark.cpu
 @each_similarity
 def test_sigmoid_loss_any_thread_count_is_bitwise_equal(similarity):
     found = []

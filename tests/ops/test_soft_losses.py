@@ -204,6 +204,7 @@ def test_second_derivatives_raise():
             first.sum().backward()
 
 
+@pytest.mark.cpu
 @each_call
 @pytest.mark.parametrize("refs", [None, 20])
 def test_soft_op_compiles_whole(name, options, refs):
@@ -237,6 +238,7 @@ def test_soft_op_number_or_tensor_of_any_dtype_is_the_same_temperature(name):
         assert t.grad != 0
 
 
+@pytest.mark.cpu
 @each_call
 @each_similarity
 @pytest.mark.parametrize("refs", [None, 700])

@@ -109,6 +109,7 @@ def test_temperature_tensor_passes_verification(name, options, verify):
     assert report.ops[name].checks == 1
 
 
+@pytest.mark.cpu
 @pytest.mark.thinned(5)
 @each_call
 def test_temperature_tensor_compiles_without_graph_breaks(name, options):

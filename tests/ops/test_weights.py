@@ -159,6 +159,7 @@ def test_weights_any_threads_give_same_bits():
         assert_bitwise_equal(a, b)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("positive", ["easiest", "all"])
 def test_weights_compile_without_graph_breaks(positive):
     torch.compiler.reset()

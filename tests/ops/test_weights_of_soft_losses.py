@@ -150,6 +150,7 @@ def test_weights_of_soft_loss_any_threads_give_same_bits(name, options):
         assert_bitwise_equal(a, b)
 
 
+@pytest.mark.cpu
 @pytest.mark.thinned(5)
 @each_call
 def test_weights_of_soft_loss_compile_without_graph_breaks(name, options):
