@@ -47,7 +47,7 @@ def advantage(lines: dict[str, Curve], word: str) -> str:
     if not shared:
         return ""
     n = shared[-1]
-    return f"{lines[rivals.BY_HAND][n] / lines[rivals.OURS][n]:,.0f}x {word} at N = {n:,}"
+    return f"{lines[rivals.BY_HAND][n] / lines[rivals.OURS][n]:,.0f}x {word} by hand at N = {n:,}"
 
 
 def time_label(ms: float, _: object = None) -> str:
@@ -78,11 +78,11 @@ def draw(results: dict[str, Any], cases: tuple[str, ...], output: Path) -> None:
             draw_panel(right, peaks, "the matrix\nalone")
             title = rivals.CASES[case].title
             for axes, what, text in (
-                (left, "time", advantage(times, "faster")),
-                (right, "peak memory", advantage(peaks, "less")),
+                (left, "time", advantage(times, "faster than")),
+                (right, "peak memory", advantage(peaks, "less than")),
             ):
                 axes.set_title(f"{title}, {what} of a step", loc="left", fontsize=11, fontweight="bold")
-                axes.set_title(text, loc="right", fontsize=10, color=STYLES[rivals.OURS][0])
+                axes.text(0.03, 0.93, text, transform=axes.transAxes, va="top", color=STYLES[rivals.OURS][0])
             left.yaxis.set_major_locator(LogLocator(10))
             left.yaxis.set_major_formatter(FuncFormatter(time_label))
             right.yaxis.set_major_locator(FixedLocator(MEMORY_TICKS))
@@ -99,7 +99,7 @@ def draw(results: dict[str, Any], cases: tuple[str, ...], output: Path) -> None:
         caption = f"forward + backward, float32, D = {row.d}, {about['CPU']}, torch {about['torch']}; lower is better"
         figure.supxlabel(caption, fontsize=9, color="#666666")
         output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output.with_suffix(".png"), dpi=160, metadata={"Software": None})
+        figure.savefig(output.with_suffix(".png"), dpi=110, metadata={"Software": None})
         figure.savefig(output.with_suffix(".svg"), metadata={"Date": None})
 
 
@@ -118,25 +118,34 @@ def draw_panel(axes: Any, lines: dict[str, Curve], floor: str) -> None:
         values = [lines[name][n] for n in sizes]
         look = {"color": color, "linewidth": width, "linestyle": dashes, "marker": marker, "markersize": 5}
         axes.plot(sizes, values, **look, zorder=5 if name == rivals.OURS else 3)
-        ends.append((sizes[-1], values[-1], LABELS.get(name, floor), color, name == rivals.OURS))
+        ends.append((sizes[-1], values[-1], LABELS.get(name, floor), color))
     all_sizes = [n for curve in lines.values() for n in curve]
-    axes.set_xlim(min(all_sizes) * 0.85, max(all_sizes) * 1.9)  # room for the labels of the lines
-    label_ends(axes, ends)
+    axes.set_xlim(min(all_sizes) * 0.85, max(all_sizes) * 2.1)  # room for the names of the lines
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.12)
+    label_ends(axes, ends, max(lines[rivals.OURS]))
 
 
-def label_ends(axes: Any, ends: list[tuple[int, float, str, str, bool]]) -> None:
-    """Names the lines at their right ends, moved apart where two names of one N would overlap."""
-    low, high = (value for value in axes.get_ylim())
-    step = (high / low) ** 0.115  # the height of a name of two lines
-    placed: list[tuple[int, float]] = []
-    for n, value, label, color, bold in sorted(ends, key=lambda end: end[1]):
-        y = value
-        for other_n, other_y in placed:
-            if other_n == n:
-                y = max(y, other_y * step)
-        placed.append((n, y))
-        weight = "bold" if bold else "normal"
-        axes.annotate(
-            label, (n, y), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9, color=color,
-            fontweight=weight, linespacing=0.95,
-        )  # fmt: skip
+def label_ends(axes: Any, ends: list[tuple[int, float, str, str]], last_n: int) -> None:
+    """Names the lines at their right ends, moved apart where two names would overlap.
+
+    A line of a rival that ends before ours does not fit into memory beyond; its name stands above it.
+    """
+    low, high = axes.get_ylim()
+    step = (high / low) ** 0.095  # the height of a name of two lines
+    below = 0.0
+    for n, value, label, color in sorted(ends, key=lambda end: end[1]):
+        look = {"textcoords": "offset points", "fontsize": 9, "color": color, "linespacing": 0.95}
+        look["annotation_clip"] = False
+        if color == STYLES[rivals.OURS][0]:
+            look["fontweight"] = "bold"
+        if n < last_n and color == STYLES[rivals.MATMUL][0]:
+            axes.annotate(label, (n, value), xytext=(2, -3), va="top", **look)
+            continue
+        if n < last_n:
+            text = label.replace("\n", " ").replace(". ", ".") + ",\nthen out of memory"
+            axes.annotate(text, (n, value), xytext=(-6, 5), ha="right", va="bottom", **look)
+            continue
+        y = max(value, below * step)
+        axes.annotate(label, (n, y), xytext=(7, 0), va="center", **look)
+        below = y
