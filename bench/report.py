@@ -50,18 +50,19 @@ LARGEST_TIMED_N = 8192  # larger batches have the time of the one step whose mem
 MEASURED = (rivals.OURS, rivals.BY_HAND, rivals.COMPILED)
 
 
-def speed_rows(quick: bool, threads: int) -> list[Row]:
-    """The rows of the tables, and those of the chart."""
+def speed_rows(quick: bool, native: bool, threads: int) -> list[Row]:
+    """The rows of the tables and, with the SIMD target of the CPU, those of the chart."""
     if quick:
         rows = [Row(case, 64, 32, 1) for case in rivals.LOSSES]
-        rows += [Row(case, n, 32, threads) for case in CHARTED for n in QUICK_SIZES]
+        rows += [Row(case, n, 32, threads) for case in CHARTED for n in QUICK_SIZES if native]
         return [*rows, Row("knn", 512, 50, threads)]
     rows = [Row(case, n, 128, 1) for case in rivals.LOSSES for n in (128, 512)]
     for case in rivals.LOSSES:
-        sizes = [n for n in CHART_SIZES if n <= LARGEST_TIMED_N] if case in CHARTED else [2048]
+        charted = case in CHARTED and native
+        sizes = [n for n in CHART_SIZES if n <= LARGEST_TIMED_N] if charted else [2048]
         rows += [Row(case, n, 128, threads) for n in sizes]
         rows.append(Row(case, 2048, 512, threads))
-    return [*rows, *(Row("knn", n, 50, threads) for n in (10_000, 50_000))]
+    return [*rows, *(Row("knn", n, 50, threads) for n in ((10_000, 50_000) if native else (10_000,)))]
 
 
 def peak_rows(quick: bool, threads: int) -> list[Row]:
@@ -125,7 +126,7 @@ class Store:
 def measure_target(store: Store, native: bool, args: argparse.Namespace) -> None:
     """Measures what the store lacks of all rows with this process's SIMD target."""
     threads = torch.get_num_threads()
-    steps = [("speed", row, names_of(row, native, args.quick)) for row in speed_rows(args.quick, threads)]
+    steps = [("speed", row, names_of(row, native, args.quick)) for row in speed_rows(args.quick, native, threads)]
     if native:
         steps += [("peak", row, [name]) for row in peak_rows(args.quick, threads) for name in MEASURED]
     start, done = time.monotonic(), len(store.found)
@@ -247,7 +248,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("rows", nargs="*", type=Row.parse, help="rows to measure and print; without any: all, written")
     parser.add_argument("--memory", action="store_true", help="peak memory of the rows instead of times")
     parser.add_argument("--quick", action="store_true", help="small sizes; also by BENCH=quick")
-    parser.add_argument("--seconds", type=float, help="seconds per rival and row; default: 0.5, quick 0.02")
+    parser.add_argument("--seconds", type=float, help="seconds per rival and row; default: 0.4, quick 0.02")
     parser.add_argument("--busy", type=int, default=0, help="other processes that compute while the rows are measured")
     parser.add_argument("--simd", choices=list(SIMD_ENVIRONMENT), help="a SIMD target below that of this CPU")
     parser.add_argument(
@@ -264,7 +265,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     if not args.rows and (args.memory or args.busy):
         parser.error("--memory and --busy need rows")
     if args.seconds is None:
-        args.seconds = 0.02 if args.quick else 0.5
+        args.seconds = 0.02 if args.quick else 0.4
     args.state = args.state or ROOT / "build" / "bench" / ("quick" if args.quick else "rows")
     return args
 

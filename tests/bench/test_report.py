@@ -6,6 +6,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import chart
 import measuring
@@ -69,10 +70,13 @@ def test_row_malformed_raises(text):
 
 
 def test_rows_of_full_run_cover_every_case_and_the_chart():
-    rows = report.speed_rows(False, 2)
+    rows = report.speed_rows(False, True, 2)
     assert {row.case for row in rows} == set(rivals.CASES)
     assert {str(row) for row in rows} >= set(tables.README_ROWS)
     assert len(set(rows)) == len(rows)
+    other_target = report.speed_rows(False, False, 2)
+    assert set(other_target) < set(rows)
+    assert {row.case for row in other_target} == set(rivals.CASES)
     peaks = report.peak_rows(False, 2)
     assert [row.n for row in peaks if row.case == "sct"] == list(report.CHART_SIZES)
     assert {row.case for row in peaks} == set(rivals.LOSSES)
@@ -106,6 +110,13 @@ def test_peak_counts_the_matrix_of_the_code_by_hand():
     by_hand, ours = (measuring.in_child(measuring.peak, row, name) for name in ("by hand", "hardmine"))
     assert by_hand["mib"] >= 8, "the matrix is 4 MiB, and there are several"
     assert -1 < ours["mib"] < 4
+
+
+def test_peak_of_counts_memory_that_is_freed_again():
+    def measure():
+        return {"bytes": measuring.memory.peak_of(lambda: torch.ones(2**24).sum())[0]}
+
+    assert 2**26 <= measuring.in_child(measure)["bytes"] < 2**26 + 2**24
 
 
 def test_in_child_killed_process_is_an_error():
@@ -196,7 +207,7 @@ def test_curves_take_times_of_rows_else_of_the_steps_with_the_peak(results):
     assert times["by hand"] == {8192: 1200.0}
     assert peaks["by hand"] == {8192: 2048.0}
     assert peaks["matmul"] == {8192: 256.0, 32768: 4096.0}
-    assert chart.advantage(times, "faster") == "12x faster at N = 8,192"
+    assert chart.advantage(times, "faster than") == "12x faster than by hand at N = 8,192"
 
 
 def test_draw_writes_png_and_svg_with_the_same_bytes_each_time(results, tmp_path):
