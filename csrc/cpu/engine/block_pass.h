@@ -9,12 +9,11 @@
 namespace hardmine::cpu {
 
 // Calls visit(worker, block, scores) for every block that may hold pairs of `kind` and for which wanted(block) is true,
-// in the order of PairSchedule, if it is in the part. `cost` is the arithmetic of a visit and of the block's
-// similarities, relative to the latter alone.
-template <class T, class Wanted, class Visit>
-void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double cost, const ThreadPool& pool,
-                    const Wanted& wanted, const Visit& visit, const PassPart& part = {}) {
-  const TileKernels<T>& kernel = kernels<TileKernels<T>>();
+// in the order of PairSchedule, if it is in the part. fill(block, buffer) returns the scores, in the buffer or
+// elsewhere. `cost` is the arithmetic of a visit and of the block's similarities, relative to the latter alone.
+template <class T, class Wanted, class Fill, class Visit>
+void for_each_filled_block(const PairwiseOperands<T>& operands, PairKind kind, double cost, const ThreadPool& pool,
+                           const Wanted& wanted, const Fill& fill, const Visit& visit, const PassPart& part = {}) {
   const PairwiseParams<T>& params = operands.params();
   const int64_t rows = operands.rows().count(), columns = operands.columns().count();
   const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(operands.depth()) /
@@ -32,9 +31,19 @@ void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double c
     const bool single = row_low == row_high && column_low == column_high && row_low == column_low;
     if (kind == PairKind::kSameClass ? disjoint : kind == PairKind::kOtherClass && single) return;
     if (!wanted(block)) return;
-    kernel.fill_block(params, kind, block, scores[worker].get());
-    visit(worker, block, scores[worker].get());
+    visit(worker, block, fill(block, scores[worker].get()));
   });
+}
+
+// The same with the scores of the pairs of `kind`, NaN for other pairs.
+template <class T, class Wanted, class Visit>
+void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double cost, const ThreadPool& pool,
+                    const Wanted& wanted, const Visit& visit, const PassPart& part = {}) {
+  const auto fill = [&](const Block& block, T* buffer) {
+    kernels<TileKernels<T>>().fill_block(operands.params(), kind, block, buffer);
+    return buffer;
+  };
+  for_each_filled_block(operands, kind, cost, pool, wanted, fill, visit, part);
 }
 
 template <class T, class Visit>

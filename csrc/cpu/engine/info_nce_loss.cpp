@@ -11,14 +11,13 @@
 
 #include "cpu/engine/block_pass.h"
 #include "cpu/engine/depth_panels.h"
+#include "cpu/engine/kept_scores.h"
 #include "cpu/engine/running_logsumexp.h"
 
 namespace hardmine::cpu {
 namespace {
 
 constexpr int64_t kBlockSize = kMaxBlockRows * kMaxBlockColumns;
-// The similarities of a symmetric loss that are kept, relative to the inputs.
-constexpr int64_t kMaxKeptPerInput = 8;
 
 // The terms of the rows of one side, and what their derivatives need.
 template <class T>
@@ -120,23 +119,12 @@ class InfoNcePass {
   }
 
   void add_all_to_sums() {
-    const int64_t size = groups_ * column_blocks_ * kBlockSize, bytes = size * static_cast<int64_t>(sizeof(T));
-    const int64_t inputs = (operands_.rows().count() + operands_.columns().count()) * depth();
-    if (has_gradient() && size <= kMaxKeptPerInput * inputs && bytes <= max_kept_bytes_) kept_ = Buffer<T>(size);
+    if (has_gradient()) kept_ = KeptScores<T>(operands_, max_kept_bytes_);
     for_each_block(operands_, PairKind::kAny, 1, pool_, [&](int64_t, const Block& block, T* scores) {
-      if (kept_.get()) keep(block, scores);
+      if (kept_.any()) KeptScores<T>::copy(block, scores, kept_.at(block));
       kernel_.logsumexp_update(params_, block, update_, scores);
     });
     finish_terms(0, operands_.rows().count());
-  }
-
-  // The schedule's blocks of columns may be halves of those here.
-  void keep(const Block& block, const T* scores) const {
-    const int64_t group = block.row_begin / kMaxBlockRows, b = block.column_begin / kMaxBlockColumns;
-    T* to = kept_.get() + (group * column_blocks_ + b) * kBlockSize + block.column_begin % kMaxBlockColumns;
-    const int64_t width = round_up(block.columns(), int64_t{32});  // as fill_block pads it
-    for (int64_t i = 0; i < block.rows(); ++i)
-      std::copy_n(scores + i * kMaxBlockColumns, width, to + i * kMaxBlockColumns);
   }
 
   std::vector<GroupBuffers<T>> buffers_of(int64_t threads) {
@@ -145,7 +133,7 @@ class InfoNcePass {
         has_gradient() && !rule_.symmetric && threads * group_size * static_cast<int64_t>(sizeof(T)) <= max_kept_bytes_;
     std::vector<GroupBuffers<T>> buffers(threads);
     for (GroupBuffers<T>& b : buffers) {
-      if (!kept_.get()) b.scores = Buffer<T>(keeps_group_ ? group_size : kBlockSize);
+      if (!kept_.any()) b.scores = Buffer<T>(keeps_group_ ? group_size : kBlockSize);
       if (keeps_group_) b.copy = Buffer<T>(kBlockSize);
       if (!has_gradient()) continue;
       // The kernel also reads the rows that pad the last micro-tile, so they must be finite.
@@ -161,7 +149,7 @@ class InfoNcePass {
             std::min(column + kMaxBlockColumns, operands_.columns().count())};
   }
   T* scores_of(int64_t group, int64_t column_block, const GroupBuffers<T>& buffers) const {
-    if (kept_.get()) return kept_.get() + (group * column_blocks_ + column_block) * kBlockSize;
+    if (kept_.any()) return kept_.at(block_at(group, column_block));
     return buffers.scores.get() + (keeps_group_ ? column_block * kBlockSize : 0);
   }
   void fill(const Block& block, T* scores) const {
@@ -213,7 +201,7 @@ class InfoNcePass {
       if (pool_.cancelled()) return;
       const Block block = block_at(group, b);
       T* scores = scores_of(group, b, buffers);
-      if (!keeps_group_ && !kept_.get()) fill(block, scores);
+      if (!keeps_group_ && !kept_.any()) fill(block, scores);
       kernel_.logsumexp_weights(params_, block, weights_, scores);
       const T* value = key_value_.get() + block.column_begin * panel_;
       if (out_.grad_query)
@@ -266,7 +254,7 @@ class InfoNcePass {
   LogSumExpWeights<T> weights_{};
   int64_t key_padded_ = 0;
   Buffer<T> key_value_, key_gradient_;
-  Buffer<T> kept_;            // the scores of all blocks, or null
+  KeptScores<T> kept_;        // of a symmetric loss
   bool keeps_group_ = false;  // the buffers of a thread hold the scores of all blocks of a group
 };
 

@@ -3,6 +3,7 @@
 
 #include "core/losses/info_nce_loss.h"
 #include "core/views.h"
+#include "cpu/engine/kept_scores.h"
 #include "cpu/engine/thread_pool.h"
 
 namespace hardmine::cpu {
@@ -15,9 +16,6 @@ struct InfoNceOut {
   T* grad_key;               // [keys, depth]
   double* grad_temperature;  // [1]
 };
-
-// What all threads together keep of similarities; beyond it they are computed twice. Results are the same.
-inline constexpr int64_t kMaxKeptBytes = int64_t{128} << 20;
 
 // The first keys are those of the queries, in order; the others are negatives of all. Returns false, without writing,
 // if some row or norm is not finite. O((queries + keys) depth) memory.
