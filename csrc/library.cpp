@@ -132,6 +132,30 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor? ref_ids, int similarity, int positive, float temperature, float duplicate_threshold, int reduction, "
       "bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // On the CPU, with reduction 'mean' or 'sum' -> as triplet_loss_with_gradients.
+  m.def(
+      "tuplet_loss_with_gradients(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
+      "Tensor? ids, Tensor? ref_ids, int similarity, int positive, float temperature, float duplicate_threshold, "
+      "int reduction, bool allow_tf32, bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor, Tensor)");
+
+  // -> as triplet_loss_with_gradients_backward.
+  m.def(
+      "tuplet_loss_with_gradients_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor grad_ref_embeddings, "
+      "Tensor embeddings, Tensor? ref_embeddings, bool need_embeddings, bool need_ref_embeddings) "
+      "-> (Tensor, Tensor)");
+
+  // On the CPU, the mean over the anchors that have a positive, or the sum -> as triplet_loss_with_gradients. On CUDA
+  // the loss is a function of logsumexp.
+  m.def(
+      "supcon_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, int similarity, float temperature, bool is_mean, bool need_embeddings, "
+      "bool need_ref_embeddings) -> (Tensor, Tensor, Tensor)");
+
+  // -> as triplet_loss_with_gradients_backward.
+  m.def(
+      "supcon_loss_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor grad_ref_embeddings, Tensor embeddings, "
+      "Tensor? ref_embeddings, bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
+
   // For ranks that hold the same rows and share the pairs. words: None, or the merged words of positives, [1 or 2, 1,
   // B], if one shift suffices (core/losses/tuplet_terms.h), or of positives and hardest negatives, [1 or 2, 2, B].
   // -> sum [B] float64 of the exponentials among the pairs of part `part` of num_parts.

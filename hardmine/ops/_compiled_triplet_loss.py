@@ -13,9 +13,9 @@ from hardmine.ops._arguments import TERM_REDUCTIONS, check_ids, check_labeled_ro
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._known_options import remember
+from hardmine.ops._labeled_losses import has_labeled_losses, triplet_loss_with_gradients
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranks import Anchors
-from hardmine.ops._triplet_loss_with_gradients import has_op_with_gradients, triplet_loss_with_gradients
 from hardmine.ops._triplet_terms import counts_of
 from hardmine.ops.select_triplets import as_selection, check_rules
 from hardmine.types import AnySelection
@@ -26,19 +26,6 @@ def check_options(embeddings: Tensor, options: dict[str, Any], flags: tuple[Any,
     for name, flag in zip(("return_selection", "return_count"), flags, strict=True):
         check_flag(name, flag)
     return check_rules(embeddings, options) + check_loss(embeddings, options)
-
-
-def loss_with_known_options(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None,
-    ref_labels: Tensor | None,
-    compiled_options: list[int | float],
-) -> Tensor:
-    """The reduced loss of selected pairs, with options that passed their checks."""
-    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    rows = embeddings, labels, ref_embeddings, ref_labels, None, None
-    return triplet_loss_with_gradients(*rows, None, *compiled_options)
 
 
 def compute(
@@ -60,10 +47,10 @@ def compute(
     else:
         named = as_selection
         random = draw_random(embeddings, options, anchors)
-        if not any(flags) and options["reduction"] != "none" and has_op_with_gradients(embeddings):
+        if not any(flags) and options["reduction"] != "none" and has_labeled_losses(embeddings):
             if random is None:
-                remember(compiled_options)
-            return triplet_loss_with_gradients(*rows, random, *compiled_options), None, None
+                remember([None, *compiled_options])
+            return triplet_loss_with_gradients((*rows, random, *compiled_options)), None, None
         loss, *selected = torch.ops.hardmine.triplet_loss(*rows, random, *compiled_options)
     if not any(flags):
         return loss, None, None

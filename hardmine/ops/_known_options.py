@@ -10,6 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from hardmine.ops._arguments import check_labeled_rows
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -17,11 +19,11 @@ _PLAIN = {str, int, float, bool, type(None)}
 _MAX_KNOWN = 1000  # an option may change in every call
 
 # The options of a compiled op, by what their checks depend on.
-KNOWN_OPTIONS: dict[tuple[Any, ...], list[int | float]] = {}
-_remembered: contextvars.ContextVar[list[int | float] | None] = contextvars.ContextVar("remembered", default=None)
+KNOWN_OPTIONS: dict[tuple[Any, ...], list[Any]] = {}
+_remembered: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("remembered", default=None)
 
 
-def remember(compiled: list[int | float]) -> None:
+def remember(compiled: list[Any]) -> None:
     """Tells ``remembers_options`` that rows, labels and these options are all that the result of this call needs."""
     if not torch.compiler.is_compiling():
         _remembered.set(compiled)
@@ -30,7 +32,7 @@ def remember(compiled: list[int | float]) -> None:
 def remembers_options(compute: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Lets an op on labeled rows skip the checks of options that passed them in an earlier call.
 
-    Such a call is ``compute(embeddings, labels, ref_embeddings, ref_labels, options)`` with what the op gave to
+    Such a call is ``compute`` of a tuple: rows and labels, refs and their labels, no ids, and what the op gave to
     ``remember`` in that call.
     """
 
@@ -42,7 +44,10 @@ def remembers_options(compute: Callable[..., Any]) -> Callable[[Callable[P, R]],
                 return op(*args, **kwargs)
             known = KNOWN_OPTIONS.get(key)
             if known is not None:
-                result: R = compute(*args, *(None,) * (4 - len(args)), known)
+                given: list[Any] = list(args) + [None] * (4 - len(args))
+                embeddings, labels, ref_embeddings, ref_labels = given
+                labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+                result: R = compute((embeddings, labels, ref_embeddings, ref_labels, None, None, *known))
                 return result
             _remembered.set(None)
             result = op(*args, **kwargs)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hardmine._problems import needs_gradient
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 
 
 def has_cpu_op(name: str) -> bool:
@@ -74,7 +75,6 @@ def register_loss_with_gradients(
     the arguments that may require a gradient, and ``node`` names the node of the graph.
     """
     compiled, backward_name = torch.ops.hardmine, f"{name}_backward"
-    op = getattr(compiled, name).default
     count = len(differentiable)
 
     def setup_context(ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
@@ -96,7 +96,7 @@ def register_loss_with_gradients(
         @staticmethod
         def forward(ctx: Any, arguments: tuple[Any, ...], *inputs: Tensor | None) -> Tensor:
             with torch._C._AutoDispatchBelowAutograd():
-                loss, *ctx.gradients = op(*arguments)
+                loss, *ctx.gradients = getattr(compiled, name)(*arguments)
             ctx.save_for_backward(*(t.clone() if t is not None and t.is_inference() else t for t in inputs))
             ctx.set_materialize_grads(False)
             return loss
@@ -125,6 +125,21 @@ def register_loss_with_gradients(
         if any(need):
             return function.apply((*arguments, *need), *inputs)
         with torch._C._AutoDispatchBelowAutograd():
-            return op(*arguments, *need)[0]
+            return getattr(compiled, name)(*arguments, *need)[0]
 
     return loss_of
+
+
+def register_labeled_loss(name: str, node: str) -> Callable[[tuple[Any, ...]], Tensor]:
+    """The same, and the fakes, for a loss of embeddings, labels and refs with the gradients of embeddings and refs."""
+
+    @torch.library.register_fake(f"hardmine::{name}")
+    def _(embeddings, labels, ref_embeddings, *options):
+        computed = embeddings.new_empty(embeddings.shape, dtype=accumulate_dtype(embeddings.dtype))
+        return computed.new_empty(()), *fake_gradients(computed, ref_embeddings, *options[-2:])
+
+    @torch.library.register_fake(f"hardmine::{name}_backward")
+    def _(grad_loss, grad_embeddings, grad_ref_embeddings, *options):
+        return fake_gradients(grad_embeddings, grad_ref_embeddings, *options[-2:])
+
+    return register_loss_with_gradients(name, (0, 2), node)

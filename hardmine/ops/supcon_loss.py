@@ -10,9 +10,12 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
-from hardmine.ops._arguments import temperature_tensor
+from hardmine.ops._arguments import SIMILARITIES, check_ids, check_labeled_rows, temperature_tensor
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
+from hardmine.ops._known_options import remember, remembers_options
+from hardmine.ops._labeled_losses import has_labeled_losses, supcon_loss_with_gradients
+from hardmine.ops._numbers import check_temperature
 from hardmine.ops._ranks import with_requested
 from hardmine.ops._soft import check_soft_options, soft_sums
 from hardmine.types import AnySimilarity, GradientReduction, Reduction
@@ -40,6 +43,7 @@ def supcon_loss(
 @observed("supcon_loss")
 @drops_ignored
 @takes_hyperbolic
+@remembers_options(supcon_loss_with_gradients)
 def supcon_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -105,7 +109,7 @@ def supcon_loss(
     Note:
         Without any positive in the batch the loss and its gradient are 0. A non-finite element, or a row whose norm
         overflows, makes the loss and all gradients NaN. The Euclidean similarity of equal embeddings takes the
-        subgradient 0. Memory is O((B + M) D): the backward pass recomputes the similarities. Results are bitwise equal
+        subgradient 0. Memory is O((B + M) D): large batches compute the similarities twice. Results are bitwise equal
         on every repeat, for any number of threads and at every SIMD level.
 
     Reference:
@@ -121,6 +125,10 @@ def supcon_loss(
         >>> loss.backward()
     """
     options = {"temperature": temperature, "similarity": similarity, "reduction": reduction}
+    if all(given is None for given in (weights, group, gradient_reduction)) and return_count is False:
+        inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+        if (loss := _with_gradients(inputs, options)) is not None:
+            return loss
     loss, _, count = loss_of_anchors(
         "supcon_loss",
         (embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids),
@@ -132,6 +140,23 @@ def supcon_loss(
         _losses,
     )
     return with_requested(loss, (count, None), (return_count, False))
+
+
+def _with_gradients(inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor | None:
+    """The reduced loss of a number as temperature, where one op computes it with its gradients."""
+    temperature, similarity, reduction = options.values()
+    if isinstance(temperature, Tensor) or not (isinstance(similarity, str) and isinstance(reduction, str)):
+        return None
+    if similarity not in SIMILARITIES or reduction not in ("mean", "sum"):
+        return None
+    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
+    if not has_labeled_losses(embeddings):
+        return None
+    compiled_options = [SIMILARITIES.index(similarity), check_temperature(temperature), reduction == "mean"]
+    remember(compiled_options)
+    return supcon_loss_with_gradients((embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, *compiled_options))
 
 
 def _check_options(embeddings: Tensor, options: dict[str, Any]) -> None:

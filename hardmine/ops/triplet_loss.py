@@ -10,10 +10,10 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
-from hardmine.ops._compiled_triplet_loss import loss_with_known_options
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._known_options import remembers_options
+from hardmine.ops._labeled_losses import triplet_loss_with_gradients
 from hardmine.ops._losses_of_selected import loss_of_selected
 from hardmine.types import (
     AllPositives,
@@ -103,7 +103,7 @@ def triplet_loss(
 @observed("triplet_loss")
 @drops_ignored
 @takes_hyperbolic
-@remembers_options(lambda *arguments: loss_with_known_options(*arguments))
+@remembers_options(triplet_loss_with_gradients)
 def triplet_loss(
     embeddings: Tensor,
     labels: Tensor,

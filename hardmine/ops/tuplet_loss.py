@@ -28,6 +28,8 @@ from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
+from hardmine.ops._known_options import remember, remembers_options
+from hardmine.ops._labeled_losses import has_labeled_losses, tuplet_loss_with_gradients
 from hardmine.ops._numbers import check_flag, check_temperature, optional_number
 from hardmine.ops._ranks import GroupLoss, all_rows, with_requested
 from hardmine.ops._shared_losses import TUPLET_OPTIONS, split_options
@@ -83,6 +85,7 @@ def tuplet_loss(
 @observed("tuplet_loss")
 @drops_ignored
 @takes_hyperbolic
+@remembers_options(tuplet_loss_with_gradients)
 def tuplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -165,7 +168,7 @@ def tuplet_loss(
         An anchor without a positive or a negative is excluded from the loss and the mean. Without any valid anchor the
         loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes the loss and all
         gradients NaN. Ties between positives go to the lowest index. The Euclidean similarity of equal embeddings takes
-        the subgradient 0. Memory is O((B + M) D): the backward pass recomputes the similarities. Results are bitwise
+        the subgradient 0. Memory is O((B + M) D): large batches compute the similarities twice. Results are bitwise
         equal on every repeat, for any number of threads and at every SIMD level. The op is fastest with the cosine
         similarity and a temperature of at least 0.0451, where one pass over the similarities suffices.
 
@@ -195,6 +198,11 @@ def tuplet_loss(
     if group is None and gradient_reduction is None and weights is None and not composed and not of_pairs:
         for name, flag in flags.items():
             check_flag(name, flag)
+        if not (return_terms or return_count or (isinstance(reduction, str) and reduction == "none")):
+            rows, compiled_options = _checked(inputs), _check_options(embeddings, options)
+            if has_labeled_losses(embeddings):
+                remember(compiled_options)
+                return tuplet_loss_with_gradients((*rows, *compiled_options))
         loss, terms, positive_count = _compute(inputs, options)
         return with_requested(
             loss,

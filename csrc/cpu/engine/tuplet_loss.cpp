@@ -1,7 +1,7 @@
 // Forward takes up to three passes: selection of each anchor's positive, and of its hardest negative unless one shift
 // suffices for all anchors; sums of exponentials over other-class pairs; with all positives, sums of softplus over
 // same-class pairs. Backward takes one pass: it recomputes the similarities, turns them into weights, and adds up the
-// gradient.
+// gradient. If forward and backward are one call, the similarities of small batches are kept in between.
 
 #include "cpu/engine/tuplet_loss.h"
 
@@ -11,6 +11,7 @@
 #include "core/candidate_words.h"
 #include "cpu/engine/block_gradient.h"
 #include "cpu/engine/block_pass.h"
+#include "cpu/engine/kept_scores.h"
 #include "cpu/engine/selection_pass.h"
 #include "cpu/simd/tuplet_block_table.h"
 
@@ -58,11 +59,29 @@ void read_shifts(const TupletRule& rule, const SortedRows<T>& rows, const Best& 
   }
 }
 
-// Per sorted row, the sum of exp((s - shift) / temperature) over the negatives among the pairs of a part.
+// Fills a block of `kept` with all pairs. Returns its negatives: there, or in `buffer` if some pair is none.
+template <class T>
+const T* fill_negatives(const PairwiseOperands<T>& operands, const KeptScores<T>& kept, const Block& block, T* buffer) {
+  T* scores = kept.at(block);
+  kernels<TileKernels<T>>().fill_block(operands.params(), PairKind::kAny, block, scores);
+  const int64_t *row_label = operands.rows().label().data(), *column_label = operands.columns().label().data();
+  const int64_t *first = column_label + block.column_begin, *last = column_label + block.column_end;
+  if (row_label[block.row_end - 1] < *first || last[-1] < row_label[block.row_begin]) return scores;
+  KeptScores<T>::copy(block, scores, buffer);
+  for (int64_t i = 0; i < block.rows(); ++i) {
+    const auto [begin, end] = std::equal_range(first, last, row_label[block.row_begin + i]);
+    std::fill(buffer + i * kMaxBlockColumns + (begin - first), buffer + i * kMaxBlockColumns + (end - first),
+              std::numeric_limits<T>::quiet_NaN());
+  }
+  return buffer;
+}
+
+// Per sorted row, the sum of exp((s - shift) / temperature) over the negatives among the pairs of a part. Fills `kept`,
+// unless null, with the scores of all pairs.
 template <class T>
 WorkspaceVector<double> exponential_sums(const TupletRule& rule, const PairwiseOperands<T>& operands,
-                                         const WorkspaceVector<T>& shift, const ThreadPool& pool,
-                                         const PassPart& part) {
+                                         const WorkspaceVector<T>& shift, const ThreadPool& pool, const PassPart& part,
+                                         const KeptScores<T>* kept = nullptr) {
   const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   const PairwiseParams<T>& params = operands.params();
   ExponentialSums<T> exponentials{};
@@ -75,12 +94,16 @@ WorkspaceVector<double> exponential_sums(const TupletRule& rule, const PairwiseO
   WorkspaceVector<double> sum(operands.rows().count(), 0.0);
   exponentials.row_sum = sum.data();
   exponentials.column_sum = params.symmetric ? sum.data() : nullptr;
-  for_each_block(
-      operands, PairKind::kOtherClass, 1, pool,
-      [&](int64_t, const Block& block, const T* scores) {
-        kernel.exponential_sums(params, block, scores, exponentials);
-      },
-      part);
+  const auto add = [&](int64_t, const Block& block, const T* scores) {
+    kernel.exponential_sums(params, block, scores, exponentials);
+  };
+  if (kept) {
+    for_each_filled_block(
+        operands, PairKind::kAny, 1, pool, [](const Block&) { return true; },
+        [&](const Block& block, T* buffer) { return fill_negatives(operands, *kept, block, buffer); }, add, part);
+  } else {
+    for_each_block(operands, PairKind::kOtherClass, 1, pool, add, part);
+  }
   return sum;
 }
 
@@ -154,14 +177,10 @@ struct MergedWords {
   }
 };
 
-}  // namespace
-
+// From operands that are not empty. Fills `kept`, unless null, with the scores of all pairs.
 template <class T>
-bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
-                    int64_t depth, const ThreadPool& pool, const TupletOut<T>& out) {
-  fill_without_candidates(anchors.count, out);
-  const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, refs, depth, pool);
-  if (operands.empty()) return operands.finite();
+void forward_of(const TupletRule& rule, const PairwiseOperands<T>& operands, const KeptScores<T>* kept,
+                const ThreadPool& pool, const TupletOut<T>& out) {
   const SortedRows<T>& rows = operands.rows();
   const bool all = rule.positive == TupletPositive::kAll, one_shift = one_shift_suffices(rule);
   const SelectionRule selection = tuplet_selection(rule);
@@ -179,7 +198,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   WorkspaceVector<double> sum;
   if (sums_negatives) {
     if (!one_shift) read_shifts<T>(rule, rows, of_row(results.back()), shift);
-    sum = exponential_sums(rule, operands, shift, pool, {});
+    sum = exponential_sums(rule, operands, shift, pool, {}, kept);
   } else {
     for (int64_t i = 0; i < rows.count(); ++i) {
       shift[i] = out.block.shift[rows.permutation()[i]];
@@ -187,6 +206,76 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
     }
   }
   finish_forward(rule, operands, shift, sum, pool, out);
+}
+
+// From operands that are finite and not empty. `kept`: the scores of all pairs, which are overwritten; null: they are
+// computed.
+template <class T>
+void backward_of(const TupletRule& rule, const PairwiseOperands<T>& operands, const TupletSaved<T>& saved,
+                 const PassPart& part, const KeptScores<T>* kept, const ThreadPool& pool, T* grad_x, T* grad_refs) {
+  const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
+  const SortedRows<T>& rows = operands.rows();
+  const PairwiseParams<T>& params = operands.params();
+  const bool all = rule.positive == TupletPositive::kAll;
+
+  TupletWeights<T> weights{};
+  weights.log2e_over_temperature = static_cast<T>(kLog2E / rule.temperature);
+  weights.inv_temperature = static_cast<T>(1 / rule.temperature);
+  weights.shift = T(1);
+  weights.limit = max_key(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  weights.one_shift = one_shift_suffices(rule);
+  WorkspaceVector<T> negative_weight = per_row(operands, T(0)), positive_weight = per_row(operands, T(0));
+  WorkspaceVector<T> shift = per_row(operands, std::numeric_limits<T>::infinity()), log_sum = per_row(operands, T(0));
+  WorkspaceVector<Index> positive(negative_weight.size(), kBelowRange);
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const Index anchor = rows.permutation()[i];
+    const int64_t count = saved.positive_count[anchor];
+    const AnchorCoefficients<T> coefficients = anchor_coefficients(rule, saved.grad_loss[anchor], saved.shift[anchor],
+                                                                   saved.sum[anchor], saved.slope[anchor], count);
+    negative_weight[i] = coefficients.negative_weight;
+    shift[i] = coefficients.shift;
+    positive_weight[i] = coefficients.positive_weight;
+    log_sum[i] = coefficients.log_sum;
+    if (count > 0 && !all) positive[i] = static_cast<Index>(saved.positive_index[anchor]);
+  }
+  weights.rows = {.negative_weight = negative_weight.data(),
+                  .shift = shift.data(),
+                  .positive_weight = positive_weight.data(),
+                  .log_sum = log_sum.data(),
+                  .positive = all ? nullptr : positive.data()};
+  weights.columns = weights.rows;
+
+  BlockGradient<T> gradient(operands, {.rows = grad_x != nullptr, .columns = grad_refs != nullptr}, pool);
+  for_each_filled_block(
+      operands, PairKind::kAny, 3, pool, [](const Block&) { return true; },
+      [&](const Block& block, T* buffer) {
+        if (kept) return kept->at(block);
+        kernels<TileKernels<T>>().fill_block(params, PairKind::kAny, block, buffer);
+        return buffer;
+      },
+      [&](int64_t, const Block& block, T* scores) {
+        kernel.tuplet_weights(params, block, weights, scores);
+        gradient.add(block, scores);
+      },
+      part);
+  gradient.finish(T(1), grad_x, grad_refs);
+}
+
+// Writes the gradients of a loss without pairs.
+template <class T>
+void fill_zero_gradients(const PairwiseOperands<T>& operands, T* grad_x, T* grad_refs) {
+  if (grad_x) std::fill_n(grad_x, operands.anchors().count * operands.depth(), T(0));
+  if (grad_refs) std::fill_n(grad_refs, operands.refs().count * operands.depth(), T(0));
+}
+
+}  // namespace
+
+template <class T>
+bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
+                    int64_t depth, const ThreadPool& pool, const TupletOut<T>& out) {
+  fill_without_candidates(anchors.count, out);
+  const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, refs, depth, pool);
+  if (!operands.empty()) forward_of<T>(rule, operands, nullptr, pool, out);
   return operands.finite();
 }
 
@@ -224,54 +313,41 @@ template <class T>
 bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
                      int64_t depth, const TupletSaved<T>& saved, const PassPart& part, const ThreadPool& pool,
                      T* grad_x, T* grad_refs) {
-  const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, refs, depth, pool);
   if (!operands.finite()) return false;
   if (operands.empty()) {
-    if (grad_x) std::fill_n(grad_x, anchors.count * depth, T(0));
-    if (grad_refs) std::fill_n(grad_refs, refs->count * depth, T(0));
+    fill_zero_gradients(operands, grad_x, grad_refs);
+  } else {
+    backward_of<T>(rule, operands, saved, part, nullptr, pool, grad_x, grad_refs);
+  }
+  return true;
+}
+
+template <class T>
+bool tuplet_with_gradients(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
+                           int64_t depth, const ThreadPool& pool, const TupletOut<T>& out, T* grad_x, T* grad_refs,
+                           int64_t max_kept_bytes) {
+  fill_without_candidates(anchors.count, out);
+  const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, refs, depth, pool);
+  if (!operands.finite()) return false;
+  if (operands.empty()) {
+    fill_zero_gradients(operands, grad_x, grad_refs);
     return true;
   }
-  const SortedRows<T>& rows = operands.rows();
-  const PairwiseParams<T>& params = operands.params();
-  const bool all = rule.positive == TupletPositive::kAll;
-
-  TupletWeights<T> weights{};
-  weights.log2e_over_temperature = static_cast<T>(kLog2E / rule.temperature);
-  weights.inv_temperature = static_cast<T>(1 / rule.temperature);
-  weights.shift = T(1);
-  weights.limit = max_key(rule.similarity, static_cast<T>(rule.duplicate_threshold));
-  weights.one_shift = one_shift_suffices(rule);
-  WorkspaceVector<T> negative_weight = per_row(operands, T(0)), positive_weight = per_row(operands, T(0));
-  WorkspaceVector<T> shift = per_row(operands, std::numeric_limits<T>::infinity()), log_sum = per_row(operands, T(0));
-  WorkspaceVector<Index> positive(negative_weight.size(), kBelowRange);
-  for (int64_t i = 0; i < rows.count(); ++i) {
-    const Index anchor = rows.permutation()[i];
-    const int64_t count = saved.positive_count[anchor];
-    const AnchorCoefficients<T> coefficients = anchor_coefficients(rule, saved.grad_loss[anchor], saved.shift[anchor],
-                                                                   saved.sum[anchor], saved.slope[anchor], count);
-    negative_weight[i] = coefficients.negative_weight;
-    shift[i] = coefficients.shift;
-    positive_weight[i] = coefficients.positive_weight;
-    log_sum[i] = coefficients.log_sum;
-    if (count > 0 && !all) positive[i] = static_cast<Index>(saved.positive_index[anchor]);
-  }
-  weights.rows = {.negative_weight = negative_weight.data(),
-                  .shift = shift.data(),
-                  .positive_weight = positive_weight.data(),
-                  .log_sum = log_sum.data(),
-                  .positive = all ? nullptr : positive.data()};
-  weights.columns = weights.rows;
-
-  BlockGradient<T> gradient(operands, {.rows = grad_x != nullptr, .columns = grad_refs != nullptr}, pool);
-  for_each_block(
-      operands, PairKind::kAny, 3, pool,
-      [&](int64_t, const Block& block, T* scores) {
-        kernel.tuplet_weights(params, block, weights, scores);
-        gradient.add(block, scores);
-      },
-      part);
-  gradient.finish(T(1), grad_x, grad_refs);
+  const bool has_gradient = grad_x || grad_refs;
+  const KeptScores<T> scores = has_gradient ? KeptScores<T>(operands, max_kept_bytes) : KeptScores<T>();
+  const KeptScores<T>* kept = scores.any() ? &scores : nullptr;
+  forward_of(rule, operands, kept, pool, out);
+  if (!has_gradient) return true;
+  const T one = T(1);
+  const std::vector<T> grad_loss = tuplet_gradients(rule.reduction, &one, out.positive_count, anchors.count);
+  const TupletSaved<T> saved{.grad_loss = grad_loss.data(),
+                             .shift = out.shift,
+                             .sum = out.sum,
+                             .slope = out.slope,
+                             .positive_index = out.positive_index,
+                             .positive_count = out.positive_count};
+  backward_of<T>(rule, operands, saved, {}, kept, pool, grad_x, grad_refs);
   return true;
 }
 
@@ -279,9 +355,11 @@ template decltype(tuplet_forward<float>) tuplet_forward<float>;
 template decltype(tuplet_part<float>) tuplet_part<float>;
 template decltype(tuplet_of_parts<float>) tuplet_of_parts<float>;
 template decltype(tuplet_backward<float>) tuplet_backward<float>;
+template decltype(tuplet_with_gradients<float>) tuplet_with_gradients<float>;
 template decltype(tuplet_forward<double>) tuplet_forward<double>;
 template decltype(tuplet_part<double>) tuplet_part<double>;
 template decltype(tuplet_of_parts<double>) tuplet_of_parts<double>;
 template decltype(tuplet_backward<double>) tuplet_backward<double>;
+template decltype(tuplet_with_gradients<double>) tuplet_with_gradients<double>;
 
 }  // namespace hardmine::cpu

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/losses/tuplet_terms.h"
+#include "cpu/engine/kept_scores.h"
 #include "cpu/engine/pass_part.h"
 #include "cpu/engine/select_triplets.h"
 
@@ -32,5 +33,12 @@ template <class T>
 bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
                      int64_t depth, const TupletSaved<T>& saved, const PassPart& part, const ThreadPool& pool,
                      T* grad_x, T* grad_refs);
+
+// As tuplet_forward, and then the gradients of the reduced loss, as tuplet_backward has them from grad_loss 1. Returns
+// false, without gradients, if some row or norm is not finite.
+template <class T>
+bool tuplet_with_gradients(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
+                           int64_t depth, const ThreadPool& pool, const TupletOut<T>& out, T* grad_x, T* grad_refs,
+                           int64_t max_kept_bytes = kMaxKeptBytes);
 
 }  // namespace hardmine::cpu

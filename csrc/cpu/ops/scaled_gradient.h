@@ -22,4 +22,14 @@ inline Tensor scaled_gradient(const Tensor& grad_loss, const char* name, const T
   return out;
 }
 
+// The backward op of a loss on labeled rows; `Rule` tells the ops apart. Embeddings and refs are arguments only so that
+// autograd notices a second derivative.
+template <class Rule>
+std::tuple<Tensor, Tensor> scaled_gradients(Tensor grad_loss, Tensor grad_embeddings, Tensor grad_ref_embeddings,
+                                            Tensor, std::optional<Tensor>, bool need_embeddings,
+                                            bool need_ref_embeddings) {
+  return {scaled_gradient(grad_loss, "grad_embeddings", grad_embeddings, need_embeddings),
+          scaled_gradient(grad_loss, "grad_ref_embeddings", grad_ref_embeddings, need_ref_embeddings)};
+}
+
 }  // namespace hardmine::cpu

@@ -91,20 +91,11 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_with_gradients_cpu(
   return {loss, gradients.x, gradients.refs};
 }
 
-// Embeddings and refs are arguments only so that autograd notices a second derivative.
-std::tuple<Tensor, Tensor> triplet_loss_with_gradients_backward_cpu(Tensor grad_loss, Tensor grad_embeddings,
-                                                                    Tensor grad_ref_embeddings, Tensor,
-                                                                    std::optional<Tensor>, bool need_embeddings,
-                                                                    bool need_ref_embeddings) {
-  return {scaled_gradient(grad_loss, "grad_embeddings", grad_embeddings, need_embeddings),
-          scaled_gradient(grad_loss, "grad_ref_embeddings", grad_ref_embeddings, need_ref_embeddings)};
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
   implement<&triplet_loss_with_gradients_cpu>(m, "triplet_loss_with_gradients");
-  implement<&triplet_loss_with_gradients_backward_cpu>(m, "triplet_loss_with_gradients_backward");
+  implement<&scaled_gradients<LossRule>>(m, "triplet_loss_with_gradients_backward");
 }
 
 }  // namespace hardmine::cpu

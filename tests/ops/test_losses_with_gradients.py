@@ -1,17 +1,18 @@
-"""The CPU op of reduced triplet losses, which computes their gradients with them."""
+"""The CPU ops of reduced losses, which compute their gradients with them."""
 
 import pytest
 import torch
 
+import hardmine
 from hardmine import ops
 from hardmine.ops._known_options import KNOWN_OPTIONS
-from hardmine.ops._triplet_loss_with_gradients import has_op_with_gradients
+from hardmine.ops._labeled_losses import has_labeled_losses
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
 from support.ops import FLOAT_DTYPES, SIMILARITIES
 from support.processes import threads
 
-pytestmark = pytest.mark.skipif(not has_op_with_gradients(torch.zeros(1)), reason="a GPU computes them apart")
+pytestmark = pytest.mark.skipif(not has_labeled_losses(torch.zeros(1)), reason="a GPU computes them apart")
 
 
 def rows(count: int, depth: int = 6, dtype=torch.float32, seed: int = 0):
@@ -40,6 +41,131 @@ def test_triplet_loss_with_gradients_equals_loss_and_gradient_of_its_selection(d
         assert a.dtype == dtype
         assert (a != 0).any()
         assert_bitwise_equal(a, b)
+
+
+def gradients(loss, leaves):
+    return torch.autograd.grad(4 * loss, leaves)  # a power of 2, which rounds nothing
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("positive", ["easiest", "all"])
+@pytest.mark.parametrize(("count", "depth", "with_refs"), [(40, 6, False), (40, 6, True), (100, 40, False)])
+def test_tuplet_loss_with_gradients_equals_its_two_passes(
+    dtype, similarity, reduction, positive, count, depth, with_refs
+):
+    """A call that returns the count takes the ops of both passes. 100 x 40 keeps the similarities between passes."""
+    x, y = rows(count, depth, dtype)
+    refs = rows(50, depth, dtype, seed=1) if with_refs else ()
+    leaves = [x, *refs[:1]]
+    options = {"similarity": similarity, "reduction": reduction, "positive": positive, "temperature": 0.3}
+    loss = ops.tuplet_loss(x, y, *refs, **options)
+    expected, _ = ops.tuplet_loss(x, y, *refs, **options, return_count=True)
+    assert_bitwise_equal(loss.detach(), expected.detach())
+    for a, b in zip(gradients(loss, leaves), gradients(expected, leaves), strict=True):
+        assert (a != 0).any()
+        assert_bitwise_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(("count", "depth", "with_refs"), [(40, 6, False), (40, 6, True), (100, 40, False)])
+def test_supcon_loss_with_gradients_equals_its_log_sum_exps(dtype, similarity, reduction, count, depth, with_refs):
+    """A call that returns the count is composed of log-sum-exps."""
+    x, y = rows(count, depth, dtype)
+    refs = rows(50, depth, dtype, seed=1) if with_refs else ()
+    leaves = [x, *refs[:1]]
+    options = {"similarity": similarity, "reduction": reduction, "temperature": 0.3, "ids": torch.arange(count) // 9}
+    if with_refs:
+        options["ref_ids"] = torch.arange(50) // 9
+    loss = ops.supcon_loss(x, y, *refs, **options)
+    expected, _ = ops.supcon_loss(x, y, *refs, **options, return_count=True)
+    torch.testing.assert_close(loss, expected)
+    for a, b in zip(gradients(loss, leaves), gradients(expected, leaves), strict=True):
+        assert a.dtype == dtype
+        assert (a != 0).any()
+        torch.testing.assert_close(
+            a, b, rtol=None if dtype != torch.float32 else 1e-5, atol=None if dtype != torch.float32 else 1e-6
+        )
+
+
+LOSSES = {
+    "tuplet_loss": ops.tuplet_loss,
+    "tuplet_loss of all positives": lambda x, y: ops.tuplet_loss(x, y, positive="all"),
+    "supcon_loss": ops.supcon_loss,
+    "euclidean supcon_loss": lambda x, y: ops.supcon_loss(x, y, similarity="euclidean"),
+}
+each_loss = pytest.mark.parametrize("loss_of", LOSSES.values(), ids=LOSSES.keys())
+
+
+@each_loss
+@pytest.mark.parametrize("depth", [64, 8])
+def test_loss_with_gradients_any_thread_count_is_bitwise_equal(loss_of, depth):
+    """At depth 64 similarities are kept between passes, at depth 8 they are computed twice."""
+    x, y = rows(700, depth)
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
+            loss = loss_of(x, y)
+            found.append((loss.detach(), *torch.autograd.grad(loss, x)))
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
+            assert_bitwise_equal(a, b)
+
+
+@each_loss
+def test_loss_with_gradients_without_positives_or_rows_is_zero(loss_of):
+    x, _ = rows(20)
+    for y in (torch.arange(20), torch.arange(0)):
+        leaf = x.detach()[: len(y)].requires_grad_()
+        loss = loss_of(leaf, y)
+        assert loss == 0
+        assert (torch.autograd.grad(loss, leaf)[0] == 0).all()
+
+
+@each_loss
+def test_loss_with_gradients_makes_everything_nan_for_a_nonfinite_row(loss_of):
+    x, y = rows(20)
+    with torch.no_grad():
+        x[3, 1] = float("nan")
+    loss = loss_of(x, y)
+    assert loss.isnan()
+    assert torch.autograd.grad(loss, x)[0].isnan().all()
+
+
+@each_loss
+def test_loss_with_gradients_second_derivative_raises(loss_of):
+    x, y = rows(20)
+    gradient = torch.autograd.grad(loss_of(x, y), x, create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="has no second derivative"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_verify_wrong_supcon_loss_raises(place, monkeypatch):
+    right = torch.ops.hardmine.supcon_loss
+
+    def wrong(*arguments):
+        found = list(right(*arguments))
+        found[place] = 1.01 * found[place]
+        return found
+
+    monkeypatch.setattr(torch.ops.hardmine, "supcon_loss", wrong)
+    x, y = rows(40)
+    what = ("loss", "gradient")[place]
+    with pytest.raises(hardmine.VerificationError, match=f"the {what} deviates by"), hardmine.verify(every=1):
+        ops.supcon_loss(x, y)
+
+
+def test_tuplet_and_supcon_with_gradients_pass_opcheck():
+    x, y = rows(9)
+    for refs in ((None, None), rows(7, seed=1)):
+        arguments, flags = (x, y, *refs, None, None), (True, refs[0] is not None)
+        tuplet = (0, 0, 0.1, float("inf"), 0, False)
+        torch.library.opcheck(torch.ops.hardmine.tuplet_loss_with_gradients.default, (*arguments, *tuplet, *flags))
+        torch.library.opcheck(torch.ops.hardmine.supcon_loss.default, (*arguments, 0, 0.1, True, *flags))
 
 
 def test_triplet_loss_with_gradients_any_thread_count_is_bitwise_equal():
