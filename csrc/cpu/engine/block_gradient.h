@@ -33,9 +33,16 @@ class BlockGradient {
                                      operands.depth(), pool);
   }
 
-  // Adds a block. Parallel calls are safe in the order of PairSchedule.
-  void add(const Block& block, const T* weights) {
+  // Adds a block, and may overwrite its weights. Parallel calls are safe in the order of PairSchedule.
+  void add(const Block& block, T* weights) {
     const Operand& other = operands_.symmetric() ? rows_ : columns_;
+    if (operands_.symmetric() && block.row_begin == block.column_begin && block.row_end == block.column_end) {
+      // Only pairs with row < column have a weight. Mirrored, one product serves both rows of each pair.
+      for (int64_t i = 0; i < block.rows(); ++i)
+        for (int64_t c = i + 1; c < block.columns(); ++c)
+          weights[c * kMaxBlockColumns + i] = weights[i * kMaxBlockColumns + c];
+      return gradient_gemm(block, weights, false, rows_, block.column_begin, rows_, block.row_begin);
+    }
     if (rows_.grad.get()) gradient_gemm(block, weights, false, other, block.column_begin, rows_, block.row_begin);
     if (other.grad.get()) gradient_gemm(block, weights, true, rows_, block.row_begin, other, block.column_begin);
   }
