@@ -29,6 +29,12 @@ HARDMINE_HD bool beats(T key, Index index, T best_key, Index best_index) {
   return key > best_key || (key == best_key && index < best_index);
 }
 
+template <class T>
+struct Neighbor {
+  T key;
+  Index index;
+};
+
 // Packs a float key and an index into one integer that is larger where the candidate beats. The best of many candidates
 // is then an integer maximum, which threads may take in any order. The sign of a zero key is lost. NaN keys are not
 // supported.

@@ -5,10 +5,12 @@
 #include <limits>
 #include <mutex>
 #include <numeric>
+#include <span>
 
 #include "core/random.h"
 #include "cpu/engine/knn.h"
 #include "fanng/draft_graph.h"
+#include "fanng/seen_vertices.h"
 #include "fanng/threads.h"
 
 namespace hardmine::fanng {
@@ -109,13 +111,11 @@ NearCenters near_centers(const PointSet& points, uint64_t seed, const LeafSizes&
   return near;
 }
 
-Leaves leaves_around(const PointSet& points, const NearCenters& centers, int64_t nearest, uint64_t seed,
-                     const LeafSizes& sizes) {
+Leaves leaves_around(const PointSet& points, const NearCenters& centers, uint64_t seed, const LeafSizes& sizes) {
   const auto count = std::ssize(centers);
   std::vector<int64_t> first_member;
   for (int64_t v = 0; v < count; ++v) {
-    for (int64_t n = 0; n < nearest; ++n) {
-      const uint32_t c = centers[v][n];
+    for (const uint32_t c : centers[v]) {
       if (c == ~static_cast<uint32_t>(v)) continue;
       if (c + 2 > first_member.size()) first_member.resize(c + 2, 0);
       ++first_member[c + 1];
@@ -127,8 +127,8 @@ Leaves leaves_around(const PointSet& points, const NearCenters& centers, int64_t
   leaves.member.resize(first_member.back());
   std::vector<int64_t> next(first_member.begin(), first_member.end() - 1);
   for (int64_t v = 0; v < count; ++v)
-    for (int64_t n = 0; n < nearest; ++n)
-      if (centers[v][n] != ~static_cast<uint32_t>(v)) leaves.member[next[centers[v][n]]++] = static_cast<Vertex>(v);
+    for (const uint32_t c : centers[v])
+      if (c != ~static_cast<uint32_t>(v)) leaves.member[next[c]++] = static_cast<Vertex>(v);
   Vertex* const member = leaves.member.data();
   for (int64_t c = 0; c + 1 < std::ssize(first_member); ++c) {
     halve(points, member + first_member[c], member + first_member[c + 1], sizes.max_leaf, random_bits(seed, c),
@@ -151,12 +151,12 @@ void compare_within_leaves(const PointSet& points, const Leaves& leaves, const c
   const Distances distances(points);
   std::vector<std::mutex> locks(kLocks);  // two leaves may share a vertex
   std::atomic<int64_t> computed{0};
-  parallel_chunks(pool, leaves.count(), 1, [&](int64_t, int64_t leaf, int64_t) {
+  std::vector<SeenVertices> seen_by(pool.count());
+  parallel_chunks(pool, leaves.count(), 1, [&](int64_t worker, int64_t leaf, int64_t) {
     const int64_t size = leaves.first[leaf + 1] - leaves.first[leaf];
     const Vertex* const member = leaves.member.data() + leaves.first[leaf];
     cpu::Buffer<float> rows(size * depth);
-    std::vector<float> similarity(size * length), floor_key(size);
-    std::vector<int64_t> index(size * length);
+    std::vector<float> floor_key(size);
     for (int64_t i = 0; i < size; ++i) {
       std::copy_n(points.vector(member[i]), depth, rows.get() + i * depth);
       const PackedNeighbor last = [&] {
@@ -168,21 +168,34 @@ void compare_within_leaves(const PointSet& points, const Leaves& leaves, const c
                      : kind == Similarity::kDot ? 1 - farthest / 2 - 1e-6F
                                                 : -farthest;
     }
-    cpu::knn<float>(kind, {rows.get(), size}, nullptr, depth, length, true, OwnThread(pool), similarity.data(),
-                    index.data(), floor_key.data());
+    SeenVertices& seen = seen_by[worker];
+    if (seen.empty()) seen = SeenVertices(points.vertices());
     std::vector<Vertex> batch;
     std::vector<float> sq_dist(length);
     std::vector<PackedNeighbor> found, scratch;
-    for (int64_t i = 0; i < size; ++i) {
+    const auto merge = [&](int64_t i, std::span<const Neighbor<float>> neighbors) {
+      // Most of them are in the list already, from another leaf that both share.
+      seen.clear();
+      PackedNeighbor last;
+      {
+        const std::lock_guard lock(locks[member[i] % kLocks]);
+        const PackedNeighbor* const list = lists.begin(member[i]);
+        for (int64_t n = 0; n < length && list[n] != kNoNeighbor; ++n) seen.add(vertex_of(list[n]));
+        last = list[length - 1];
+      }
       batch.clear();
-      for (int64_t n = 0; n < length && index[i * length + n] >= 0; ++n) batch.push_back(member[index[i * length + n]]);
+      for (const auto& [key, index] : neighbors)
+        if (const Vertex other = member[index]; seen.add(other)) batch.push_back(other);
       distances.to(points.vector(member[i]), batch.data(), std::ssize(batch), sq_dist.data());
       found.clear();
-      for (size_t n = 0; n < batch.size(); ++n) found.push_back(pack_neighbor(sq_dist[n], batch[n]));
+      for (size_t n = 0; n < batch.size(); ++n)
+        if (const PackedNeighbor other = pack_neighbor(sq_dist[n], batch[n]); other < last) found.push_back(other);
+      if (found.empty()) return;
       std::sort(found.begin(), found.end());
       const std::lock_guard lock(locks[member[i] % kLocks]);
       merge_into(found, lists.begin(member[i]), length, scratch);
-    }
+    };
+    cpu::knn_unordered<float>(kind, {rows.get(), size}, depth, length, floor_key.data(), OwnThread(pool), merge);
     computed += size * (size - 1) / 2;
   });
   stats.distance_computations += computed;

@@ -12,7 +12,10 @@
 
 namespace hardmine::fanng {
 
-inline constexpr int64_t kLeavesPerVertex = 8;
+// Many small leaves per vertex find more than few large ones: among 400,000 words, 14 leaves around the nearest of
+// 1,600 centers hold 0.982 of the 50 nearest in 33,000 pairs per vertex, and 8 around the nearest of 400 hold 0.973 in
+// 43,000.
+inline constexpr int64_t kLeavesPerVertex = 14;
 
 // Per vertex, the numbers of its nearest centers, nearest first; ~v instead of those that are too far to measure.
 using NearCenters = std::vector<std::array<uint32_t, kLeavesPerVertex>>;
@@ -38,10 +41,9 @@ struct Leaves {
   }
 };
 
-// A leaf holds the vertices that have a center among their `nearest` nearest. Halves of a leaf that is too large, by
-// projections on the line through two random members, are leaves of their own.
-Leaves leaves_around(const PointSet& points, const NearCenters& centers, int64_t nearest, uint64_t seed,
-                     const LeafSizes& sizes);
+// A leaf holds the vertices that have a center among their nearest. Halves of a leaf that is too large, by projections
+// on the line through two random members, are leaves of their own.
+Leaves leaves_around(const PointSet& points, const NearCenters& centers, uint64_t seed, const LeafSizes& sizes);
 
 // Merges the lists of all pairs within each leaf into `lists`. The result does not depend on the order of the leaves.
 void compare_within_leaves(const PointSet& points, const Leaves& leaves, const cpu::ThreadPool& pool, NearLists& lists,

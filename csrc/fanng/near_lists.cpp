@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
 #include <numeric>
 #include <utility>
 
@@ -10,13 +9,13 @@
 #include "cpu/engine/knn.h"
 #include "fanng/draft_graph.h"
 #include "fanng/leaves.h"
+#include "fanng/seen_vertices.h"
 #include "fanng/threads.h"
 
 namespace hardmine::fanng {
 namespace {
 
-constexpr int64_t kMinCenters = 64;  // with fewer, there are no more pairs than leaves have
-constexpr int64_t kFirstLeaves = 4;  // per vertex, around the first centers
+constexpr int64_t kMinCenters = 256;  // with fewer, there are hardly more pairs than leaves have
 constexpr int64_t kMaxRefinements = 3;
 constexpr double kEnoughRecall = 0.98;
 constexpr int64_t kHops = 15;  // neighbors whose neighbors are compared, per direction
@@ -57,29 +56,24 @@ void refine(const PointSet& points, const Leaves& leaves, const std::vector<Vert
       }
     }
   }
-  struct Space {
-    std::vector<uint32_t> seen;
-    uint32_t stamp = 0;
-  };
-  std::vector<std::unique_ptr<Space>> spaces(pool.count());
+  std::vector<SeenVertices> seen_by(pool.count());
   std::atomic<int64_t> computed{0};
   parallel_chunks(pool, count, kVerticesPerChunk, [&](int64_t worker, int64_t begin, int64_t end) {
-    if (!spaces[worker]) spaces[worker] = std::make_unique<Space>(Space{std::vector<uint32_t>(count, 0)});
-    std::vector<uint32_t>& seen = spaces[worker]->seen;
+    SeenVertices& seen = seen_by[worker];
+    if (seen.empty()) seen = SeenVertices(count);
     std::vector<Vertex> batch(2 * hops * hops + hops + 1);
     std::vector<float> sq_dist(2 * hops * hops);
     std::vector<PackedNeighbor> found, scratch;
     int64_t computed_here = 0;
     for (int64_t i = begin; i < end; ++i) {
       const Vertex p = order[i];
-      const uint32_t stamp = ++spaces[worker]->stamp;
       PackedNeighbor* const list = lists.begin(p);
-      seen[p] = stamp;
-      for (int64_t n = 0; n < length && list[n] != kNoNeighbor; ++n) seen[vertex_of(list[n])] = stamp;
+      seen.clear();
+      seen.add(p);
+      for (int64_t n = 0; n < length && list[n] != kNoNeighbor; ++n) seen.add(vertex_of(list[n]));
       int64_t fresh = 0;
       const auto add = [&](Vertex w, bool wanted) {
-        if (!wanted || seen[w] == stamp) return;
-        seen[w] = stamp;
+        if (!wanted || !seen.add(w)) return;
         batch[fresh] = w;
         fresh += !leaves.share(p, w);
       };
@@ -191,10 +185,8 @@ NearLists leaf_lists(const PointSet& points, int64_t length, uint64_t seed, cons
   if (count < kMinCenters * sizes.per_center) return exact_lists(points, length, pool, stats);
   length = std::min(length, count - 1);
   NearLists lists{length, std::vector<PackedNeighbor>(count * length, kNoNeighbor)};
-  const NearCenters first_centers = near_centers(points, random_bits(seed, 1), sizes, pool, stats);
-  compare_within_leaves(points, leaves_around(points, first_centers, kFirstLeaves, seed, sizes), pool, lists, stats);
   const NearCenters centers = near_centers(points, random_bits(seed, 0), sizes, pool, stats);
-  const Leaves leaves = leaves_around(points, centers, kLeavesPerVertex, seed, sizes);
+  const Leaves leaves = leaves_around(points, centers, seed, sizes);
   compare_within_leaves(points, leaves, pool, lists, stats);
   complete(points, pool, lists, stats);
   // Vertices of one leaf in turn find each other's rows in the cache.

@@ -1,4 +1,4 @@
-// Lists of the vertices that are nearest to each vertex: exact, or from leaves of random splits.
+// Lists of the vertices that are nearest to each vertex: exact, or from overlapping leaves.
 #pragma once
 
 #include <cstdint>
@@ -30,14 +30,13 @@ void merge_into(const std::vector<PackedNeighbor>& found, PackedNeighbor* list, 
 
 // Sizes of leaves. Only tests override the defaults.
 struct LeafSizes {
-  int64_t per_center = 1000;  // vertices
+  int64_t per_center = 250;  // vertices
   int64_t max_leaf = 16384;
 };
 
-// Approximate lists in nearly linear time; exact ones of fewer than 64 * sizes.per_center vertices.
+// Approximate lists in nearly linear time; exact ones of fewer than 256 * sizes.per_center vertices.
 //
-// The tile engine compares all pairs within overlapping leaves; see leaves.h. There are two sets of leaves, because
-// neighbors that share no leaf of one set nearly always share one of the other. While the lists' recall, which `recall`
+// The tile engine compares all pairs within overlapping leaves; see leaves.h. While the lists' recall, which `recall`
 // measures, is below 0.98, each vertex is compared with the nearest of its nearest, in both directions, up to three
 // times.
 using MeasureRecall = std::function<double(const NearLists&)>;

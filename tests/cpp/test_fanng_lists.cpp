@@ -122,29 +122,27 @@ TEST(leaves_around_centers_hold_each_vertex_once_per_center) {
   for (const int64_t max_leaf : {100, 100'000}) {
     const fanng::LeafSizes sizes{.per_center = 100, .max_leaf = max_leaf};
     const fanng::NearCenters centers = near_centers(points, 1, sizes, SerialPool(), stats);
-    for (const int64_t nearest : {int64_t{2}, fanng::kLeavesPerVertex}) {
-      const fanng::Leaves leaves = leaves_around(points, centers, nearest, 1, sizes);
-      CHECK_EQ(leaves.count() > 30, max_leaf == 100);
-      std::vector<std::vector<int64_t>> leaves_of(points.vertices());
-      for (int64_t leaf = 0; leaf < leaves.count(); ++leaf) {
-        const int64_t first = leaves.first[leaf], last = leaves.first[leaf + 1];
-        CHECK(last > first);
-        CHECK(last - first <= max_leaf);
-        CHECK(std::is_sorted(leaves.member.begin() + first, leaves.member.begin() + last));
-        for (int64_t i = first; i < last; ++i) leaves_of[leaves.member[i]].push_back(leaf);
-      }
-      bool right = true;
-      for (Vertex v = 0; v < points.vertices(); ++v) {
-        std::vector<int64_t> of(leaves.of[v].begin(), leaves.of[v].begin() + nearest);
-        std::sort(of.begin(), of.end());
-        right &= of == leaves_of[v];
-        const Vertex other = (v + 1) % points.vertices();
-        const auto shared = std::find_first_of(leaves.of[v].begin(), leaves.of[v].end(), leaves.of[other].begin(),
-                                               leaves.of[other].end());
-        right &= leaves.share(v, other) == (shared != leaves.of[v].end());
-      }
-      CHECK(right);
+    const fanng::Leaves leaves = leaves_around(points, centers, 1, sizes);
+    CHECK_EQ(leaves.count() > 30, max_leaf == 100);
+    std::vector<std::vector<int64_t>> leaves_of(points.vertices());
+    for (int64_t leaf = 0; leaf < leaves.count(); ++leaf) {
+      const int64_t first = leaves.first[leaf], last = leaves.first[leaf + 1];
+      CHECK(last > first);
+      CHECK(last - first <= max_leaf);
+      CHECK(std::is_sorted(leaves.member.begin() + first, leaves.member.begin() + last));
+      for (int64_t i = first; i < last; ++i) leaves_of[leaves.member[i]].push_back(leaf);
     }
+    bool right = true;
+    for (Vertex v = 0; v < points.vertices(); ++v) {
+      std::vector<int64_t> of(leaves.of[v].begin(), leaves.of[v].end());
+      std::sort(of.begin(), of.end());
+      right &= of == leaves_of[v];
+      const Vertex other = (v + 1) % points.vertices();
+      const auto shared = std::find_first_of(leaves.of[v].begin(), leaves.of[v].end(), leaves.of[other].begin(),
+                                             leaves.of[other].end());
+      right &= leaves.share(v, other) == (shared != leaves.of[v].end());
+    }
+    CHECK(right);
   }
 }
 
@@ -155,7 +153,7 @@ TEST(leaf_lists_of_many_leaves_hold_nearly_all) {
       const Cloud cloud = ties ? exact_cloud(metric, 6000, 16, random) : real_cloud(metric, 6000, 8, random);
       const PointSet points = cloud.points();
       context = name_of(metric) + (ties ? ", ties" : "");
-      const fanng::LeafSizes sizes{.per_center = 60, .max_leaf = 600};
+      const fanng::LeafSizes sizes{.per_center = 12, .max_leaf = 600};
       CHECK(points.vertices() > 3000);
       fanng::BuildStats stats;
       const NearLists exact = exact_lists(points, 25, SerialPool(), stats);
@@ -194,8 +192,8 @@ TEST(leaf_lists_of_small_leaves_are_completed) {
     fanng::BuildStats stats;
     const auto always = [](const NearLists&) { return 1.0; };
     // Leaves of at most 4 vertices: no list of 200 is full.
-    const fanng::LeafSizes sizes{.per_center = 10, .max_leaf = 4};
-    CHECK(points.vertices() >= 640);
+    const fanng::LeafSizes sizes{.per_center = 3, .max_leaf = 4};
+    CHECK(points.vertices() >= 768);
     const NearLists lists = leaf_lists(points, 200, 1, always, SerialPool(), stats, sizes);
     CHECK(lists.neighbor == exact_lists(points, 200, SerialPool(), stats).neighbor);
     for (const auto& pool : parallel_pools())
@@ -217,6 +215,6 @@ TEST(leaf_lists_of_degenerate_points_are_complete) {
   CHECK_EQ(points.vertices(), int64_t{5000});
   fanng::BuildStats stats;
   const auto never = [](const NearLists&) { return 0.0; };
-  const NearLists lists = leaf_lists(points, 10, 0, never, SerialPool(), stats, {.per_center = 50, .max_leaf = 300});
+  const NearLists lists = leaf_lists(points, 10, 0, never, SerialPool(), stats, {.per_center = 15, .max_leaf = 300});
   check_lists(lists, points);
 }

@@ -231,38 +231,41 @@ TEST(knn_any_threads_give_same_bits) {
   check_workers<float>(Similarity::kCosine, 1, 2500, 1500, 700, Self::kAllowed);
 }
 
-// Rows that beat a floor are listed as without it; others are not.
+// Rows that reach a floor are visited with their keys, once; others are not.
 template <class T>
-void check_floor(Similarity kind, int64_t refs) {
-  constexpr int64_t kRows = 150, kDepth = 5, kK = 9;
+void check_unordered(Similarity kind, int64_t rows, int64_t k) {
+  constexpr int64_t kDepth = 5;
   Random random(7);
-  const Batch<T> queries(exact_values(kind), Labels::kOneClass, kRows, kDepth, random);
-  const Batch<T> others(exact_values(kind), Labels::kOneClass, std::max<int64_t>(refs, 0), kDepth, random);
-  const Batch<T>* const columns = refs < 0 ? nullptr : &others;
-  const Neighbors<T> all(kind, queries, columns, kK, Self::kExcluded, SerialPool());
+  const Batch<T> queries(exact_values(kind), Labels::kOneClass, rows, kDepth, random);
+  const Neighbors<T> all(kind, queries, nullptr, k, Self::kExcluded, SerialPool());
   // Squared distances are integers here.
   const auto key = [&](T s) { return kind == Similarity::kEuclidean ? -std::round(s * s) : s; };
-  std::vector<T> floor_key(kRows);
-  for (int64_t i = 0; i < kRows; ++i)
-    floor_key[i] = i % 5 == 0 ? -std::numeric_limits<T>::infinity() : key(all.similarity[i * kK + i % kK]);
-  Neighbors<T> got = all;
-  const hardmine::Matrix<T> rows{queries.x.data(), kRows}, refs_view{others.x.data(), others.count};
-  hardmine::cpu::knn<T>(kind, rows, refs < 0 ? nullptr : &refs_view, kDepth, kK, true, SerialPool(),
-                        got.similarity.data(), got.index.data(), floor_key.data());
-  for (int64_t i = 0; i < kRows; ++i) {
-    for (int64_t n = 0; n < kK; ++n) {
-      const bool reaches = key(all.similarity[i * kK + n]) >= floor_key[i];
-      CHECK_EQ(got.index[i * kK + n], reaches ? all.index[i * kK + n] : int64_t{-1});
-    }
-  }
+  std::vector<T> floor_key(rows);
+  for (int64_t i = 0; i < rows; ++i)
+    floor_key[i] = i % 5 == 0 ? -std::numeric_limits<T>::infinity() : key(all.similarity[i * k + i % k]);
+  std::vector<int> visits(rows, 0);
+  const auto visit = [&](int64_t i, std::span<const Neighbor<T>> neighbors) {
+    ++visits[i];
+    std::vector<std::pair<int64_t, T>> got, want;
+    for (const Neighbor<T>& one : neighbors) got.push_back({one.index, one.key});
+    for (int64_t n = i * k; n < (i + 1) * k; ++n)
+      if (all.index[n] >= 0 && key(all.similarity[n]) >= floor_key[i])
+        want.push_back({all.index[n], key(all.similarity[n])});
+    std::sort(got.begin(), got.end());
+    std::sort(want.begin(), want.end());
+    CHECK(got == want);
+  };
+  const Matrix<T> matrix{queries.x.data(), rows};
+  cpu::knn_unordered<T>(kind, matrix, kDepth, k, floor_key.data(), SerialPool(), visit);
+  CHECK(visits == std::vector<int>(rows, 1));
 }
 
-TEST(knn_floor_keeps_only_keys_that_reach_it) {
+TEST(knn_unordered_visits_best_that_reach_the_floor) {
   for (const Similarity kind : {Similarity::kDot, Similarity::kEuclidean}) {
-    for (const int64_t refs : {-1, 200}) {
-      context = name_of(kind) + ", " + std::to_string(refs) + " refs";
-      check_floor<float>(kind, refs);
-      check_floor<double>(kind, refs);
+    for (const int64_t k : {1, 9, 40, 200}) {
+      context = name_of(kind) + ", k " + std::to_string(k);
+      check_unordered<float>(kind, 150, k);
+      check_unordered<double>(kind, 150, k);
     }
   }
 }

@@ -39,6 +39,17 @@ void select_best(Neighbor<double>* candidates, int64_t size, int64_t k) {
   std::nth_element(candidates, candidates + k - 1, candidates + size, is_better);
 }
 
+enum class ListOrder : uint8_t { kBestFirst, kNone };
+
+// Keeps the k best, in no particular order.
+template <class T>
+void keep_best(std::vector<Neighbor<T>>& candidates, int64_t k) {
+  const int64_t count = std::ssize(candidates);
+  if (count <= k) return;
+  select_best(candidates.data(), count, k);
+  candidates.resize(k);
+}
+
 // Keeps the k best, best first. The sign of a zero key is lost.
 void sort_best(std::vector<Neighbor<float>>& candidates, int64_t k) {
   // Integers sort in half the time of pairs.
@@ -107,14 +118,14 @@ class ReservoirSet {
             .compact = compact<T>};
   }
 
-  // Writes the k best candidates of a row to `best`, best first.
-  void gather(int64_t row, int64_t num_splits, std::vector<Neighbor<T>>& best) const {
+  // Writes the k best candidates of a row to `best`.
+  void gather(int64_t row, int64_t num_splits, ListOrder order, std::vector<Neighbor<T>>& best) const {
     best.clear();
     for (int64_t s = 0; s < num_splits; ++s) {
       const Neighbor<T>* candidates = candidates_.get() + (s * padded_ + row) * capacity_;
       best.insert(best.end(), candidates, candidates + size_[s * padded_ + row]);
     }
-    sort_best(best, k_);
+    order == ListOrder::kBestFirst ? sort_best(best, k_) : keep_best(best, k_);
   }
 
  private:
@@ -125,10 +136,11 @@ class ReservoirSet {
   WorkspaceVector<Index> worst_index_;
 };
 
-// Calls write(row, best) for each query with its k best candidates. floor_key as in knn, first_rows as in KnnBlock.
+// Calls write(row, best) for each query with its k best candidates. floor_key as in knn_unordered, first_rows as in
+// KnnBlock.
 template <class T, class Write>
 void find_neighbors(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64_t depth, int64_t k,
-                    bool exclude_self, const T* floor_key, int64_t first_rows, const ThreadPool& pool,
+                    bool exclude_self, const T* floor_key, int64_t first_rows, ListOrder order, const ThreadPool& pool,
                     const Write& write) {
   const KnnKernels<T>& kernel = kernels<KnnKernels<T>>();
   const int64_t count = queries.count;
@@ -181,7 +193,7 @@ void find_neighbors(Similarity kind, const Matrix<T>& queries, const Matrix<T>* 
   parallel_range(pool, threads, count, 1, [&](int64_t begin, int64_t end) {
     std::vector<Neighbor<T>> best;
     for (int64_t i = begin; i < end; ++i) {
-      reservoirs.gather(i, num_splits, best);
+      reservoirs.gather(i, num_splits, order, best);
       write(i, best);
     }
   });
@@ -191,16 +203,22 @@ void find_neighbors(Similarity kind, const Matrix<T>& queries, const Matrix<T>* 
 
 template <class T>
 void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64_t depth, int64_t k, bool exclude_self,
-         const ThreadPool& pool, T* similarity, int64_t* index, const T* floor_key) {
+         const ThreadPool& pool, T* similarity, int64_t* index) {
   std::fill_n(similarity, queries.count * k, std::numeric_limits<T>::quiet_NaN());
   std::fill_n(index, queries.count * k, int64_t{-1});
-  find_neighbors<T>(kind, queries, refs, depth, k, exclude_self, floor_key, 0, pool,
+  find_neighbors<T>(kind, queries, refs, depth, k, exclude_self, nullptr, 0, ListOrder::kBestFirst, pool,
                     [&](int64_t row, const std::vector<Neighbor<T>>& best) {
                       for (size_t n = 0; n < best.size(); ++n) {
                         similarity[row * k + n] = similarity_from_key(kind, best[n].key);
                         index[row * k + n] = best[n].index;
                       }
                     });
+}
+
+template <class T>
+void knn_unordered(Similarity kind, const Matrix<T>& queries, int64_t depth, int64_t k, const T* floor_key,
+                   const ThreadPool& pool, const VisitNeighbors<T>& visit) {
+  find_neighbors<T>(kind, queries, nullptr, depth, k, true, floor_key, 0, ListOrder::kNone, pool, visit);
 }
 
 // Merges candidates, best first, into a list of k. `old` is scratch memory.
@@ -241,8 +259,8 @@ void knn_block(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs,
     const NeighborLists<T> list = block.list_of(i, k);
     if (list.number[k - 1] >= 0) floor_key[i] = list.key[k - 1];
   }
-  find_neighbors<T>(kind, queries, refs, depth, k, exclude_self, floor_key.data(), block.first_rows, pool,
-                    [&](int64_t row, const std::vector<Neighbor<T>>& best) {
+  find_neighbors<T>(kind, queries, refs, depth, k, exclude_self, floor_key.data(), block.first_rows,
+                    ListOrder::kBestFirst, pool, [&](int64_t row, const std::vector<Neighbor<T>>& best) {
                       thread_local std::vector<std::pair<T, int64_t>> old;
                       merge_into(block.list_of(row, k), k, best, block, old);
                     });
@@ -250,6 +268,8 @@ void knn_block(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs,
 
 template decltype(knn<float>) knn<float>;
 template decltype(knn<double>) knn<double>;
+template decltype(knn_unordered<float>) knn_unordered<float>;
+template decltype(knn_unordered<double>) knn_unordered<double>;
 template decltype(knn_block<float>) knn_block<float>;
 template decltype(knn_block<double>) knn_block<double>;
 

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <span>
 
+#include "core/candidate.h"
 #include "core/selection.h"
 #include "core/views.h"
 #include "cpu/engine/thread_pool.h"
@@ -11,12 +14,21 @@ namespace hardmine::cpu {
 
 // Finds the k most similar rows of refs for each query, most similar first, ties by the lowest index. Writes similarity
 // and index [queries, k], padded with NaN and -1. If refs is null, the queries are compared with each other, and with
-// themselves unless exclude_self. Unless null, floor_key [queries] has a key per query that its results reach: a
-// shorter list is padded too. O(depth) memory per row and O(k) per query. The result does not depend on the number of
-// threads.
+// themselves unless exclude_self. O(depth) memory per row and O(k) per query. The result does not depend on the number
+// of threads.
 template <class T>
 void knn(Similarity kind, const Matrix<T>& queries, const Matrix<T>* refs, int64_t depth, int64_t k, bool exclude_self,
-         const ThreadPool& pool, T* similarity, int64_t* index, const T* floor_key = nullptr);
+         const ThreadPool& pool, T* similarity, int64_t* index);
+
+template <class T>
+using VisitNeighbors = std::function<void(int64_t query, std::span<const Neighbor<T>> neighbors)>;
+
+// Calls visit for each query with its k most similar other queries, in no particular order, which saves the time to
+// sort them. Only those whose keys reach floor_key [queries] are among them. Calls are concurrent if the pool has
+// several threads.
+template <class T>
+void knn_unordered(Similarity kind, const Matrix<T>& queries, int64_t depth, int64_t k, const T* floor_key,
+                   const ThreadPool& pool, const VisitNeighbors<T>& visit);
 
 // The lists of some rows of a set: keys and row numbers in the whole set, best first, padded with NaN and -1; [rows, k]
 // each.

@@ -8,11 +8,6 @@ namespace hardmine::cpu {
 // One reservoir of candidates per row, which holds the k best candidates so far, and others. A full reservoir is
 // compacted to its k best. Later candidates must beat the k-th of these, `worst`.
 template <class T>
-struct Neighbor {
-  T key;
-  Index index;
-};
-template <class T>
 struct Reservoirs {
   int64_t k;
   int64_t capacity;         // > k
