@@ -99,6 +99,8 @@ class Index {
   // row's have an allowed row.
   void report(std::vector<PackedNeighbor>& nearest, const AllowedRows& allowed, const float* given, float offset,
               int64_t query, const Results& results) const;
+  // How much rounding may change the squared distances of a dot index, whose order need not be that of -a.b; else 0.
+  double rounding() const;
   // Replaces the squared distances of the nearest by the distances of a dot index, as ordered_bits.
   void measure_dots(std::vector<PackedNeighbor>& nearest, const float* query, int64_t wanted) const;
   // Searches for a row, and reports others.

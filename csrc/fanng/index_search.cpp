@@ -16,7 +16,6 @@ namespace hardmine::fanng {
 namespace {
 
 constexpr int64_t kQueriesPerChunk = 32;
-constexpr int64_t kSpare = 16;      // vertices beyond those wanted, whose order rounding may change
 constexpr double kRounding = 1e-5;  // of squared distances of a dot index, relative to the square of the longest norm
 constexpr int64_t kScannedPerWalked = 4;  // rows scanned while a walk measures one: 2.8 to 4.9
 
@@ -29,15 +28,23 @@ float from_ordered_bits(uint32_t bits) {
   return std::bit_cast<float>(bits >> 31 ? bits & ~(uint32_t{1} << 31) : ~bits);
 }
 
-// Keeps the `wanted` nearest, in ascending order.
-void select_nearest(std::vector<PackedNeighbor>& measured, int64_t wanted) {
+constexpr double kNoSlack = -1;
+
+// Keeps the `wanted` nearest, and those at most `slack` farther than all of these, in ascending order.
+void select_nearest(std::vector<PackedNeighbor>& measured, int64_t wanted, double slack) {
   const auto count = static_cast<int64_t>(measured.size());
   if (wanted < count) {
     std::vector<PackedNeighbor> scratch(count);
     for (PackedNeighbor& vertex : measured) vertex = ~vertex;
     cpu::select_largest(measured.data(), scratch.data(), count, wanted);
-    measured.resize(wanted);
     for (PackedNeighbor& vertex : measured) vertex = ~vertex;
+    const double reach = static_cast<double>(sq_dist_of(measured[wanted - 1])) + slack;
+    const auto last = measured.begin() + wanted;
+    const auto end = slack >= 0
+                         ? std::partition(last, measured.end(),
+                                          [&](PackedNeighbor r) { return static_cast<double>(sq_dist_of(r)) <= reach; })
+                         : last;
+    measured.erase(end, measured.end());
   }
   std::sort(measured.begin(), measured.end());
 }
@@ -68,7 +75,7 @@ std::vector<PackedNeighbor>& Index::found_by(SearchSpace& space, const float* qu
     return space.nearest(graph_, points_, query, starts, std::max(limit.width, wanted), displaced);
   std::vector<PackedNeighbor>& measured =
       space.search(graph_, points_, query, starts, limit.max_computations, displaced);
-  select_nearest(measured, wanted + kSpare);
+  select_nearest(measured, wanted, points_.metric() == Metric::kDot ? rounding() : kNoSlack);
   return measured;
 }
 
@@ -88,7 +95,8 @@ std::vector<PackedNeighbor>& Index::found_allowed(SearchSpace& space, const floa
       found = space.nearest_allowed(graph_, points_, query, starts, width, allowed, affordable);
     if (!found) found = &space.scan(points_, query, remaining, allowed);
   }
-  select_nearest(*found, wanted + kSpare);
+  // Ties are kept: of two equally far vertices, the later may have the first allowed row.
+  select_nearest(*found, wanted, rounding());
   return *found;
 }
 
@@ -96,12 +104,13 @@ std::vector<Vertex> Index::starts_of(const Limit& limit) const {
   return limit.max_computations == 0 ? graph_.starts : scanned_starts(graph_, limit.max_computations);
 }
 
+double Index::rounding() const { return kRounding * points_.longest() * points_.longest(); }
+
 void Index::measure_dots(std::vector<PackedNeighbor>& nearest, const float* query, int64_t wanted) const {
   if (nearest.empty()) return;
   // Rounding may have put these in another order.
   const auto last = std::min(std::ssize(nearest), std::max<int64_t>(wanted, 1)) - 1;
-  const double beyond =
-      static_cast<double>(sq_dist_of(nearest[last])) + kRounding * points_.longest() * points_.longest();
+  const double beyond = static_cast<double>(sq_dist_of(nearest[last])) + rounding();
   std::erase_if(nearest, [&](PackedNeighbor one) { return static_cast<double>(sq_dist_of(one)) > beyond; });
   for (PackedNeighbor& one : nearest) {
     const auto distance = static_cast<float>(0 - points_.dot(query, vertex_of(one)));
@@ -114,16 +123,15 @@ void Index::report(std::vector<PackedNeighbor>& nearest, const AllowedRows& allo
                    int64_t query, const Results& results) const {
   const int64_t k = results.k;
   const bool is_dot = points_.metric() == Metric::kDot;
-  // Each vertex stands for at least one row, and an excluded row takes one more place. Vertices are numbered by their
-  // first rows, so vertices that tie with the last of these have no lower row.
+  // Each vertex stands for at least one row, and an excluded row takes one more place.
   const int64_t places = k + (allowed.excluded() >= 0);
   if (is_dot) measure_dots(nearest, given, places);
   const auto wanted = std::min(static_cast<int64_t>(nearest.size()), places);
   if (points_.vertices() < points_.rows()) {
     std::vector<PackedNeighbor> rows;
-    for (int64_t i = 0; i < wanted; ++i) {
+    for (int64_t i = 0; i < std::ssize(nearest); ++i) {
       const bool tie = i > 0 && nearest[i] >> 32 == nearest[i - 1] >> 32;
-      if (static_cast<int64_t>(rows.size()) >= k && !tie) break;
+      if ((i >= wanted || std::ssize(rows) >= k) && !tie) break;
       const Vertex v = vertex_of(nearest[i]);
       int64_t copies = 0;
       for (const int64_t* row = points_.copies_begin(v); row != points_.copies_end(v) && copies < k; ++row) {

@@ -147,6 +147,27 @@ def test_search_filtered_copies_of_rows_are_told_apart(metric):
         torch.testing.assert_close(found.distance, want.float(), rtol=0, atol=0)
 
 
+@each_metric
+@pytest.mark.parametrize("share", [0.1, 0.7])
+def test_search_filtered_ties_go_to_lowest_remaining_row(metric, share):
+    """Duplicates and equally far rows, some excluded. Few remaining rows are scanned, many are walked to."""
+    x = exact_rows(metric, 240, 4)
+    index = naive_index(x, metric)
+    assert index.stats()["vertices"] < 200
+    allowed = torch.rand(240, generator=seeded(1)) < share
+    row_ids, ids = torch.arange(240) % 5, torch.arange(400) % 6
+    queries = exact_rows(metric, 400, 4, seed=5)
+    distance = plain_distances(queries, x, metric)
+    distance[:, ~allowed] = float("inf")
+    distance[ids[:, None] == row_ids] = float("inf")
+    want = distance.sort(dim=1, stable=True)
+    ties = (want.values[:, 1:9] == want.values[:, :8]).sum()
+    assert ties > 400
+    for more in ({"width": 240}, {"max_distance_computations": 10**6}):
+        found = index.search(queries, 9, ids=ids, row_ids=row_ids, allowed=allowed, **more)
+        assert found.index.equal(want.indices[:, :9])
+
+
 def test_search_filtered_equals_for_any_threads_arrays_and_dtypes(built):
     index = built("cosine")
     options = {"ids": IDS, "row_ids": ROW_IDS, "allowed": FILTERS["half"]["allowed"]}
