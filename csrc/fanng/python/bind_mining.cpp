@@ -3,6 +3,7 @@
 
 #include <tuple>
 
+#include "fanng/python/array_checks.h"
 #include "fanng/python/python_threads.h"
 #include "fanng/smart_triplets.h"
 
@@ -16,6 +17,13 @@ using Mined = std::tuple<NewArray<int64_t>, NewArray<bool>, NewArray<bool>>;
 template <class T>
 Mined mine(const Array<int64_t>& neighbor_lists, const Array<T>& distances, const Array<int64_t>& labels, double kappa,
            int64_t per_anchor, uint64_t seed, int64_t threads) {
+  check_shape("neighbor_lists", neighbor_lists, {kAnySize, kAnySize});
+  const auto rows_of_lists = static_cast<int64_t>(neighbor_lists.shape(0));
+  check_shape("distances", distances, {rows_of_lists, static_cast<int64_t>(neighbor_lists.shape(1))});
+  check_shape("labels", labels, {rows_of_lists});
+  check_rows("neighbor_lists", neighbor_lists, -1, rows_of_lists);
+  check_range("per_anchor", per_anchor, 1, kMaxInt32);
+  check_range("threads", threads, 1, kMaxInt32);
   const NeighborLists<T> lists{neighbor_lists.data(), distances.data(), static_cast<int64_t>(neighbor_lists.shape(0)),
                                static_cast<int64_t>(neighbor_lists.shape(1))};
   const int64_t* label = labels.data();

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "fanng/index.h"
+#include "fanng/python/array_checks.h"
 #include "fanng/python/python_threads.h"
 #include "fanng/search_width.h"
 
@@ -27,8 +28,17 @@ const T* data_of(const std::optional<Array<T>>& array) {
   return array ? array->data() : nullptr;
 }
 
+void check_range_of_rows(const Index& index, int64_t first, int64_t last) {
+  check_range("last", last, 0, index.points().rows());
+  check_range("first", first, 0, last);
+}
+
 template <class Search>
 Found search_into(int64_t queries, int64_t k, const Limit& limit, int64_t threads, const Search& search) {
+  check_range("k", k, 1, kMaxInt32);
+  check_range("threads", threads, 1, kMaxInt32);
+  check_range("max_computations", limit.max_computations, 0, kMaxInt32);
+  check_range("width", limit.width, limit.max_computations == 0 ? 1 : 0, kMaxInt32);
   const auto rows = static_cast<size_t>(queries), columns = static_cast<size_t>(k);
   const auto distance = new_array<float>({rows, columns});
   const auto index = new_array<int64_t>({rows, columns});
@@ -43,6 +53,9 @@ Found search_into(int64_t queries, int64_t k, const Limit& limit, int64_t thread
 std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double success_rate, int64_t max_degree,
                              uint64_t seed, int64_t max_traversals, int64_t refinements, int64_t threads,
                              Seeding seeding, const Index* warm, const std::function<void(double, int64_t)>& progress) {
+  check_shape("vectors", vectors, {kAnySize, kAnySize});
+  check_range("max_degree", max_degree, 1, kMaxInt32);
+  check_range("threads", threads, 1, kMaxInt32);
   const BuildOptions options{success_rate, max_degree, seed, max_traversals, refinements};
   const auto report = [&](double success, int64_t traversals) {
     if (!progress) return;
@@ -56,6 +69,11 @@ std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double 
 
 std::unique_ptr<Index> changed(const Index& self, const Array<float>& vectors, const Array<int64_t>& source,
                                int64_t max_degree, uint64_t seed, int64_t threads) {
+  check_shape("vectors", vectors, {kAnySize, self.points().depth()});
+  check_shape("source", source, {static_cast<int64_t>(vectors.shape(0))});
+  check_rows("source", source, -1, self.points().rows());
+  check_range("max_degree", max_degree, 1, kMaxInt32);
+  check_range("threads", threads, 1, kMaxInt32);
   const BuildOptions options{.success_rate = 0, .max_degree = max_degree, .seed = seed};
   const nb::gil_scoped_release nogil;
   return std::make_unique<Index>(self, vectors.data(), vectors.shape(0), source.data(), options,
@@ -67,6 +85,7 @@ std::unique_ptr<Index> assemble(const Array<float>& vectors, Metric metric, cons
                                 double success_rate, double build_success_rate, int64_t traversals,
                                 int64_t distance_computations, int64_t components, int64_t connecting_edges,
                                 const Widths& widths, double list_recall) {
+  check_shape("vectors", vectors, {kAnySize, kAnySize});
   Graph graph;
   graph.first_edge.assign(first_edge.data(), first_edge.data() + first_edge.size());
   graph.target.assign(target.data(), target.data() + target.size());
@@ -143,7 +162,14 @@ NB_MODULE(_fanng, module) {
              const std::optional<Array<int64_t>>& start, const std::optional<Array<uint8_t>>& allowed,
              const std::optional<Array<int64_t>>& query_ids, const std::optional<Array<int64_t>>& row_ids,
              int64_t threads) {
+            const int64_t rows = self.points().rows();
+            check_shape("queries", queries, {kAnySize, self.points().depth()});
             const auto count = static_cast<int64_t>(queries.shape(0));
+            check_shape("start", start, {count});
+            check_shape("allowed", allowed, {rows});
+            check_shape("query_ids", query_ids, {count});
+            check_shape("row_ids", row_ids, {rows});
+            if (query_ids.has_value() != row_ids.has_value()) refuse("query_ids", "given with row_ids", "one of them");
             const Limit limit{max_computations, width};
             const RowFilter filter{data_of(allowed), data_of(row_ids), data_of(query_ids)};
             return search_into(count, k, limit, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
@@ -157,6 +183,9 @@ NB_MODULE(_fanng, module) {
           [](const Index& self, const Array<int64_t>& rows, const Array<float>& distances, int64_t k,
              int64_t max_computations, int64_t width, int64_t threads) {
             const auto count = static_cast<int64_t>(rows.size());
+            check_shape("rows", rows, {count});
+            check_rows("rows", rows, 0, self.points().rows());
+            check_shape("distances", distances, {count});
             const Limit limit{max_computations, width};
             return search_into(count, k, limit, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
               self.search_held_out(rows.data(), distances.data(), count, limit, pool, results);
@@ -167,6 +196,8 @@ NB_MODULE(_fanng, module) {
       .def(
           "listed",
           [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t threads) {
+            check_range_of_rows(self, first, last);
+            if (!self.lists_hold(k)) refuse("k", "held by the lists of the build", std::to_string(k));
             return search_into(
                 last - first, k, {.max_computations = k}, threads,
                 [&](const cpu::ThreadPool& pool, const Results& results) { self.listed(first, last, pool, results); });
@@ -176,6 +207,7 @@ NB_MODULE(_fanng, module) {
           "neighbors",
           [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t max_computations, int64_t width,
              int64_t threads) {
+            check_range_of_rows(self, first, last);
             const Limit limit{max_computations, width};
             return search_into(last - first, k, limit, threads,
                                [&](const cpu::ThreadPool& pool, const Results& results) {
