@@ -116,6 +116,13 @@ inline std::vector<Vertex> targets_of(const Graph& graph, Vertex v) { return {gr
 
 inline bool same_graph(const Graph& a, const Graph& b) { return a.first_edge == b.first_edge && a.target == b.target; }
 
+// A query as it is compared with stored rows.
+inline std::vector<float> stored_form(const PointSet& points, const float* query) {
+  std::vector<float> form(points.stride());
+  CHECK(points.prepare(query, form.data()));
+  return form;
+}
+
 // Results of searches.
 struct Found {
   int64_t k;
