@@ -93,6 +93,14 @@ def test_hyperbolic_sizes_around_blocks_equal_reference(name, options):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
+@each_call
+def test_hyperbolic_pairs_with_equal_ids_are_left_out_as_in_reference(name, options):
+    given = {**options, "ids": torch.arange(48) % 5}
+    found, expected = (evaluate(library, name, given) for library in (ops, reference))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+    assert not torch.equal(found[0], evaluate(ops, name, options)[0])
+
+
 @pytest.mark.parametrize("largest", [0.5, 0.95, 0.999])
 @each_call
 def test_hyperbolic_errors_are_those_of_plain_pytorch(name, options, largest):
