@@ -1,6 +1,7 @@
 """The wheel that `make wheel` made: its tags, files and symbols, and that it works in a new environment.
 
-`make test-wheel` builds the wheel and runs these tests; HARDMINE_WHEEL names the folder that holds it.
+`make test-wheel` builds the wheel and runs these tests; HARDMINE_WHEEL names the folder that holds it. HARDMINE_CUDA is
+that of the build: on, off, or auto, with which the wheel may hold the CUDA ops or not.
 """
 
 import os
@@ -41,7 +42,11 @@ def test_wheel_serves_every_python_and_linux(wheel):
 def test_wheel_holds_package_and_libraries_only(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"hardmine"}
-    assert {name for name in names if ".so" in name} == {"hardmine/_C.so", "hardmine/_fanng.abi3.so"}
+    libraries = {name for name in names if ".so" in name}
+    cuda = {"hardmine/_C_cuda.so"}
+    choice = (os.environ.get("HARDMINE_CUDA") or "auto").lower()
+    expected_cuda = {"on": cuda, "off": set(), "auto": libraries & cuda}[choice]
+    assert libraries == {"hardmine/_C.so", "hardmine/_fanng.abi3.so"} | expected_cuda
     assert "hardmine/py.typed" in names
     python_files = {str(path.relative_to(ROOT)) for path in (ROOT / "hardmine").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == python_files
@@ -62,8 +67,12 @@ def stable_symbols() -> str:
     return "\n".join(header.read_text() for header in headers)
 
 
-def test_torch_library_uses_stable_symbols_only(unpacked):
-    symbols = undefined_symbols(unpacked / "hardmine" / "_C.so")
+@pytest.mark.parametrize("name", ["_C.so", "_C_cuda.so"])
+def test_torch_library_uses_stable_symbols_only(name, unpacked):
+    library = unpacked / "hardmine" / name
+    if name == "_C_cuda.so" and not library.exists():
+        pytest.skip("the wheel was built without the CUDA ops")
+    symbols = undefined_symbols(library)
     assert "torch_call_dispatcher" in symbols, "nm found nothing"
     declared = set(re.findall(r"\w+", stable_symbols()))
     assert symbols <= declared, f"not in torch's stable ABI: {sorted(symbols - declared)}"
