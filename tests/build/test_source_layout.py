@@ -222,3 +222,9 @@ def test_comments_name_only_files_that_exist():
     ]
     assert len(named) > 30
     assert not [(str(file), name) for file, name in named if not exists(name, file.parent)]
+
+
+def test_test_files_have_unique_names():
+    """Pytest imports test files by their base names: two of one name stop the collection of the whole suite."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
