@@ -20,12 +20,12 @@ from torch.distributed import ProcessGroup
 from hardmine._tensor_file import read_tensors, write_tensors
 from hardmine.mining._knn_call import DEFAULT_MEMORY
 from hardmine.mining._list_files import MANIFEST, check_folder, explained, sole_writer
+from hardmine.mining._negative_rules import NegativeRules
 from hardmine.mining._row_source import RowSource, check_row_numbers, check_same_space, digest_of
 from hardmine.mining.all_knn import all_knn, meet
 from hardmine.mining.neighbor_shards import NeighborShards
 from hardmine.ops._arguments import INTEGER_DTYPES, SIMILARITIES, check_choice, check_tensor, shape_of
 from hardmine.ops._groups import check_group
-from hardmine.ops._numbers import check_finite, check_integer, check_number
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import Similarity
 
@@ -75,63 +75,6 @@ class HardNegatives(NamedTuple):
         return torch.stack([self.anchor[entry], self.positive[entry], self.negatives[entry, column]], 1)
 
 
-class _Rules:
-    """The checked rules by which negatives are taken from lists."""
-
-    def __init__(
-        self,
-        k: Any,
-        ranks: Any,
-        min_similarity: Any,
-        max_similarity: Any,
-        margin: Any,
-        relative_margin: Any,
-        has_relations: bool,
-    ) -> None:
-        self.k = check_integer("k", k, 1, MAX_NEIGHBORS)
-        if not isinstance(ranks, (tuple, list)) or len(ranks) != 2:
-            raise TypeError(f"ranks must be two integers, the first rank and the end, got {ranks!r}")
-        self.first = check_integer("ranks[0]", ranks[0], 0, MAX_NEIGHBORS - 1)
-        self.end = check_integer("ranks[1]", ranks[1], self.first + 1, MAX_NEIGHBORS)
-        if self.k > self.end - self.first:
-            raise ValueError(f"k must be at most {self.end - self.first}, the number of ranks, got {self.k}")
-        for name, value in (("margin", margin), ("relative_margin", relative_margin)):
-            if value is not None and not has_relations:
-                raise ValueError(f"{name} must be None without relations, which have the positives, got {value}")
-        self.minimum = None if min_similarity is None else check_number("min_similarity", min_similarity)
-        self.maximum = None if max_similarity is None else check_number("max_similarity", max_similarity)
-        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(f"min_similarity must be at most max_similarity = {self.maximum}, got {self.minimum}")
-        self.margin = None if margin is None else check_finite("margin", margin)
-        self.relative = (
-            None if relative_margin is None else check_finite("relative_margin", relative_margin, at_least=0)
-        )
-        if self.relative is not None and not 0 <= self.relative <= 1:
-            raise ValueError(f"relative_margin must be a share from 0 to 1, got {relative_margin}: 0.05 stands for 5 %")
-
-    def take(
-        self, index: Tensor, similarity: Tensor, is_candidate: Tensor, positive_similarity: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The first k negatives of lists [E, L] that obey the rules, and their similarities."""
-        rank = is_candidate.cumsum(1) - 1
-        taken = is_candidate & (rank >= self.first) & (rank < self.end)
-        if self.minimum is not None:
-            taken &= similarity >= self.minimum
-        if self.maximum is not None:
-            taken &= similarity <= self.maximum
-        positive = positive_similarity[:, None]
-        if self.margin is not None:
-            taken &= similarity <= positive - self.margin
-        if self.relative is not None:
-            taken &= similarity <= positive - self.relative * positive.abs()
-        order = (~taken).to(torch.uint8).argsort(dim=1, stable=True)[:, : self.k]
-        kept = taken.gather(1, order)
-        found = index.gather(1, order).masked_fill(~kept, -1)
-        values = similarity.gather(1, order).masked_fill(~kept, torch.nan)
-        missing = self.k - found.shape[1]
-        return F.pad(found, (0, missing), value=-1), F.pad(values, (0, missing), value=torch.nan)
-
-
 class _Task:
     """The checked arguments of a call, but for those of ``all_knn``.
 
@@ -148,7 +91,7 @@ class _Task:
         labels: tuple[Any, Any],
         ids: tuple[Any, Any],
         relations: Any,
-        rules: _Rules,
+        rules: NegativeRules,
         similarity: Any,
         method: Any,
     ) -> None:
@@ -327,7 +270,9 @@ def hard_negatives(
         try:
             if group is not None and folder is None:
                 raise ValueError("folder must be given with group, got None")
-            rules = _Rules(k, ranks, min_similarity, max_similarity, margin, relative_margin, relations is not None)
+            rules = NegativeRules(
+                k, ranks, min_similarity, max_similarity, margin, relative_margin, relations is not None
+            )
             task = _Task(anchors, refs, (labels, ref_labels), (ids, ref_ids), relations, rules, similarity, method)
             home = Path(stack.enter_context(TemporaryDirectory())) if folder is None else check_folder(folder)
             if is_first and folder is not None:

@@ -10,8 +10,9 @@ from torch import Tensor
 from hardmine._extras import require
 from hardmine._hooks import observed
 from hardmine.fanng import _fanng
-from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, forbid_recomputation, shape_of
+from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, shape_of
 from hardmine.ops._numbers import check_finite, check_integer
+from hardmine.ops._random_draws import forbid_recomputation
 from hardmine.types import MinedTriplets
 
 _INT32_MAX = 2**31 - 1

@@ -12,13 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 from hardmine import _library, types
-from hardmine._hooks import replaying
 from hardmine._options import check_choice as check_choice  # for the modules that check other arguments
-from hardmine._problems import drawn, is_batched
+from hardmine._problems import is_batched
 from hardmine.ops._numbers import check_finite, check_temperature, optional_number
 
 if TYPE_CHECKING:
-    from hardmine.ops._ranks import Anchors
+    pass
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGER_DTYPES = (
@@ -276,36 +275,6 @@ def _check_id_vector(name: str, ids: Any, rows: Tensor, size: str) -> Tensor:
     return as_int64
 
 
-def check_triplets(embeddings: Any, triplets: Any, labels: Any) -> tuple[Tensor, Tensor | None]:
-    """Checks the tensors of the losses on given triplets; returns ``triplets`` and ``labels`` as int64.
-
-    The compiled ops check the indices, because they read them anyway. On the CPU an invalid index is an error. On a
-    GPU, which the host does not wait for, an invalid index makes the loss NaN.
-    """
-    check_rows("embeddings", embeddings, None)
-    check_tensor("triplets", triplets, embeddings)
-    if triplets.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"triplets must have an integer dtype, got {triplets.dtype}")
-    if triplets.dim() != 2 or triplets.shape[1] != 3:
-        raise ValueError(f"triplets must be [T, 3], got {shape_of(triplets)}")
-    if triplets.device != embeddings.device:
-        raise ValueError(f"triplets must be on the device of embeddings, {embeddings.device}, got {triplets.device}")
-    labels = None if labels is None else check_labels("labels", labels, embeddings, "B")
-    return triplets.to(torch.int64), labels
-
-
-def check_triplet_classes(triplets: Tensor, labels: Tensor) -> None:
-    """Every triplet has an anchor, a positive of the anchor's class and a negative of another class."""
-    anchor, positive, negative = labels[triplets].unbind(1)
-    wrong = (anchor != positive) | (anchor == negative)
-    if wrong.any():
-        t = int(wrong.int().argmax())
-        raise ValueError(
-            "triplets must hold an anchor, a positive of the same class and a negative of another class, "
-            f"got {triplets[t].tolist()} of classes {labels[triplets[t]].tolist()} at [{t}]"
-        )
-
-
 @_library.constant_in_graphs  # torch guards compiled graphs on this setting anyway
 def _tf32_is_allowed() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
@@ -335,58 +304,6 @@ def selection_numbers(embeddings: Tensor, options: dict[str, Any]) -> tuple[floa
         optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf, like=embeddings),
         optional_number("semihard_margin", options["semihard_margin"], math.inf, above=0.0, like=embeddings),
     )
-
-
-def check_generator(generator: Any, embeddings: Tensor) -> None:
-    """``generator`` is None, or a generator that can draw on the device of ``embeddings``."""
-    if generator is None:
-        return
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
-    if generator.device != embeddings.device:
-        raise ValueError(
-            f"generator must be on the device of embeddings, {embeddings.device}, got one on {generator.device}"
-        )
-
-
-def forbid_recomputation() -> None:
-    """Raises if an op would draw from the user's generator while ``torch.utils.checkpoint`` recomputes.
-
-    Recomputation happens in a backward pass. The generator has advanced since the forward pass, so the gradient would
-    belong to other triplets than the loss.
-    """
-    if torch._C._current_graph_task_id() != -1 and not replaying.get():
-        raise RuntimeError(
-            "generator must be None inside a backward pass, where torch.utils.checkpoint recomputes a forward pass: it "
-            "restores the state of the default generator only, so that other samples would be drawn than for the loss, "
-            "got a torch.Generator"
-        )
-
-
-def check_random(embeddings: Tensor, options: dict[str, Any]) -> int:
-    """Checks the generator; returns the number of random selections."""
-    generator = options["generator"]
-    check_generator(generator, embeddings)
-    rows = (options["positive"] == "random") + (options["negative"] == "random")
-    if rows and generator is not None:
-        forbid_recomputation()
-    return rows
-
-
-def draw_random(embeddings: Tensor, options: dict[str, Any], anchors: Anchors | None = None) -> Tensor | None:
-    """Uniform numbers in [0, 1) for the random selections, one row per selection, [1 or 2, B]; None if none is random.
-
-    The numbers are float64 for every dtype: with fewer bits, some of many candidates would be picked more often than
-    others. With the anchors of all ranks, every rank draws the numbers of all, and uses those of its own anchors.
-    """
-    rows = check_random(embeddings, options)
-    if not rows:
-        return None
-    generator = options["generator"]
-    drawn_by = {} if generator is None else {"generator": generator}  # torch.compile takes no None at dynamic shapes
-    count = (embeddings if anchors is None else anchors.number).shape[0]
-    numbers = drawn(lambda: torch.rand(rows, count, dtype=torch.float64, device=embeddings.device, **drawn_by))
-    return numbers if anchors is None else numbers[:, anchors.own]
 
 
 def check_loss(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]:
@@ -441,29 +358,6 @@ def scalar_tensor(name: str, value: Any, like: Tensor, like_name: str, check: Ca
 def temperature_tensor(temperature: Any, embeddings: Tensor, name: str = "embeddings") -> Tensor:
     """The temperature as float64 [] on the device of ``embeddings``. Differentiable."""
     return scalar_tensor("temperature", temperature, embeddings, name, check_temperature)
-
-
-def loss_of_triplets(
-    op: torch._ops.OpOverloadPacket,
-    embeddings: Tensor,
-    triplets: Tensor,
-    labels: Tensor | None,
-    options: list[int | float],
-) -> Tensor:
-    """The loss that ``op`` computes; on the CPU, the triplets must also fit ``labels``.
-
-    The op runs first because it checks the indices: only then is it safe to look up labels. On other devices the
-    indices are not checked by then, and labels are not looked up.
-    """
-    loss, _, _ = op(embeddings, triplets, *options)
-    check_classes_where_readable(triplets, labels)
-    return loss
-
-
-def check_classes_where_readable(triplets: Tensor, labels: Tensor | None) -> None:
-    """Triplets of valid indices must fit the labels, if there are any and the host can read them."""
-    if labels is not None and has_values(triplets) and has_values(labels):
-        check_triplet_classes(triplets, labels)
 
 
 def with_row_numbers(ids: Tensor, number: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from hardmine.ops._all_positives import as_pair_selection
-from hardmine.ops._arguments import TERM_REDUCTIONS, check_ids, check_labeled_rows, check_loss, draw_random
+from hardmine.ops._arguments import TERM_REDUCTIONS, check_ids, check_labeled_rows, check_loss
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._known_options import remember
 from hardmine.ops._labeled_losses import has_labeled_losses, triplet_loss_with_gradients
 from hardmine.ops._numbers import check_flag
+from hardmine.ops._random_draws import draw_random
 from hardmine.ops._ranks import Anchors
 from hardmine.ops._triplet_terms import counts_of
 from hardmine.ops.select_triplets import as_selection, check_rules

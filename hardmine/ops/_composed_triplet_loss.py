@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hardmine.ops._anchor_losses import read_weights, weighted_mean
-from hardmine.ops._arguments import check_ids, check_labeled_rows, draw_random
+from hardmine.ops._arguments import check_ids, check_labeled_rows
 from hardmine.ops._compiled_triplet_loss import check_options, compute
+from hardmine.ops._random_draws import draw_random
 from hardmine.ops._ranked_negatives import has_ranks, of_negatives, of_positives, with_ranked_negatives, without_ranks
 from hardmine.ops._ranks import Anchors, PartialLoss
 from hardmine.ops._sums import ordered_sum

@@ -11,19 +11,14 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine._options import check_distance_similarity
-from hardmine.ops._arguments import (
-    SIMILARITIES,
-    check_choice,
-    check_triplets,
-    has_values,
-    loss_of_triplets,
-)
+from hardmine.ops._arguments import SIMILARITIES, check_choice, has_values
 from hardmine.ops._autograd import register_triplet_loss
 from hardmine.ops._fakes import fake_triplet_loss
 from hardmine.ops._gather import check_gathered
 from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._numbers import check_finite
 from hardmine.ops._ranks import PartialLoss, gather, group_loss
+from hardmine.ops._triplet_arguments import check_triplets, loss_of_triplets
 from hardmine.types import DistanceSimilarity, GradientReduction
 
 

@@ -15,10 +15,7 @@ from hardmine.ops._arguments import (
     REDUCTIONS,
     SIMILARITIES,
     check_choice,
-    check_classes_where_readable,
     check_term_numbers,
-    check_triplets,
-    loss_of_triplets,
     temperature_tensor,
 )
 from hardmine.ops._autograd import register_triplet_loss
@@ -27,6 +24,7 @@ from hardmine.ops._gather import check_gathered
 from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._ranks import PartialLoss, gather, group_loss
 from hardmine.ops._sums import ordered_sum, softplus_at
+from hardmine.ops._triplet_arguments import check_classes_where_readable, check_triplets, loss_of_triplets
 from hardmine.types import GradientReduction, IndexedTerm, Reduction, Similarity
 
 

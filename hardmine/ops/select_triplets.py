@@ -11,20 +11,13 @@ from torch.distributed import ProcessGroup
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
 from hardmine.ops._all_positives import as_pair_selection, check_all_positives
-from hardmine.ops._arguments import (
-    POSITIVES,
-    check_choice,
-    check_ids,
-    check_labeled_rows,
-    check_random,
-    check_selection,
-    draw_random,
-)
+from hardmine.ops._arguments import POSITIVES, check_choice, check_ids, check_labeled_rows, check_selection
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops._groups import agree_on_checks, check_group
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
+from hardmine.ops._random_draws import check_random, draw_random
 from hardmine.ops._ranked_negatives import (
     check_ranks,
     has_ranks,
