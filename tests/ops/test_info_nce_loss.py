@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -260,17 +261,18 @@ def test_verify_checks_info_nce_loss(kind, similarity):
 def test_verify_wrong_info_nce_loss_raises(what, reduction, monkeypatch):
     leaves, call = case("symmetric", 20)
     if reduction == "mean" and not EMULATED:
-        name, place = "info_nce_loss", what == "gradient"
+        module = sys.modules["hardmine.ops.info_nce_loss"]
+        right_loss = module.info_nce_of_pairs
+
+        def wrong_loss(*arguments):
+            loss = right_loss(*arguments)
+            return 1.01 * loss - (0.01 * loss.detach() if what == "gradient" else 0)
+
+        monkeypatch.setattr(module, "info_nce_of_pairs", wrong_loss)
     else:
-        name, place = "logsumexp_backward" if what == "gradient" else "logsumexp", 0
-    right = getattr(torch.ops.hardmine, name)
-
-    def wrong(*arguments):
-        found = list(right(*arguments))
-        found[place] = 1.01 * found[place]
-        return found
-
-    monkeypatch.setattr(torch.ops.hardmine, name, wrong)
+        name = "logsumexp_backward" if what == "gradient" else "logsumexp"
+        right = getattr(torch.ops.hardmine, name)
+        monkeypatch.setattr(torch.ops.hardmine, name, lambda *given: (1.01 * (found := right(*given))[0], *found[1:]))
     with pytest.raises(hardmine.VerificationError, match=f"the {what} deviates by"), hardmine.verify(every=1):
         call(ops, *leaves, temperature=0.1, reduction=reduction)
 
