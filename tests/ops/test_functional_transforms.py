@@ -338,3 +338,16 @@ def test_train_step_is_one_compiled_graph(loss):
         torch.testing.assert_close(parameters, dict(network.named_parameters()))
     assert len(graphs) == 1
     assert len({value.item() for value in values}) == PROBLEMS
+
+
+@pytest.mark.parametrize("op", [ops.triplet_loss, ops.batch_all_triplet_loss, ops.supcon_loss])
+def test_outer_derivative_of_inner_value_equals_autograd(op):
+    """Rows that only an outer transform differentiates."""
+
+    def scaled(x):
+        one = torch.ones(())
+        return grad_and_value(lambda t: op(x * torch.ones_like(x), Y[0]) * t)(one)[1]
+
+    leaf = X[0].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(op(leaf, Y[0]), leaf)
+    assert_bitwise_equal(grad(scaled)(X[0]), expected)
