@@ -27,6 +27,7 @@ from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._groups import check_group, fail_everywhere, group_of
 from hardmine.ops._numbers import check_temperature, optional_number
 from hardmine.ops._ranks import GRADIENT_REDUCTIONS
+from hardmine.ops._sums import softplus
 from hardmine.types import GradientReduction, Reduction, Similarity, TupletPositiveRule
 
 _RULES = get_args(TupletPositiveRule)
@@ -195,10 +196,10 @@ def _loss(*arguments: Any) -> tuple[Tensor, ...]:
     has_negative = level.sum > 0
     shift, total = torch.where(has_negative, level.shift, 0.0).to(dtype), level.sum.to(dtype)
     if positive != _ALL:
-        # softplus(L - s_ap / t), as tuplet_term in csrc/core/losses/tuplet_terms.h has it
+        # As tuplet_term in csrc/core/losses/tuplet_terms.h has it
         excess = (shift.double() - best.similarity.double()) / temperature + total.double().log()
         count = (has_negative & (best.index >= 0)).to(torch.int64)
-        value, slope = torch.logaddexp(excess, torch.zeros_like(excess)), excess.sigmoid()
+        value, slope = softplus(excess), excess.sigmoid()
     else:
         value, slope = torch.zeros_like(level.sum), torch.zeros_like(level.sum)
         count = torch.zeros_like(best.index)

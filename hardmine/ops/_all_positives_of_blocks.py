@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hardmine.ops._arguments import FALLBACKS, HARD_RULES, NEGATIVES, POSITIVES, TERM_REDUCTIONS, TERMS
 from hardmine.ops._fakes import accumulate_dtype
-from hardmine.ops._sums import ordered_sum
+from hardmine.ops._sums import ordered_sum, softplus
 
 _CHUNK = 8192  # pairs whose rows are copied at a time
 _EASIEST, _SEMIHARD = POSITIVES.index("easiest"), NEGATIVES.index("semihard")
@@ -138,9 +138,9 @@ def _loss_of_pairs(
         value = F.relu(s_an - s_ap + margin)
         active = value > 0
     elif name == "soft_margin":
-        value = -F.logsigmoid(s_ap - s_an)
+        value = softplus(s_an - s_ap)
     else:
-        value = -F.logsigmoid((s_ap - s_an) / temperature)
+        value = softplus((s_an - s_ap) / temperature)
     if name == "sct":
         hard = s_an > s_ap
         if HARD_RULES[hard_rule] == "above_and_cutoff":

@@ -23,8 +23,8 @@ def expand_in_order(scalar: Tensor, count: int) -> Tensor:
 
 
 def softplus(values: Tensor) -> Tensor:
-    """log(1 + exp(values)) to the last digits. Compiled graphs may not know the number of values."""
-    return torch.logaddexp(values, values.new_zeros(()))
+    """log(1 + exp(values)) to the last digits, in float64, too; with derivatives 0 and 1 at -infinity and infinity."""
+    return -torch.nn.functional.logsigmoid(-values)
 
 
 def softplus_at(temperature: Tensor, excess: Tensor) -> Tensor:

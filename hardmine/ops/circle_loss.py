@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -15,6 +14,7 @@ from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import MAX_TEMPERATURE, MIN_TEMPERATURE, check_number, check_temperature
 from hardmine.ops._ranks import with_requested
 from hardmine.ops._soft import soft_sums
+from hardmine.ops._sums import softplus
 from hardmine.types import GradientReduction, Reduction
 
 
@@ -155,4 +155,4 @@ def _losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
     )
     value = positives.logsumexp() + negatives.logsumexp()
     # Without a positive or a negative this is -infinity, and the loss 0. NaN counts in no mean, but stays.
-    return AnchorLosses(-F.logsigmoid(-value), value > -torch.inf)
+    return AnchorLosses(softplus(value), value > -torch.inf)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -29,6 +28,7 @@ from hardmine.ops._info_nce_of_pairs import has_info_nce_op, info_nce_of_pairs
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranks import GroupLoss, gather, group_loss
 from hardmine.ops._soft import SoftSums, check_soft_options, promotes_rows, soft_sums
+from hardmine.ops._sums import softplus
 from hardmine.types import AnySimilarity, GradientReduction, Reduction
 
 
@@ -231,12 +231,12 @@ def _losses(pairs: _Pairs, negative_keys: Tensor | None, t: Tensor, options: dic
         among_all = of_queries.logsumexp_minus(s_pos)
         value = among_all if value is None else torch.logaddexp(among_all, value)
     assert value is not None  # there are negatives
-    loss = _softplus(value)
+    loss = softplus(value)
     if symmetric:
         if all_queries is not None:
             of_keys, _ = sums((key, classes), (all_queries, all_classes), "negative")
         assert of_keys is not None  # negatives in the batch
-        loss = (loss + _softplus(of_keys.logsumexp_minus(s_pos))) / 2
+        loss = (loss + softplus(of_keys.logsumexp_minus(s_pos))) / 2
     return AnchorLosses(loss, torch.ones_like(loss, dtype=torch.bool))
 
 
@@ -259,11 +259,6 @@ def _check(inputs: tuple[Any, ...], options: dict[str, Any], group: ProcessGroup
     check_soft_options(query, options["similarity"])
     check_ids(ids, query, None, None)
     return temperature_tensor(options["temperature"], query, "query")
-
-
-def _softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), to the last digits in float64, too; 0 with gradient 0 for -infinity."""
-    return -F.logsigmoid(-x)
 
 
 def _check_negatives(query: Tensor, negative_keys: Any) -> tuple[Tensor | None, Tensor | None]:

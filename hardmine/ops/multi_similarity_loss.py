@@ -6,7 +6,6 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -26,6 +25,7 @@ from hardmine.ops._arguments import (
 from hardmine.ops._ignored import drops_ignored
 from hardmine.ops._numbers import MAX_TEMPERATURE, MIN_TEMPERATURE, check_finite, check_temperature
 from hardmine.ops._soft import soft_sums
+from hardmine.ops._sums import softplus
 from hardmine.types import GradientReduction, ProductSimilarity, Reduction
 
 PRODUCT_SIMILARITIES = ("cosine", "dot")
@@ -176,8 +176,8 @@ def _losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> AnchorLosses:
     negatives, _ = soft_sums(rows, _inverse(beta), similarity, "negative", bound=of_negatives)
     positives, _ = soft_sums(rows, _inverse(alpha), similarity, "positive", logit="dissimilarity", bound=of_positives)
     at_base = torch.full_like(negatives.shift, base)
-    value = -F.logsigmoid(-positives.logsumexp_minus(-at_base)) / alpha
-    value = value - F.logsigmoid(-negatives.logsumexp_minus(at_base)) / beta
+    value = softplus(positives.logsumexp_minus(-at_base)) / alpha
+    value = value + softplus(negatives.logsumexp_minus(at_base)) / beta
     return AnchorLosses(value, torch.ones_like(value, dtype=torch.bool))
 
 

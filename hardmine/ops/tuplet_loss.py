@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -300,7 +299,7 @@ def _composed_losses(inputs: tuple[Any, ...], options: dict[str, Any]) -> Anchor
             *inputs, None, similarity, positive, hardest, 0, 0, threshold, math.inf, tf32
         )
         has_positive = index >= 0
-        value = -F.logsigmoid(-sums.logsumexp_minus(torch.where(has_positive, s_ap, 0.0)))
+        value = softplus(sums.logsumexp_minus(torch.where(has_positive, s_ap, 0.0)))
     sizes = positive_count if options["reduction"] == "mean_pairs" else None
     counts = has_positive & (sums.log_sum > -math.inf)
     value = torch.where(sums.log_sum.isnan(), sums.log_sum, value)  # divergence is never hidden

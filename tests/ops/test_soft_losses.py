@@ -8,6 +8,7 @@ import torch
 
 import hardmine
 from hardmine import ops, reference
+from hardmine.ops._sums import softplus
 from support.comparisons import assert_bitwise_equal
 from support.inputs import HAND_POINTS, Inputs, exact_inputs, inputs_of_sizes, random_ids, random_inputs, seeded
 from support.ops import FLOAT_DTYPES, SIMILARITIES, SOFT_LABELED_OPS
@@ -339,3 +340,13 @@ def test_supcon_loss_matches_pytorch_metric_learning(refs, temperature):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     for a, b in zip(torch.autograd.grad(found, rows), torch.autograd.grad(expected, rows), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softplus_is_exact_and_has_derivatives_at_infinities(dtype):
+    values = torch.tensor([-math.inf, -40.0, 0.0, 40.0, math.inf], dtype=dtype, requires_grad=True)
+    result = softplus(values)
+    expected = [0.0, math.log1p(math.exp(-40)), math.log(2), 40.0, math.inf]
+    torch.testing.assert_close(result, torch.tensor(expected, dtype=dtype), rtol=4 * torch.finfo(dtype).eps, atol=0)
+    (slope,) = torch.autograd.grad(result.sum(), values)
+    assert (slope[0], slope[2], slope[4]) == (0, 0.5, 1)
