@@ -222,6 +222,14 @@ def test_vmap_random_selections_of_one_call_differ_from_another():
     assert not torch.equal(twice[:, 0], twice[:, 1])
 
 
+def test_vmap_of_vmap_random_selections_with_same_randomness_are_equal():
+    x, y = X[0].expand(3, 4, -1, -1), Y[0].expand(3, 4, -1)
+    torch.manual_seed(0)
+    found = torch.vmap(torch.vmap(draw, randomness="same"), randomness="same")(x, y)
+    torch.manual_seed(0)
+    assert_bitwise_equal(found, draw(x[0, 0], y[0, 0]).expand_as(found).contiguous())
+
+
 def test_vmap_random_selections_with_randomness_error_raise():
     with pytest.raises(RuntimeError, match="randomness error mode"):
         torch.vmap(draw)(X, Y)
@@ -231,6 +239,7 @@ def losses_of_anchors(x):
     return ops.tuplet_loss(x, Y[0], reduction="none")
 
 
+@pytest.mark.filterwarnings("error:There is a performance drop")  # of torch's own loop
 def test_jacrev_equals_gradients_of_each_loss():
     leaf = X[0].clone().requires_grad_()
     values = losses_of_anchors(leaf)
