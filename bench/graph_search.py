@@ -1,11 +1,12 @@
 """Times searches for held-out queries on one thread, hardmine's graph against hnswlib, at equal recall.
 
     python bench/graph_search.py [--data sift words] [--rounds 5] [--queries 10000]
+    python bench/graph_search.py --data words --rows 390000 --rivals 12,100
 
 Each library is given the narrowest search, by `width` or `ef`, that reaches a recall@10 of 0.95 and of 0.99. Every
 round times all of them, in shuffled order. Of hnswlib several builds compete. HARDMINE_DATA names the folder of
-sift_10k.npy, of which 1,000 rows, drawn at random, are the queries, repeated. The queries among words are drawn at
-random from the 110,000 most frequent ones; the others are the rows.
+sift_10k.npy, of which 1,000 rows, drawn at random, are the queries, repeated. The rows and queries among words are
+drawn at random from the most frequent ones, of which there are 10,000 more than rows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -50,14 +51,14 @@ def words_split(queries: int, rows: int = 100_000) -> tuple[DataSet, np.ndarray]
 SPLITS = {"sift": sift_split, "words": words_split}
 
 
-def searches_of(data: DataSet, queries: np.ndarray) -> dict[str, Search]:
+def searches_of(data: DataSet, queries: np.ndarray, rivals: Sequence[tuple[int, int]] = HNSWLIB) -> dict[str, Search]:
     """The searches that compete, by name. Builds use all threads, searches one."""
     import hnswlib
 
     index, outside = Index.build(data.rows, metric=data.metric), torch.from_numpy(queries)
     found: dict[str, Search] = {}
     found["hardmine"] = lambda width: index.search(outside, K, width=width, threads=1).index.numpy()
-    for m, ef_construction in HNSWLIB:
+    for m, ef_construction in rivals:
         graph = hnswlib.Index("ip" if data.metric == "cosine" else "l2", data.rows.shape[1])
         graph.init_index(len(data.rows), M=m, ef_construction=ef_construction, random_seed=0)
         graph.set_num_threads(torch.get_num_threads())
@@ -81,14 +82,15 @@ def narrowest(search: Search, recall_of: Callable[[np.ndarray], float], recall: 
     return high
 
 
-def measure(name: str, rounds: int, queries: int) -> str:
-    data, outside = SPLITS[name](queries)
+def measure(name: str, args: argparse.Namespace) -> str:
+    rounds, queries = args.rounds, args.queries
+    data, outside = words_split(queries, args.rows) if name == "words" else SPLITS[name](queries)
     exact = ops.knn(torch.from_numpy(outside), torch.from_numpy(data.rows), K, similarity=data.metric).index.numpy()
 
     def recall_of(found: np.ndarray) -> float:
         return float((found[:, :, None] == exact[:, None]).any(1).mean())
 
-    searches = searches_of(data, outside)
+    searches = searches_of(data, outside, args.rivals)
     rows = []
     for recall in RECALLS:
         widths = {who: narrowest(search, recall_of, recall) for who, search in searches.items()}
@@ -107,14 +109,23 @@ def measure(name: str, rounds: int, queries: int) -> str:
     return f"{data.title}: {len(data.rows):,} rows, {queries:,} queries, one thread\n\n{table(header, rows)}\n"
 
 
+def build_of(text: str) -> tuple[int, int]:
+    m, ef_construction = map(int, text.split(","))
+    return m, ef_construction
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=list(SPLITS), choices=list(SPLITS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("--rows", type=int, default=100_000, help="number of words")
+    parser.add_argument(
+        "--rivals", type=build_of, nargs="+", default=HNSWLIB, help="builds of hnswlib: M,ef_construction"
+    )
     args = parser.parse_args()
     for name in args.data:
-        print(measure(name, args.rounds, args.queries))
+        print(measure(name, args))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,12 @@ class Exact:
     def lists(self, graph: None, data: DataSet, k: int, effort: int) -> np.ndarray:
         return ops.knn(torch.from_numpy(data.rows), k=k, similarity=data.metric).index.numpy()
 
+    def lists_of(self, data: DataSet, rows: np.ndarray, k: int) -> np.ndarray:
+        """The nearest other rows of some rows, [R, k]."""
+        all_rows = torch.from_numpy(data.rows)
+        found = ops.knn(all_rows[rows], all_rows, k + 1, similarity=data.metric).index.numpy()
+        return drop_self(found, rows)
+
     def facts(self, graph: None) -> dict[str, float]:
         return {}
 
@@ -126,9 +132,12 @@ class Fanng:
         }
 
 
-def drop_self(index: np.ndarray) -> np.ndarray:
-    """Drops each row from its list [N, k + 1]; if the row is not in its list, drops the last entry."""
-    keep = index != np.arange(len(index))[:, None]
+def drop_self(index: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Drops each row from its list [R, k + 1]; if the row is not in its list, drops the last entry.
+
+    The lists are those of `rows`, by default of all.
+    """
+    keep = index != (np.arange(len(index)) if rows is None else rows)[:, None]
     keep[keep.all(1), -1] = False
     return index[keep].reshape(len(index), index.shape[1] - 1)
 

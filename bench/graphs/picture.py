@@ -68,6 +68,49 @@ def draw(results: dict[str, Any], output: Path) -> bool:
     return True
 
 
+GROWTH_STYLES = {
+    "exact": ("#000000", "o", "exact lists"),
+    "default": ("#D55E00", "*", "graph + lists, default"),
+    "leaves": ("#0072B2", "s", "graph + lists, leaves"),
+    "hnswlib": ("#009E73", "^", "hnswlib"),
+}
+
+
+def draw_growth(points: dict[str, list[Point]], output: Path) -> bool:
+    """Writes the plot of processor time against N; returns False if matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    except ImportError:
+        return False
+    figure = Figure(figsize=(7, 4.7), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    sizes = sorted({point["n"] for found in points.values() for point in found})
+    for name, found in points.items():
+        color, marker, label = GROWTH_STYLES[name]
+        if found:
+            n, seconds = [point["n"] for point in found], [point["cpu_s"] for point in found]
+            axes.plot(n, seconds, color=color, marker=marker, linewidth=1.8, label=label)
+            recall = f"recall {found[-1]['recall']:.3f}"
+            axes.annotate(recall, (n[-1], seconds[-1]), (6, -3), textcoords="offset points", color=color, fontsize=8)
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} s"))
+    axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.6)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("rows N (log)")
+    axes.set_ylabel("processor time (log)")
+    axes.set_title(f"Build and {K} nearest neighbors of every row, GloVe words, 50-d", fontsize=10, loc="left")
+    axes.legend(frameon=False, fontsize=8.5)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output)
+    return True
+
+
 def draw_panel(axes: Any, curve: dict[str, Any]) -> None:
     unit = next(point["total_s"] for point in curve["points"] if point["family"] == "exact knn")
     axes.set_title(f"{curve['title']}, N = {curve['n']:,}", fontsize=10, loc="left")

@@ -71,7 +71,7 @@ class SmartMiner:
         per_anchor: Maximal number of mined triplets per anchor.
         kappa: The controller, by default ``AdaptiveKappa()``; or a fixed number, which mines from the first epoch on.
         method: How neighbors are listed: ``"exact"`` (:func:`hardmine.ops.knn`) or ``"fanng"``
-            (:class:`hardmine.fanng.Index`). Exact lists were faster at every size measured.
+            (:class:`hardmine.fanng.Index`). Exact lists are faster up to some 120,000 images.
         fanng: Only with ``"fanng"``: options of :meth:`hardmine.fanng.Index.build`, and
             ``max_distance_computations`` of the searches. By default every epoch's graph is built from lists, which
             are the result. ``init="last"`` starts each graph but the first from the last epoch's, and searches it.
