@@ -121,7 +121,7 @@ def test_build_of_vector_raises():
     [
         (zeros(3, 2), (3, 1), 3, "distances must be [3, 2], got [3, 1]"),
         (zeros(3, 2), (3, 2), 2, "labels must be [3], got [2]"),
-        (zeros(3, 2) + 3, (3, 2), 3, "neighbor_lists must be from -1 to 2, got 3"),
+        (zeros(3, 2) + 3, (3, 2), 3, "neighbor_lists must be from 0 to N - 1 = 2, or -1 as padding, got 3 at [0, 0]"),
         (zeros(3), (3,), 3, "neighbor_lists must be [any, any], got [3]"),
     ],
 )

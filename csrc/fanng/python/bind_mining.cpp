@@ -21,7 +21,6 @@ Mined mine(const Array<int64_t>& neighbor_lists, const Array<T>& distances, cons
   const auto rows_of_lists = static_cast<int64_t>(neighbor_lists.shape(0));
   check_shape("distances", distances, {rows_of_lists, static_cast<int64_t>(neighbor_lists.shape(1))});
   check_shape("labels", labels, {rows_of_lists});
-  check_rows("neighbor_lists", neighbor_lists, -1, rows_of_lists);
   check_range("per_anchor", per_anchor, 1, kMaxInt32);
   check_range("threads", threads, 1, kMaxInt32);
   const NeighborLists<T> lists{neighbor_lists.data(), distances.data(), static_cast<int64_t>(neighbor_lists.shape(0)),
