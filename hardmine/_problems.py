@@ -17,7 +17,7 @@ from torch.utils import _pytree
 
 def is_batched(tensor: Tensor) -> bool:
     """Whether ``tensor`` has a hidden dimension of ``torch.vmap``, whose values cannot be read."""
-    return bool(_levels(tensor))
+    return torch._C._are_functorch_transforms_active() and bool(_levels(tensor))
 
 
 def _levels(tensor: Tensor) -> list[int]:

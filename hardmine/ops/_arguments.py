@@ -123,7 +123,7 @@ def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "em
     if tensor.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
     if tensor.dim() != 2:
-        hint = "; torch.vmap runs an op on each of a batch of problems" if tensor.dim() == 3 else ""
+        hint = "; torch.vmap takes a batch of problems" if tensor.dim() == 3 else ""
         raise ValueError(f"{name} must be [rows, D], got {shape_of(tensor)}{hint}")
     if tensor.shape[1] == 0:
         raise ValueError(f"{name} must be [rows, D] with D >= 1, got {shape_of(tensor)}")

@@ -317,7 +317,8 @@ class Rows(Kind):
         for dtype in (torch.int32, torch.int64, torch.bool, torch.complex64):
             yield Wrong(x.to(dtype), TypeError, f"must be {FLOAT_NAMES}, got {dtype}")
         for value in (x[0], x[0, 0], x[None]) if self.dims == (2,) else ():
-            yield Wrong(value, ValueError, f"must be [rows, D], got {list(value.shape)}")
+            hint = "; torch.vmap takes a batch of problems" if value.dim() == 3 else ""
+            yield Wrong(value, ValueError, f"must be [rows, D], got {list(value.shape)}{hint}")
         yield Wrong(x[:, :0], ValueError, f"must be [rows, D] with D >= 1, got [{self.rows}, 0]")
         if self.like:
             words = f"must be [M, D] with the D = 3 of {self.like}, got [{self.rows}, 2]"

@@ -194,7 +194,9 @@ def test_vmap_results_of_different_sizes_raise():
 
 
 def test_batch_of_problems_without_vmap_names_it():
-    with pytest.raises(ValueError, match=r"^embeddings must be \[rows, D\], got \[3, 12, 5\]; torch.vmap runs an op"):
+    with pytest.raises(
+        ValueError, match=r"^embeddings must be \[rows, D\], got \[3, 12, 5\]; torch.vmap takes a batch"
+    ):
         ops.triplet_loss(X, Y)
 
 
