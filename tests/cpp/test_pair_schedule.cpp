@@ -40,6 +40,8 @@ bool is_sound(const cpu::Block& block, int64_t rows, int64_t columns, bool symme
   };
   return fits(block.row_begin, block.row_end, cpu::kMaxBlockRows, rows) &&
          fits(block.column_begin, block.column_end, cpu::kMaxBlockColumns, columns) &&
+         // Kept scores have a place per kMaxBlockColumns columns.
+         block.column_begin / cpu::kMaxBlockColumns == (block.column_end - 1) / cpu::kMaxBlockColumns &&
          // At least one pair must be neither (i, i) nor visited as (j, i) elsewhere.
          !(symmetric && block.column_end - 1 <= block.row_begin);
 }

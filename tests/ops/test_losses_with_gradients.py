@@ -159,6 +159,20 @@ def test_verify_wrong_supcon_loss_raises(place, monkeypatch):
         ops.supcon_loss(x, y)
 
 
+@pytest.mark.parametrize("loss_of", [ops.supcon_loss, ops.tuplet_loss])
+def test_loss_with_gradients_of_few_rows_among_many_refs_equals_its_two_passes(loss_of):
+    """Beyond 12,288 refs, the blocks of a pass are wider. The similarities of few rows are kept nevertheless."""
+    x, y = rows(40, 40)
+    refs, ref_labels = rows(12500, 40, seed=1)
+    options = {"temperature": 0.3}
+    loss = loss_of(x, y, refs, ref_labels, **options)
+    expected, _ = loss_of(x, y, refs, ref_labels, **options, return_count=True)
+    torch.testing.assert_close(loss, expected)
+    for a, b in zip(gradients(loss, (x, refs)), gradients(expected, (x, refs)), strict=True):
+        assert (a != 0).any()
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_tuplet_and_supcon_with_gradients_pass_opcheck():
     x, y = rows(9)
     for refs in ((None, None), rows(7, seed=1)):

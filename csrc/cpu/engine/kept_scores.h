@@ -24,8 +24,8 @@ class KeptScores {
   }
 
   bool any() const { return scores_.get() != nullptr; }
-  // Where the scores of a block are: its rows are kMaxBlockColumns elements apart. The blocks of a schedule may be
-  // halves of those here.
+  // Where the scores of a block are: its rows are kMaxBlockColumns elements apart. Blocks may be halves of those here,
+  // and none crosses a multiple of kMaxBlockColumns (PairSchedule).
   T* at(const Block& block) const {
     const int64_t group = block.row_begin / kMaxBlockRows, b = block.column_begin / kMaxBlockColumns;
     return scores_.get() + (group * column_blocks_ + b) * kBlockSize + block.column_begin % kMaxBlockColumns;

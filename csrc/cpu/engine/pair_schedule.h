@@ -100,10 +100,13 @@ class PairSchedule {
     int64_t row_turn = 0, column_turn = 0;  // earlier visits of the group
   };
 
-  // Depends on the number of rows alone, as the order of every sum must. 64 groups keep 32 threads busy.
+  // Depends on the number of rows alone, as the order of every sum must. 64 groups keep 32 threads busy. No block
+  // crosses a multiple of kMaxBlockColumns, by which KeptScores stores them: longer groups are multiples of it.
   static int64_t group_step(int64_t count) {
-    constexpr int64_t kGroups = 64;
-    return std::max<int64_t>(kBlockStep, ceil_div(count, kGroups * kBlockStep) * kBlockStep);
+    constexpr int64_t kGroups = 64, kSteps = kMaxBlockColumns / kBlockStep;
+    static_assert(kSteps == 2 && kMaxBlockColumns % kBlockStep == 0);
+    const int64_t steps = ceil_div(count, kGroups * kBlockStep);
+    return steps < kSteps ? kBlockStep : steps / kSteps * kMaxBlockColumns;
   }
 
   void add(int64_t a, int64_t b, int64_t row_groups) {
