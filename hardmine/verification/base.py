@@ -90,21 +90,56 @@ class OpComparison:
 
     def run(self) -> str | None:
         """A description of the disagreement, or None."""
-        leaves = [self.given[name].clone().requires_grad_() for name in self.names]
-        loss, returned = self.fused({**self.given, **dict(zip(self.names, leaves, strict=True))})
+        leaves = self._leaves()
+        loss, returned = self.fused({**self.given, **leaves})
         self.outputs["loss"] = loss.detach()
         if self.returned:
             self.outputs[self.returned] = tuple(t.detach() for t in returned)
         try:
-            if self.ignored is not None:
-                loss, returned = self.ignored.restrict(loss, returned)
-            gradients: Sequence[Tensor] = torch.autograd.grad(self.scalar(loss), leaves)
+            result = self._kept(loss, returned)
+            gradients: Sequence[Tensor] = torch.autograd.grad(self.scalar(result[0]), tuple(leaves.values()))
             self.outputs["gradients"] = gradients
+            problem = self._disagreement_alone(result[0].detach(), returned, gradients)
             if self.ignored is not None:
                 gradients = self.ignored.restrict_gradients(self.names, gradients)
-        except ValueError as problem:
-            return str(problem)
-        return self.disagreement(loss.detach(), returned, gradients)
+        except ValueError as error:
+            return str(error)
+        return self.disagreement(result[0].detach(), result[1], gradients) or problem
+
+    def _leaves(self) -> dict[str, Tensor]:
+        """New copies of the embeddings, which get gradients."""
+        return {name: self.given[name].clone().requires_grad_() for name in self.names}
+
+    def _kept(self, loss: Tensor, returned: Any) -> tuple[Tensor, Any]:
+        """The results for the rows that are not ignored."""
+        return (loss, returned) if self.ignored is None else self.ignored.restrict(loss, returned)
+
+    def _disagreement_alone(self, loss: Tensor, returned: Any, gradients: Sequence[Tensor]) -> str | None:
+        """How the call as it was made differs from the one that also returned what the comparison needs, or None.
+
+        Where a loss alone is wanted, another compiled op may compute it, such as the CPU's ops with gradients.
+        """
+        if self.given.get(f"return_{self.returned}", True):
+            return None  # requested by the call itself, or not optional
+        leaves = self._leaves()
+        result = self.call({**self.given, **leaves})
+        alone, _ = self._kept(result[0] if type(result) is tuple else result, returned)
+        found = alone.detach(), *torch.autograd.grad(self.scalar(alone), tuple(leaves.values()))
+        for actual, expected in zip(found, (loss, *gradients), strict=True):
+            what, tolerance, unit = "gradient", self.gradient_tolerance, 1e-20
+            if expected is loss:
+                what, tolerance, unit = "loss", self.tolerance, 1.0
+            limit = tolerance * max(expected.abs().nan_to_num(0.0, 0.0).max().item() if expected.numel() else 0.0, unit)
+            error = (actual.double() - expected.double()).abs()
+            differs = (actual != expected) & ~(actual.isnan() & expected.isnan()) & ~(error <= limit)
+            if differs.any():
+                deviation = f"the {what} deviates by {error[differs].max().item():.2e}, more than {limit:.2e}"
+                return f"{deviation}, from that of the same call with return_{self.returned}=True"
+        return None
+
+    def call(self, arguments: dict[str, Any]) -> Any:
+        """What the op returns."""
+        return self.op(**arguments)
 
     def prepare_for_ranks(self) -> None:
         """Changes arguments that all ranks cannot concatenate, where ranks compute the call together."""
@@ -112,11 +147,11 @@ class OpComparison:
     def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
         """The op's loss, or a differentiable function of its outputs, and what the op chose."""
         if not self.returned:
-            return self.op(**arguments), None
+            return self.call(arguments), None
         arguments = {**arguments, f"return_{self.returned}": True}
         if not self.counts:
-            return self.op(**arguments)
-        loss, returned, count = self.op(**{**arguments, "return_count": True})
+            return self.call(arguments)
+        loss, returned, count = self.call({**arguments, "return_count": True})
         self.outputs["count"] = count
         return loss, returned
 

@@ -17,7 +17,8 @@ class SoftComparison(OpComparison):
 
     def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
         """The op's loss, with 0 for -infinity, which marks anchors without a pair."""
-        loss = self.op(**{**arguments, **({"return_count": False} if "return_count" in arguments else {})})
+        result = self.call(arguments)
+        loss = result[0] if type(result) is tuple else result
         missing = loss.detach() == -torch.inf
         self.missing = missing if self.ignored is None or not loss.dim() else missing[self.ignored.keep]
         return torch.where(missing, 0.0, loss), None

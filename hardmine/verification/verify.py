@@ -119,7 +119,8 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     is drawn. To check a random selection, a copy of the op's generator draws the op's numbers again. A check costs the
     reference's time and B x M memory; for ``batch_all_triplet_loss``, M times the number of positive pairs.
 
-    Ops inside ``torch.compile`` or ``torch.vmap`` are not checked, as the report's number of checks shows.
+    Ops inside ``torch.compile`` or a transform of ``torch.func``, such as ``torch.vmap``, are not checked, as the
+    report's number of checks shows.
 
     Args:
         every: Check one in ``every`` calls of each op; at least 1.

@@ -144,19 +144,44 @@ def test_loss_with_gradients_second_derivative_raises(loss_of):
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_verify_wrong_supcon_loss_raises(place, monkeypatch):
-    right = torch.ops.hardmine.supcon_loss
+@pytest.mark.parametrize(
+    ("loss_of", "name"),
+    [
+        (ops.triplet_loss, "triplet_loss_with_gradients"),
+        (ops.sct_loss, "triplet_loss_with_gradients"),
+        (lambda x, y: ops.triplet_loss(x, y, negative="random"), "triplet_loss_with_gradients"),
+        (lambda x, y: ops.triplet_loss(x, y, ignore_index=1), "triplet_loss_with_gradients"),
+        (ops.tuplet_loss, "tuplet_loss_with_gradients"),
+        (ops.supcon_loss, "supcon_loss"),
+    ],
+    ids=["triplet", "sct", "random negatives", "ignored rows", "tuplet", "supcon"],
+)
+def test_verify_wrong_loss_with_gradients_raises(loss_of, name, place, monkeypatch):
+    """The check runs the op of the call, and not only the one that also returns what was selected."""
+    right = getattr(torch.ops.hardmine, name)
 
     def wrong(*arguments):
         found = list(right(*arguments))
         found[place] = 1.01 * found[place]
         return found
 
-    monkeypatch.setattr(torch.ops.hardmine, "supcon_loss", wrong)
     x, y = rows(40)
+    with hardmine.verify(every=1) as report:
+        loss_of(x, y)
+    assert report.checks == 1
+    monkeypatch.setattr(torch.ops.hardmine, name, wrong)
     what = ("loss", "gradient")[place]
     with pytest.raises(hardmine.VerificationError, match=f"the {what} deviates by"), hardmine.verify(every=1):
-        ops.supcon_loss(x, y)
+        loss_of(x, y)
+
+
+def test_verify_wrong_supcon_loss_with_its_count_raises(monkeypatch):
+    """A call that returns the count is composed of log-sum-exps, which verify runs."""
+    right = torch.ops.hardmine.logsumexp
+    monkeypatch.setattr(torch.ops.hardmine, "logsumexp", lambda *given: (right(*given)[0] + 0.01, *right(*given)[1:]))
+    x, y = rows(40)
+    with pytest.raises(hardmine.VerificationError, match="the loss deviates by"), hardmine.verify(every=1):
+        ops.supcon_loss(x, y, return_count=True)
 
 
 @pytest.mark.parametrize("loss_of", [ops.supcon_loss, ops.tuplet_loss])
