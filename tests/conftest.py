@@ -9,6 +9,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # One thread per pytest-xdist worker, and per process that a worker starts. Tests of threading set their own number.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
+# Threads divide the work of small inputs, too. Read once, by csrc/cpu/ops/torch_bridge.h.
+os.environ.setdefault("HARDMINE_GRAIN_FACTOR", str(1 / 16))
 
 import pytest
 import torch

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import torch
 
@@ -21,13 +20,14 @@ SIMD_LEVELS = ("scalar", "avx2", "avx512", "neon")  # of all machines; simd_leve
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Runs torch, and therefore the ops, on ``count`` threads, which divide the work of small inputs, too."""
+    """Runs torch, and therefore the ops, on ``count`` threads, which divide the work of small inputs, too.
+
+    The latter is a setting of conftest.py.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        # Read by csrc/cpu/ops/torch_bridge.h in every call.
-        with mock.patch.dict(os.environ, HARDMINE_GRAIN_FACTOR=str(1 / 16)):
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
 

@@ -24,7 +24,7 @@ class TorchThreadPool : public ThreadPool {
     next_look_ = Clock::now() + kBetweenLooks;
     return cancelled_.load(std::memory_order_relaxed);
   }
-  double grain_factor() const override { return grain_factor_; }
+  double grain_factor() const override { return grain_factor_of_tests(); }
   int64_t count() const override { return static_cast<int64_t>(torch::stable::get_num_threads()); }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
     torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
@@ -36,12 +36,17 @@ class TorchThreadPool : public ThreadPool {
   using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::milliseconds kBetweenLooks{100};
 
+  // From the environment of tests, in which small inputs are divided. Read once, because std::getenv must not run while
+  // another thread changes the environment.
   static double grain_factor_of_tests() {
-    const char* factor = std::getenv("HARDMINE_GRAIN_FACTOR");
-    return factor ? std::max(std::atof(factor), 1e-6) : 1;
+    static const double factor = [] {
+      const char* text = std::getenv("HARDMINE_GRAIN_FACTOR");
+      const double value = text ? std::atof(text) : 1;
+      return value >= 1e-6 ? value : 1;
+    }();
+    return factor;
   }
 
-  const double grain_factor_ = grain_factor_of_tests();
   const std::thread::id caller_ = std::this_thread::get_id();
   mutable Clock::time_point next_look_;  // used by the calling thread alone
   mutable std::atomic<bool> cancelled_{false};
