@@ -60,6 +60,7 @@ def _may_overwrite(grad_loss: Tensor) -> bool:
     return (
         type(grad_loss) is Tensor
         and not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()  # as when make_fx records the backward pass
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._functorch.is_legacy_batchedtensor(grad_loss)  # torch.autograd.grad(is_grads_batched=True)
     )

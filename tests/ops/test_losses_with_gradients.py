@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import hardmine
 from hardmine import ops
@@ -308,6 +309,19 @@ def test_gradients_of_a_batch_of_loss_gradients_are_scaled():
     loss = ops.triplet_loss(x, y)
     found = torch.autograd.grad(loss, x, torch.tensor([1.0, 3.0]), is_grads_batched=True)[0]
     assert_bitwise_equal(found, torch.stack([expected, 3 * expected]))
+
+
+@each_loss
+@pytest.mark.parametrize("tracing_mode", ["real", "fake"])
+def test_recorded_backward_pass_gives_the_gradients_of_other_rows(loss_of, tracing_mode):
+    x, y = rows(20)
+    other, _ = rows(20, seed=1)
+
+    def gradient(x, y):
+        return torch.autograd.grad(3 * loss_of(x, y), x)[0]
+
+    recorded = make_fx(gradient, tracing_mode=tracing_mode)(x, y)
+    torch.testing.assert_close(recorded(other, y), gradient(other, y))
 
 
 def test_known_options_are_those_of_the_same_call_alone():
