@@ -147,7 +147,7 @@ void check_batch_all(bool negatives) {
 
 template <class T>
 void compact(const cpu::Reservoirs<T>& reservoirs, int64_t row) {
-  cpu::Neighbor<T>* candidates = reservoirs.candidates + row * reservoirs.capacity;
+  Neighbor<T>* candidates = reservoirs.candidates + row * reservoirs.capacity;
   std::sort(candidates, candidates + reservoirs.size[row],
             [](const auto& a, const auto& b) { return beats(a.key, a.index, b.key, b.index); });
   if (reservoirs.size[row] < reservoirs.k) return;
@@ -478,7 +478,7 @@ TYPED_TEST(knn_block_any_target_gives_same_bits, T) {
       // Targets see the candidates in different orders, so the final neighbors are compared.
       const auto best = [&](const Kernels<T>& kernel, std::vector<Index>& indices) {
         const int64_t capacity = k + 3;
-        std::vector<cpu::Neighbor<T>> pool(c.rows() * capacity);
+        std::vector<Neighbor<T>> pool(c.rows() * capacity);
         std::vector<int32_t> size(c.rows(), 0);
         const int64_t padded = c.scalar_pass.symmetric ? round_up_to(c.rows(), kernel.panel_columns) : c.rows();
         std::vector<T> worst_key(padded, -std::numeric_limits<T>::infinity()), keys;
