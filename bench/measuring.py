@@ -151,4 +151,6 @@ def too_large(smaller: dict[str, Any] | None) -> str:
     if smaller is None or "mib" not in smaller:
         return "" if smaller is None else "less did not fit"
     need, free = 4 * smaller["mib"], memory.available_bytes() / memory.MIB
-    return "" if need <= MEMORY_SHARE * free else f"needs about {need / 1024:.0f} GiB, {free / 1024:.0f} GiB are free"
+    if need <= MEMORY_SHARE * free:
+        return ""
+    return f"needs about {need / 1024:.0f} GiB, more than {MEMORY_SHARE} of the {free / 1024:.0f} GiB that are free"

@@ -243,9 +243,19 @@ def run_rows(args: argparse.Namespace) -> int:
     return int(failed)
 
 
+def row_argument(text: str) -> Row:
+    """A row, or an error whose message argparse prints: it replaces that of a ValueError."""
+    try:
+        return Row.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", type=Row.parse, help="rows to measure and print; without any: all, written")
+    parser.add_argument(
+        "rows", nargs="*", type=row_argument, help="rows to measure and print; without any: all, written"
+    )
     parser.add_argument("--memory", action="store_true", help="peak memory of the rows instead of times")
     parser.add_argument("--quick", action="store_true", help="small sizes; also by BENCH=quick")
     parser.add_argument("--seconds", type=float, help="seconds per rival and row; default: 0.4, quick 0.02")

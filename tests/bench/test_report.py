@@ -133,7 +133,7 @@ def test_too_large_predicts_from_half_of_the_rows(monkeypatch):
     monkeypatch.setattr(measuring.memory, "available_bytes", lambda: 20 * 2**30)
     assert measuring.too_large(None) == ""
     assert measuring.too_large({"mib": 4000}) == ""
-    assert measuring.too_large({"mib": 6000}) == "needs about 23 GiB, 20 GiB are free"
+    assert measuring.too_large({"mib": 6000}) == "needs about 23 GiB, more than 0.85 of the 20 GiB that are free"
     assert measuring.too_large({"skipped": "needs"}) == "less did not fit"
 
 
@@ -228,7 +228,7 @@ def test_draw_writes_png_and_svg_with_the_same_bytes_each_time(results, tmp_path
     [
         (["--memory"], "", "--memory and --busy need rows"),
         (["--busy", "2"], "", "--memory and --busy need rows"),
-        (["sct:1"], "", "invalid parse value"),
+        (["sct:1"], "", "a row must be CASE:NxD or CASE:NxD:THREADS with a CASE of sct, "),
         ([], "fast", "the environment variable BENCH must be all or quick, got 'fast'"),
     ],
 )
