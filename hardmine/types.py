@@ -33,6 +33,15 @@ BatchAllReduction: TypeAlias = Literal["mean", "mean_active", "sum"]
 Preset: TypeAlias = Literal["paper", "code2020", "code2021"]
 
 
+def _check_one_problem(index: Tensor) -> None:
+    """Triplets are rows of one problem: those of several would be mixed up."""
+    if index.dim() != 1:
+        raise ValueError(
+            f"triplets() must have a selection of one problem, with indices [B], got {list(index.shape)}, as from "
+            "torch.vmap: call it on the selection of each problem"
+        )
+
+
 class Selection(NamedTuple):
     """The selected pairs of [B] anchors. Index -1 and similarity NaN stand for "no candidate".
 
@@ -56,6 +65,9 @@ class Selection(NamedTuple):
     def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
         """The V valid triplets, as miners return them: indices of anchors, positives and negatives, each int64 [V].
 
+        Raises:
+            ValueError: The selection is that of several problems, from ``torch.vmap``.
+
         Note:
             The shape depends on the values, so this synchronizes a GPU.
 
@@ -66,6 +78,7 @@ class Selection(NamedTuple):
             >>> selection.triplets()
             (tensor([0, 1, 2, 3]), tensor([1, 0, 3, 2]), tensor([4, 4, 4, 4]))
         """
+        _check_one_problem(self.positive_index)
         anchor = self.valid.nonzero().squeeze(1)
         return anchor, self.positive_index[anchor], self.negative_index[anchor]
 
@@ -96,6 +109,9 @@ class PairSelection(NamedTuple):
     def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
         """The V valid triplets, as miners return them: indices of anchors, positives and negatives, each int64 [V].
 
+        Raises:
+            ValueError: The selection is that of several problems, from ``torch.vmap``.
+
         Example:
             >>> import torch, hardmine
             >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9], [1.0, 1.0]])
@@ -105,6 +121,7 @@ class PairSelection(NamedTuple):
             >>> list(zip(anchor.tolist(), positive.tolist(), negative.tolist()))
             [(0, 1, 4), (1, 0, 4), (3, 4, 1), (4, 3, 0)]
         """
+        _check_one_problem(self.positive_index)
         valid = self.valid
         return self.anchor_index[valid], self.positive_index[valid], self.negative_index[valid]
 

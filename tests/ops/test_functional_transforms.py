@@ -362,3 +362,15 @@ def test_outer_derivative_of_inner_value_equals_autograd(op):
     leaf = X[0].clone().requires_grad_()
     (expected,) = torch.autograd.grad(op(leaf, Y[0]), leaf)
     assert_bitwise_equal(grad(scaled)(X[0]), expected)
+
+
+@pytest.mark.parametrize("positive", ["easiest", "all"])
+def test_triplets_of_a_batch_of_selections_raise(positive):
+    labels = torch.arange(ROWS) // 3  # equal numbers of pairs
+    found = torch.vmap(lambda x: ops.select_triplets(x, labels, positive=positive, negative="hardest"))(X)
+    with pytest.raises(ValueError, match=r"triplets\(\) must have a selection of one problem, .* got \[3, \d+\]"):
+        found.triplets()
+    first = type(found)(*(field[0] for field in found))
+    expected = ops.select_triplets(X[0], labels, positive=positive, negative="hardest").triplets()
+    for actual, wanted in zip(first.triplets(), expected, strict=True):
+        assert torch.equal(actual, wanted)
