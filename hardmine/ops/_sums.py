@@ -24,6 +24,8 @@ def expand_in_order(scalar: Tensor, count: int) -> Tensor:
 
 def softplus(values: Tensor) -> Tensor:
     """log(1 + exp(values)) to the last digits, in float64, too; with derivatives 0 and 1 at -infinity and infinity."""
+    if torch.compiler.is_compiling():  # where the number of values may be unknown, which logsigmoid's gradient needs
+        return torch.logaddexp(values, values.new_zeros(()))
     return -torch.nn.functional.logsigmoid(-values)
 
 
