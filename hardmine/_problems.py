@@ -35,7 +35,7 @@ def needs_gradient(tensor: Tensor | None) -> bool:
     if not torch._C._are_functorch_transforms_active():
         return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
     if torch.compiler.is_compiling():
-        return tensor is not None  # what is traced hides the rest
+        return tensor is not None  # a traced tensor does not show the levels below it
     while tensor is not None:
         if tensor.requires_grad:
             return True

@@ -17,7 +17,7 @@ SOFT_MARGINS = {"term": "soft_margin", "temperature": None, "margin": None, "lam
 
 
 def terms_of(selection: AnySelection, options: dict[str, Any], soft_margins: Tensor) -> Tensor:
-    """The terms of all entries; NaN where those of the compiled op are, which hides no divergence."""
+    """The terms of all entries; NaN wherever those of the compiled op are, so that divergence shows."""
     s_ap, s_an = (torch.where(selection.valid, s, 0.0) for s in selection[-2:])
     term, temperature = options["term"], options["temperature"]
     if term == "hinge":

@@ -143,7 +143,7 @@ def supcon_loss(
 
 
 def _with_gradients(inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor | None:
-    """The reduced loss of a number as temperature, where one op computes it with its gradients."""
+    """The reduced loss if the temperature is a number: one op computes it with its gradients."""
     temperature, similarity, reduction = options.values()
     if isinstance(temperature, Tensor) or not (isinstance(similarity, str) and isinstance(reduction, str)):
         return None
