@@ -90,9 +90,10 @@ def show(row: Row, found: dict[str, Any]) -> str:
     """One line of a row's numbers."""
     if "error" in found:
         return f"{row}  FAILED: {found['error']}"
-    parts = [f"hardmine {tables.number(found['ms'][rivals.OURS])} ms"]
+    parts = [f"hardmine {tables.number(found['ms'][rivals.OURS])} ms"] if "ms" in found else []
     parts += [f"{name} {tables.times_cell(found, name)}" for name in found["ratios"] if name != rivals.MATMUL]
-    parts += [f"{tables.floor_cell(found)} of matmul", *(f"no {name}: {why}" for name, why in found["skipped"].items())]
+    parts += [f"{tables.floor_cell(found)} of matmul"] if rivals.MATMUL in found["ratios"] else []
+    parts += [f"no {name}: {why}" for name, why in found["skipped"].items()]
     return f"{row!s:<28} {', '.join(parts)}"
 
 

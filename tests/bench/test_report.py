@@ -1,5 +1,6 @@
 """The report's own code: rows, resuming, pages and chart from given numbers; a quick run of everything."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -245,3 +246,14 @@ def test_quick_run_never_writes_into_the_repository(monkeypatch):
     assert args.root == report.ROOT / "build" / "bench" / "quick"
     monkeypatch.setenv("BENCH", "")
     assert report.parse_arguments([]).root == report.ROOT
+
+
+def test_row_without_data_is_shown_with_the_reason(monkeypatch):
+    def missing(n, d):
+        raise rivals.SkippedRivalError("the words are not installed")
+
+    monkeypatch.setitem(rivals.CASES, "knn", dataclasses.replace(rivals.CASES["knn"], make_inputs=missing))
+    row = Row("knn", 64, 50, 1)
+    found = measuring.in_child(measuring.speed, row, ("hardmine", "by hand", "matmul"), 0.0)
+    assert " ".join(report.show(row, found).split()) == "knn:64x50:1 no every rival: the words are not installed"
+    assert tables.own_ms(found) == tables.floor_cell(found) == ""

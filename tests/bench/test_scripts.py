@@ -49,6 +49,7 @@ LIBRARIES_OF = {
     "st_integration": "open_clip",
     "graph_lists": "hnswlib",
     "graph_growth": "hnswlib",
+    "graph_search": "hnswlib",
 }
 
 
