@@ -33,7 +33,9 @@ def test_recall_equals_share_of_exact_neighbors_found(metric):
     effort = {"max_distance_computations": 100}
     distance = plain_distances(x, x, metric).fill_diagonal_(math.inf)
     furthest = distance.sort(dim=1).values[:, 9:10]
-    held_out = index._core.search_held_out(torch.arange(len(x)).numpy(), furthest.float().numpy(), 10, 100, 0, 1)
+    held_out = index._core.search_held_out(
+        torch.arange(len(x)).numpy(), furthest.flatten().float().numpy(), 10, 100, 0, 1
+    )
     found = torch.from_numpy(held_out[1])
     assert (found != torch.arange(len(x))[:, None]).all()
     right = (found >= 0) & (distance.gather(1, found.clamp(min=0)) <= furthest * (1 + 1e-6))
