@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/ops/scaled_gradient.h"
+#include "cpu/ops/loss_with_gradients.h"
 #include "cpu/ops/selection_tensors.h"
 
 namespace hardmine::cpu {
@@ -74,20 +74,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cpu(
   return {out.loss, out.grad_x, out.grad_refs, out.active, out.total};
 }
 
-// Embeddings and refs are arguments only so that autograd notices a second derivative.
-std::tuple<Tensor, Tensor> batch_all_triplet_loss_backward_cpu(Tensor grad_loss, Tensor grad_embeddings,
-                                                               Tensor grad_ref_embeddings, Tensor,
-                                                               std::optional<Tensor>, bool need_embeddings,
-                                                               bool need_ref_embeddings) {
-  return {scaled_gradient(grad_loss, "grad_embeddings", grad_embeddings, need_embeddings),
-          scaled_gradient(grad_loss, "grad_ref_embeddings", grad_ref_embeddings, need_ref_embeddings)};
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
   implement<&batch_all_triplet_loss_cpu>(m, "batch_all_triplet_loss");
-  implement<&batch_all_triplet_loss_backward_cpu>(m, "batch_all_triplet_loss_backward");
+  implement<&scaled_gradients<BatchAllRule>>(m, "batch_all_triplet_loss_backward");
 }
 
 }  // namespace hardmine::cpu

@@ -1,6 +1,6 @@
 #include "cpu/engine/info_nce_loss.h"
 
-#include "cpu/ops/scaled_gradient.h"
+#include "cpu/ops/loss_with_gradients.h"
 #include "cpu/ops/temperature.h"
 
 namespace hardmine::cpu {

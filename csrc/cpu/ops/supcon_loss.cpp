@@ -1,6 +1,6 @@
 #include "cpu/engine/supcon_loss.h"
 
-#include "cpu/ops/scaled_gradient.h"
+#include "cpu/ops/loss_with_gradients.h"
 #include "cpu/ops/temperature.h"
 
 namespace hardmine::cpu {
@@ -16,19 +16,11 @@ std::tuple<Tensor, Tensor, Tensor> supcon_loss_cpu(Tensor embeddings, Tensor lab
                         .temperature = temperature_in_range(temperature),
                         .is_mean = is_mean};
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
-  const Tensor loss = inputs.new_loss(Reduction::kSum);
-  const GradientTensors gradients(inputs.embeddings, inputs.ref_embeddings,
-                                  {.rows = need_embeddings, .columns = need_ref_embeddings});
-  dispatch(inputs.type, [&]<class T>() {
-    const LabeledMatrix<T> refs = inputs.refs<T>();
-    if (supcon_loss<T>(
-            rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth, TorchThreadPool(),
-            {.loss = mutable_data<T>(loss), .grad_x = gradients.x_data<T>(), .grad_refs = gradients.refs_data<T>()}))
-      return;
-    *mutable_data<T>(loss) = std::numeric_limits<T>::quiet_NaN();  // divergence is never hidden
-    gradients.fill_nan<T>();
-  });
-  return {loss, gradients.x, gradients.refs};
+  return loss_with_gradients(inputs, {.rows = need_embeddings, .columns = need_ref_embeddings},
+                             [&]<class T>(const LabeledMatrix<T>* refs, T* loss, T* grad_x, T* grad_refs) {
+                               return supcon_loss<T>(rule, inputs.anchors<T>(), refs, inputs.depth, TorchThreadPool(),
+                                                     {.loss = loss, .grad_x = grad_x, .grad_refs = grad_refs});
+                             });
 }
 
 }  // namespace

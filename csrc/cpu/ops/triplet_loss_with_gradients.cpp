@@ -5,7 +5,7 @@
 #include "cpu/engine/buffer.h"
 #include "cpu/engine/pair_gradient.h"
 #include "cpu/engine/select_triplets.h"
-#include "cpu/ops/scaled_gradient.h"
+#include "cpu/ops/loss_with_gradients.h"
 
 namespace hardmine::cpu {
 namespace {
@@ -35,8 +35,8 @@ struct SelectionBuffers {
 
 // The loss, and its gradients unless null.
 template <class T>
-void loss_with_gradients(const LossRule& rule, const PairMeasure& measure, const SelectedPairs<T>& pairs,
-                         const MatrixPair<T>& rows, T* loss, T* grad_x, T* grad_refs) {
+void reduce_with_gradients(const LossRule& rule, const PairMeasure& measure, const SelectedPairs<T>& pairs,
+                           const MatrixPair<T>& rows, T* loss, T* grad_x, T* grad_refs) {
   reduce_loss<T>(rule.term, rule.reduction, pairs, loss);
   if (!grad_x && !grad_refs) return;
   const int64_t count = pairs.count;
@@ -69,26 +69,22 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_with_gradients_cpu(
   check(rule.reduction != Reduction::kNone, "reduction must not be 'none'");
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
   const RandomTensor uniforms(selection, random, inputs);
-  const Tensor loss = inputs.new_loss(rule.reduction);
-  const GradientTensors gradients(inputs.embeddings, inputs.ref_embeddings,
-                                  {.rows = need_embeddings, .columns = need_ref_embeddings});
-  dispatch(inputs.type, [&]<class T>() {
-    const LabeledMatrix<T> refs = inputs.refs<T>();
-    const SelectionBuffers<T> selected(inputs.count);
-    if (!select_triplets<T>(selection, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth,
-                            uniforms.numbers, TorchThreadPool(), selected.out())) {  // divergence is never hidden
-      *mutable_data<T>(loss) = std::numeric_limits<T>::quiet_NaN();
-      return gradients.fill_nan<T>();
-    }
-    loss_with_gradients<T>(rule, measure_of(selection.similarity), selected.pairs(inputs.count),
-                           {.x = data<T>(inputs.embeddings),
-                            .count = inputs.count,
-                            .refs = refs.x,
-                            .ref_count = refs.count,
-                            .depth = inputs.depth},
-                           mutable_data<T>(loss), gradients.x_data<T>(), gradients.refs_data<T>());
-  });
-  return {loss, gradients.x, gradients.refs};
+  return loss_with_gradients(inputs, {.rows = need_embeddings, .columns = need_ref_embeddings},
+                             [&]<class T>(const LabeledMatrix<T>* refs, T* loss, T* grad_x, T* grad_refs) {
+                               const SelectionBuffers<T> selected(inputs.count);
+                               if (!select_triplets<T>(selection, inputs.anchors<T>(), refs, inputs.depth,
+                                                       uniforms.numbers, TorchThreadPool(), selected.out()))
+                                 return false;
+                               reduce_with_gradients<T>(rule, measure_of(selection.similarity),
+                                                        selected.pairs(inputs.count),
+                                                        {.x = data<T>(inputs.embeddings),
+                                                         .count = inputs.count,
+                                                         .refs = refs ? refs->x : nullptr,
+                                                         .ref_count = refs ? refs->count : 0,
+                                                         .depth = inputs.depth},
+                                                        loss, grad_x, grad_refs);
+                               return true;
+                             });
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 #include "cpu/engine/buffer.h"
 #include "cpu/engine/tuplet_loss.h"
-#include "cpu/ops/scaled_gradient.h"
+#include "cpu/ops/loss_with_gradients.h"
 
 namespace hardmine::cpu {
 namespace {
@@ -41,21 +41,16 @@ std::tuple<Tensor, Tensor, Tensor> tuplet_loss_with_gradients_cpu(
   const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
   check(rule.reduction != Reduction::kNone, "reduction must not be 'none'");
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids);
-  const Tensor loss = inputs.new_loss(rule.reduction);
-  const GradientTensors gradients(inputs.embeddings, inputs.ref_embeddings,
-                                  {.rows = need_embeddings, .columns = need_ref_embeddings});
-  dispatch(inputs.type, [&]<class T>() {
-    const LabeledMatrix<T> refs = inputs.refs<T>();
-    const TupletBuffers<T> buffers(inputs.count);
-    const TupletOut<T> out = buffers.out();
-    if (!tuplet_with_gradients<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth,
-                                  TorchThreadPool(), out, gradients.x_data<T>(), gradients.refs_data<T>())) {
-      *mutable_data<T>(loss) = std::numeric_limits<T>::quiet_NaN();  // divergence is never hidden
-      return gradients.fill_nan<T>();
-    }
-    *mutable_data<T>(loss) = reduce_tuplets(rule.reduction, out.loss, out.positive_count, inputs.count);
-  });
-  return {loss, gradients.x, gradients.refs};
+  return loss_with_gradients(inputs, {.rows = need_embeddings, .columns = need_ref_embeddings},
+                             [&]<class T>(const LabeledMatrix<T>* refs, T* loss, T* grad_x, T* grad_refs) {
+                               const TupletBuffers<T> buffers(inputs.count);
+                               const TupletOut<T> out = buffers.out();
+                               if (!tuplet_with_gradients<T>(rule, inputs.anchors<T>(), refs, inputs.depth,
+                                                             TorchThreadPool(), out, grad_x, grad_refs))
+                                 return false;
+                               *loss = reduce_tuplets(rule.reduction, out.loss, out.positive_count, inputs.count);
+                               return true;
+                             });
 }
 
 }  // namespace

@@ -1,9 +1,28 @@
-// The backward pass of losses whose forward pass computes the gradient.
+// Losses whose forward pass computes the gradient, and their backward pass.
 #pragma once
 
 #include "cpu/ops/torch_bridge.h"
 
 namespace hardmine::cpu {
+
+// A number, the loss of labeled rows, and its gradients. For the compute type, `compute(refs, loss, grad_x, grad_refs)`
+// writes them; pointers are null without refs and for gradients that are not needed. It returns false if an input is
+// not finite: everything is NaN then, because divergence is never hidden.
+template <class Compute>
+std::tuple<Tensor, Tensor, Tensor> loss_with_gradients(const LabeledInputs& inputs, const NeededGradients& needed,
+                                                       const Compute& compute) {
+  const Tensor loss = new_array(inputs.embeddings, {}, inputs.type);
+  const GradientTensors gradients(inputs.embeddings, inputs.ref_embeddings, needed);
+  dispatch(inputs.type, [&]<class T>() {
+    const LabeledMatrix<T> refs = inputs.refs<T>();
+    if (compute(inputs.ref_embeddings ? &refs : nullptr, mutable_data<T>(loss), gradients.x_data<T>(),
+                gradients.refs_data<T>()))
+      return;
+    *mutable_data<T>(loss) = std::numeric_limits<T>::quiet_NaN();
+    gradients.fill_nan<T>();
+  });
+  return {loss, gradients.x, gradients.refs};
+}
 
 // A gradient [rows, depth] that the forward pass left, times the gradient of the loss; empty if not needed.
 inline Tensor scaled_gradient(const Tensor& grad_loss, const char* name, const Tensor& given, bool is_needed) {
