@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from hardmine import ops
-from hardmine._hooks import mixes_dtypes
 from hardmine.metrics._search import all_finite, without_ignored
 from hardmine.ops._arguments import shape_of
 from hardmine.types import NegativeRule, PositiveRule
@@ -45,7 +44,6 @@ def hard_share(positive_similarity: Tensor, negative_similarity: Tensor) -> floa
     return (negative_similarity > positive_similarity)[valid].double().mean().item()
 
 
-@mixes_dtypes
 def hard_triplet_share(
     embeddings: Tensor,
     labels: Tensor,
