@@ -8,7 +8,6 @@
 #include <string>
 #include <tuple>
 
-#include "core/losses/given_triplets.h"
 #include "core/losses/loss_reduction.h"
 #include "core/random.h"
 #include "core/views.h"
@@ -254,14 +253,6 @@ inline Tensor part_words(const SelectionRule& rule, const LabeledInputs& inputs,
   return new_array(inputs.embeddings, {words_of(inputs.type), selections, inputs.count}, ScalarType::Long);
 }
 
-// The words that parts of a tuplet loss are given; none if there are no selections.
-inline std::optional<Tensor> checked_tuplet_words(const TupletRule& rule, const std::optional<Tensor>& words,
-                                                  const LabeledInputs& inputs) {
-  const int64_t selections = tuplet_selections(rule);
-  check(words.has_value() == (selections > 0), "words must be given unless one shift and all positives are used");
-  return words ? std::optional(checked_words("words", *words, selections, inputs.embeddings)) : std::nullopt;
-}
-
 // What a selection among one block of refs returns and is given in addition; none for all refs. See SelectionOut.
 struct SelectionBlock {
   std::optional<Tensor> positive_key, negative_key, given_positive_key;
@@ -351,138 +342,5 @@ inline PairTensors checked_neighbors(const Tensor& index, const Tensor& grad_sim
   check(grad_similarity.size(1) == index.size(1), "grad_similarity must have the shape of index");
   return {contiguous_array(index), contiguous_array(grad_similarity)};
 }
-
-// What the forward pass of a tuplet loss returns beside its loss.
-struct TupletTensors {
-  Tensor logsumexp, shift, sum, slope, positive_similarity, positive_index, positive_count;
-
-  explicit TupletTensors(const LabeledInputs& inputs)
-      : logsumexp(inputs.new_vector(inputs.type)),
-        shift(inputs.new_vector(inputs.type)),
-        sum(inputs.new_vector(inputs.type)),
-        slope(inputs.new_vector(inputs.type)),
-        positive_similarity(inputs.new_vector(inputs.type)),
-        positive_index(inputs.new_vector(ScalarType::Long)),
-        positive_count(inputs.new_vector(ScalarType::Long)) {}
-
-  template <class T>
-  TupletOut<T> out(const Tensor& loss) const {
-    return {.loss = mutable_data<T>(loss),
-            .logsumexp = mutable_data<T>(logsumexp),
-            .shift = mutable_data<T>(shift),
-            .sum = mutable_data<T>(sum),
-            .slope = mutable_data<T>(slope),
-            .positive_similarity = mutable_data<T>(positive_similarity),
-            .positive_index = mutable_data<int64_t>(positive_index),
-            .positive_count = mutable_data<int64_t>(positive_count)};
-  }
-};
-
-// The log-sum-exps over all blocks of refs, which a second pass among one block is given.
-struct TupletBlockTensors {
-  std::optional<Tensor> shift, sum;
-
-  TupletBlockTensors() = default;
-  TupletBlockTensors(const Tensor& all_shift, const Tensor& all_sum, const LabeledInputs& inputs)
-      : shift(checked_vector("shift", all_shift, inputs.embeddings, inputs.type)),
-        sum(checked_vector("sum", all_sum, inputs.embeddings, inputs.type)) {}
-
-  template <class T>
-  TupletOut<T> out(const TupletTensors& tensors, const Tensor& term) const {
-    TupletOut<T> outputs = tensors.out<T>(term);
-    outputs.block = {.only_logsumexp = !sum, .shift = data<T>(shift), .sum = data<T>(sum)};
-    return outputs;
-  }
-};
-
-// What its backward pass is given.
-struct TupletSavedTensors {
-  Tensor grad_loss, shift, sum, slope, positive_index, positive_count;
-
-  TupletSavedTensors(const TupletRule& rule, const LabeledInputs& inputs, const Tensor& grad_loss, const Tensor& shift,
-                     const Tensor& sum, const Tensor& slope, const Tensor& positive_index, const Tensor& positive_count)
-      : grad_loss(checked_loss_gradient(grad_loss, inputs.embeddings, inputs.type, rule.reduction != Reduction::kNone,
-                                        inputs.count)),
-        shift(checked_vector("shift", shift, inputs.embeddings, inputs.type)),
-        sum(checked_vector("sum", sum, inputs.embeddings, inputs.type)),
-        slope(checked_vector("slope", slope, inputs.embeddings, inputs.type)),
-        positive_index(checked_vector("positive_index", positive_index, inputs.embeddings, ScalarType::Long)),
-        positive_count(checked_vector("positive_count", positive_count, inputs.embeddings, ScalarType::Long)) {}
-
-  template <class T>
-  TupletSaved<T> saved() const {
-    return {.grad_loss = data<T>(grad_loss),
-            .shift = data<T>(shift),
-            .sum = data<T>(sum),
-            .slope = data<T>(slope),
-            .positive_index = data<int64_t>(positive_index),
-            .positive_count = data<int64_t>(positive_count)};
-  }
-};
-
-// Triplets of rows of the embeddings, whose values are not checked: on CUDA the host would wait for the device.
-struct TripletInputs {
-  BackwardInputs rows;
-  Tensor triplets;  // [count, 3]
-  int64_t count;
-
-  TripletInputs(const Tensor& x, const Tensor& t, const NeededGradients& needed) : rows(x, std::nullopt, needed) {
-    if (!is_here(t) || t.scalar_type() != ScalarType::Long || t.dim() != 2 || t.size(1) != 3)
-      fail(std::string("triplets must be an int64 ") + kHere + " tensor [T, 3], got " + shape_of(t));
-    check_same_device("triplets", t, x);
-    triplets = contiguous_array(t);
-    count = t.size(0);
-  }
-
-  TripletList list() const { return {data<int64_t>(triplets), count}; }
-  Tensor new_vector() const { return new_array(rows.embeddings, {count}, rows.type); }
-};
-
-// The outputs of a loss of given triplets: the loss, [] or [T], and the kept numbers of all pairs, each [T].
-struct TripletLossTensors {
-  Tensor loss, positive, negative;
-
-  TripletLossTensors(const TripletInputs& inputs, bool is_reduced)
-      : loss(is_reduced ? new_array(inputs.rows.embeddings, {}, inputs.rows.type) : inputs.new_vector()),
-        positive(inputs.new_vector()),
-        negative(inputs.new_vector()) {}
-
-  template <class T>
-  TripletLossOut<T> out() const {
-    return {
-        .loss = mutable_data<T>(loss), .positive = mutable_data<T>(positive), .negative = mutable_data<T>(negative)};
-  }
-};
-
-// These outputs as the arguments of a backward op, with their names in the schema, and the gradients that arrive.
-struct TripletLossGradients {
-  const Tensor& grad_loss;
-  const std::optional<Tensor>&grad_positive, &grad_negative;
-  const char *positive_name, *negative_name;
-  const Tensor &positive, &negative;
-};
-
-// The same, checked.
-struct TripletSavedTensors {
-  Tensor grad_loss, positive, negative;
-  std::optional<Tensor> grad_positive, grad_negative;
-
-  TripletSavedTensors(const TripletInputs& inputs, const TripletLossGradients& given, bool is_reduced)
-      : grad_loss(
-            checked_loss_gradient(given.grad_loss, inputs.rows.embeddings, inputs.rows.type, is_reduced, inputs.count)),
-        positive(checked_vector(given.positive_name, given.positive, inputs.triplets, inputs.rows.type)),
-        negative(checked_vector(given.negative_name, given.negative, inputs.triplets, inputs.rows.type)),
-        grad_positive(checked_vector("grad_positive", given.grad_positive, inputs.triplets, inputs.rows.type)),
-        grad_negative(checked_vector("grad_negative", given.grad_negative, inputs.triplets, inputs.rows.type)) {}
-
-  template <class T>
-  TripletLossGradient<T> saved() const {
-    return {.positive = data<T>(positive),
-            .negative = data<T>(negative),
-            .grad_loss = data<T>(grad_loss),
-            .grad_positive = data<T>(grad_positive),
-            .grad_negative = data<T>(grad_negative)};
-  }
-};
 
 }  // namespace hardmine

@@ -3,6 +3,7 @@
 
 #include "cpu/engine/given_triplets.h"
 #include "cpu/ops/torch_bridge.h"
+#include "triplet_tensors.h"
 
 namespace hardmine::cpu {
 

@@ -1,6 +1,7 @@
 #include "cpu/engine/tuplet_loss.h"
 
 #include "cpu/ops/selection_tensors.h"
+#include "tuplet_tensors.h"
 
 namespace hardmine::cpu {
 namespace {

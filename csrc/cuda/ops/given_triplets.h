@@ -3,6 +3,7 @@
 
 #include "cuda/kernels/given_triplets.h"
 #include "cuda/ops/pair_tensors.h"
+#include "triplet_tensors.h"
 
 namespace hardmine::cuda {
 

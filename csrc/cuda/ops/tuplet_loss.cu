@@ -1,6 +1,7 @@
 #include "cuda/kernels/tuplet_loss.h"
 
 #include "cuda/ops/pair_tensors.h"
+#include "tuplet_tensors.h"
 
 namespace hardmine::cuda {
 namespace {
