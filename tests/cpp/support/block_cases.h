@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "support/check.h"
 #include "support/names.h"
 #include "support/packed_batch.h"
 #include "support/simd_targets.h"
@@ -103,6 +104,25 @@ std::vector<T> filled_for_weights(const Case<T>& c, const Kernels<T>& kernel, cp
   numbers.resize((lines - 1) * cpu::kMaxBlockColumns + width, T(7));
   numbers.shrink_to_fit();
   return numbers;
+}
+
+// The weights of a block. Checks for zeros where the gradient product reads beyond the block.
+template <class T>
+std::vector<T> inside(const Kernels<T>& kernel, const cpu::Block& block, const std::vector<T>& numbers) {
+  std::vector<T> cells;
+  bool zeros = true;
+  for (int64_t i = 0; i < round_up_to(block.rows(), kernel.micro_tile_rows); ++i) {
+    for (int64_t k = 0; k < round_up_to(block.columns(), kernel.micro_tile_rows); ++k) {
+      const T weight = numbers[i * cpu::kMaxBlockColumns + k];
+      if (i < block.rows() && k < block.columns()) {
+        cells.push_back(weight);
+      } else {
+        zeros &= weight == T(0);
+      }
+    }
+  }
+  CHECK(zeros);
+  return cells;
 }
 
 }  // namespace hardmine::test
