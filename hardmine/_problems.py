@@ -5,7 +5,7 @@ Every problem is then a plain batch: its errors, its bits and its memory are tho
 
 from __future__ import annotations
 
-import contextvars
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -130,7 +130,13 @@ class _Problem(NamedTuple):
     draws: _Draws
 
 
-_problems: contextvars.ContextVar[tuple[_Problem, ...]] = contextvars.ContextVar("problems", default=())
+class _Loops(threading.local):  # torch.compile traces it; it does not trace a contextvars.ContextVar
+    """The loops over problems that this thread is in: the problem that each has reached, the outermost loop first."""
+
+    problems: tuple[_Problem, ...] = ()
+
+
+_loops = _Loops()
 
 
 def has_problems(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -156,18 +162,18 @@ def run_on_problems(names: Sequence[str], op: Callable[..., Any], args: tuple[An
     num_problems = len(next(iter(split.values())))
     if num_problems == 0:
         raise ValueError("torch.vmap must run over at least one problem, got 0")
-    outer = _problems.get()
+    outer = _loops.problems
     draws = outer[0].draws if outer else _Draws()
     results = []
-    for i in range(num_problems):
-        given = {**arguments, **{key: problems[i] for key, problems in split.items()}}
-        positional = [given.pop(position) for position in range(len(args))]
-        draws.position = 0
-        token = _problems.set((*outer, _Problem(level, i, draws)))
-        try:
+    try:
+        for i in range(num_problems):
+            given = {**arguments, **{key: problems[i] for key, problems in split.items()}}
+            positional = [given.pop(position) for position in range(len(args))]
+            draws.position = 0
+            _loops.problems = (*outer, _Problem(level, i, draws))
             results.append(op(*positional, **given))
-        finally:
-            _problems.reset(token)
+    finally:
+        _loops.problems = outer
     return _joined(level, like, results)
 
 
@@ -191,7 +197,7 @@ def _joined(level: int, like: Tensor, results: list[Any]) -> Any:
 
 def drawn(draw: Callable[[], Tensor]) -> Tensor:
     """``draw()``; inside a loop over problems, the numbers of this problem, as torch.vmap's ``randomness`` has it."""
-    problems = _problems.get()
+    problems = _loops.problems
     if not problems:
         return draw()
     draws = problems[0].draws

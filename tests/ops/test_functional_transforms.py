@@ -319,6 +319,25 @@ def test_compiled_transform_equals_eager(op, transform):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("randomness", ["same", "different"])
+@pytest.mark.parametrize("transform", [lambda op: op, grad], ids=["op", "grad"])
+def test_compiled_vmap_of_random_selections_equals_eager(transform, randomness):
+    def loss(x, y):
+        return ops.triplet_loss(x, y, positive="random", negative="random")
+
+    def mapped(x, y):
+        return torch.vmap(transform(loss), randomness=randomness)(x, y)
+
+    torch.compiler.reset()
+    results = []
+    with torch.random.fork_rng(devices=[]):
+        for function in (torch.compile(mapped, fullgraph=True, backend="aot_eager"), mapped):
+            torch.manual_seed(1)
+            results.append(function(X, Y))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.TripletLoss(), losses.SupConLoss()], ids=["triplet", "supcon"])
 def test_train_step_is_one_compiled_graph(loss):
     """Forward, backward and update of a network."""
