@@ -16,6 +16,7 @@ CUB_TREE = """\
     ROOT/CUB_200_2011/images/<NNN.Species>/<image>.jpg
 (the folder CUB_200_2011 may be omitted)"""
 PUBLISHED = {"training": 5_864, "test": 5_924}
+CLASSES = 200
 TRAINING_CLASSES = 100
 
 _LAYOUT = Layout(
@@ -50,6 +51,9 @@ def load_cub(root: str | Path, *, partial: bool = False) -> ImageSplit:
     files = dict(read_rows(home / "images.txt", (int, str)))
     classes = dict(read_rows(home / "image_class_labels.txt", (int, int)))
     names = dict(read_rows(home / "classes.txt", (int, str)))
+    wrong = next((label for label in names if not 1 <= label <= CLASSES), None)
+    if wrong is not None:
+        raise ValueError(f"root: {home}/classes.txt must number classes from 1 to {CLASSES}, got {wrong}")
     for image, file in files.items():
         if classes.get(image) not in names:
             raise ValueError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from hardmine.ops._numbers import check_integer
-from papers._torchvision import torchvision_module
 from papers.datasets._layout import Layout, split_by_class
 from papers.datasets.images import ImageDataset, ImageSplit
 
@@ -15,6 +16,7 @@ FOLDER_TREE = """\
                                                                   ROOT/gallery/<class>/<image>"""
 
 _LAYOUT = Layout("images in one folder per class", FOLDER_TREE, (".",), ("",))
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _PARTS = (("train", "test"), ("train", "query", "gallery"))
 
 
@@ -34,15 +36,14 @@ def load_image_folder(
 
     Returns:
         The split. Labels number the class names of all parts in sorted order, so a class in two parts has the same
-        label in both. Every image type that torchvision knows is taken, also from folders inside a class folder. Hidden
-        files and folders are ignored.
+        label in both. Files count as images by their suffix, also those of folders inside a class folder. Hidden files
+        and folders are ignored. Links to folders are followed; a folder that is reached twice counts once.
 
     Raises:
         FileNotFoundError: There are no folders, or a folder has no images. The message shows the expected tree.
         TypeError: `train_classes` is not an integer.
         ValueError: `train_classes` does not leave at least 2 classes on each side, or is given although folders define
-            the split.
-        ModuleNotFoundError: torchvision is not installed.
+            the split. Or links put one folder into two classes of a part.
     """
     home = Path(root).expanduser()
     _LAYOUT.home(home)
@@ -75,16 +76,38 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _images(folder: Path, folders: list[str], classes: list[str], name: str, mode: str) -> ImageDataset:
-    """The images of some classes, as torchvision's `ImageFolder` finds them."""
-    kinds = torchvision_module("datasets.folder")
-    numbers = {each: classes.index(each) for each in folders}
-
-    def is_image(path: str) -> bool:
-        return kinds.is_image_file(path) and not Path(path).name.startswith(".")
-
-    try:
-        samples = kinds.make_dataset(str(folder), numbers, is_valid_file=is_image)
-    except FileNotFoundError as error:
-        _LAYOUT.fail(f"{folder}: {error}".rstrip(". "))
-    paths, labels = zip(*samples, strict=True)
+    """The images of some classes."""
+    numbers = {each: number for number, each in enumerate(classes)}
+    real = Path(os.path.realpath(folder))
+    # A link to a folder around the class folders would lead to all of them, again and again.
+    owners = dict.fromkeys([real, *real.parents])
+    paths: list[str] = []
+    labels: list[int] = []
+    for each in folders:
+        found = [path for _, files in sorted(_walk(folder / each, each, owners)) for path in files]
+        if not found:
+            _LAYOUT.fail(f"{folder / each} contains no images with the suffixes {', '.join(_SUFFIXES)}")
+        paths += found
+        labels += [numbers[each]] * len(found)
     return ImageDataset(paths, labels, name=name, class_names=classes, mode=mode)
+
+
+def _walk(folder: Path, label: str, owners: dict[Path, str | None]) -> Iterator[tuple[str, list[str]]]:
+    """The folders of a class and the images of each. `owners` has the folders that were reached, and their classes."""
+    for home, inner, files in os.walk(folder, followlinks=True):
+        real = Path(os.path.realpath(home))
+        if real in owners:
+            if owners[real] not in (label, None):
+                raise ValueError(
+                    f"root must have each folder in one class: links put {real} into {owners[real]!r} and {label!r}"
+                )
+            inner.clear()
+            continue
+        owners[real] = label
+        inner[:] = [each for each in inner if not each.startswith(".")]
+        yield home, [os.path.join(home, file) for file in sorted(files) if _is_image(home, file)]
+
+
+def _is_image(home: str, file: str) -> bool:
+    suits = file.lower().endswith(_SUFFIXES) and not file.startswith(".")
+    return suits and os.path.isfile(os.path.join(home, file))  # no pipe, and no link to nothing

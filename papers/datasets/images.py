@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +19,8 @@ from papers._extras import require
 from papers.datasets.transforms import SeededTransform, Transforms
 
 _MAX_NAMED = 5  # small classes that a summary names
+# The formats that are read. Pillow has others, some of which start programs: Ghostscript, for PostScript.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -64,7 +68,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self.labels = _labels("labels", labels, len(self.paths))
         self.coarse_labels = None if coarse_labels is None else _labels("coarse_labels", coarse_labels, len(self.paths))
         highest = int(self.labels.max())
-        self.class_names = tuple(map(str, range(highest + 1) if class_names is None else class_names))
+        self.class_names = _NumberNames(highest + 1) if class_names is None else tuple(map(str, class_names))
         if int(self.labels.min()) < 0 or highest >= len(self.class_names):
             raise ValueError(
                 f"labels must be from 0 to {len(self.class_names) - 1}, the number of class_names minus 1, "
@@ -222,18 +226,35 @@ def read_image(path: str, mode: str) -> Any:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is not a readable image: truncated, damaged or of another format. The message names it.
+        ValueError: The file is not a readable image: truncated, damaged, or of another format than BMP, GIF, JPEG, PNG,
+            PPM, TIFF and WebP; or it is a pipe or a device. The message names it.
         ModuleNotFoundError: Pillow is not installed.
     """
     image_module = require("PIL.Image")
     try:
-        with image_module.open(path) as image:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise ValueError("it is not a regular file")
+        with image_module.open(path, formats=_FORMATS) as image:
             return image.convert(mode)
     except FileNotFoundError:
         raise
     # Pillow raises these for files that are truncated, damaged, of another format, or claim to be huge.
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a readable image: {error}") from error
+
+
+class _NumberNames(Sequence[str]):
+    """The names "0", "1", ... of classes without names, made when they are read: labels may be large."""
+
+    def __init__(self, count: int) -> None:
+        self._numbers = range(count)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        numbers = self._numbers[index]
+        return str(numbers) if isinstance(numbers, int) else tuple(map(str, numbers))
 
 
 def _labels(name: str, labels: Tensor | Sequence[int], count: int) -> Tensor:

@@ -15,6 +15,7 @@ ONLINE_PRODUCTS_TREE = """\
     ROOT/Stanford_Online_Products/<kind>_final/<image>.JPG
 (the folder Stanford_Online_Products may be omitted)"""
 PUBLISHED = {"training": 59_551, "test": 60_502}
+CLASSES = 22_634
 LISTS = {"training": "Ebay_train.txt", "test": "Ebay_test.txt"}
 
 _LAYOUT = Layout(
@@ -50,6 +51,10 @@ def load_online_products(root: str | Path, *, partial: bool = False) -> ImageSpl
     found = {part: len(paths) for part, (paths, _, _) in by_part.items()}
     missing = [path for _, _, absent in by_part.values() for path in absent]
     name = "SOP" if check_complete(_LAYOUT, home, found, PUBLISHED, missing, partial) else "SOP, partial"
+    for part, listed in rows.items():
+        wrong = next((row[1] for row in listed if not 1 <= row[1] <= CLASSES), None)
+        if wrong is not None:
+            raise ValueError(f"root: {home / LISTS[part]} must number classes from 1 to {CLASSES:,}, got {wrong}")
     class_names = [str(label) for label in range(1, 1 + max(row[1] for listed in rows.values() for row in listed))]
     parts = []
     for part, (paths, mask, _) in by_part.items():

@@ -239,3 +239,12 @@ def test_load_cub_real_first_50_classes(tmp_path):
         f"/{split.test.class_names[label]}/" in path
         for path, label in zip(split.test.paths, split.test.labels.tolist(), strict=True)
     )
+
+
+@pytest.mark.parametrize("number", [0, 201, 10**12])
+def test_load_cub_class_beyond_published_raises(tmp_path, small_counts, number):
+    root = write_cub(tmp_path, {1: 1})
+    with open(root / "CUB_200_2011/classes.txt", "a") as file:
+        file.write(f"{number} 999.Bird_of_paradise\n")
+    with pytest.raises(ValueError, match=rf"classes\.txt must number classes from 1 to 200, got {number}"):
+        load_cub(root, partial=True)

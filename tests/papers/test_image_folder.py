@@ -1,12 +1,13 @@
 """Any folder of images: how it is split, which files count, and errors about missing parts."""
 
+import os
+
 import pytest
 
-from image_trees import require_torchvision, write_image
+from image_trees import write_image
 from papers.datasets import load_image_folder
 
 pytest.importorskip("PIL")
-require_torchvision()
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_load_image_folder_missing_folder_raises(class_folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="apple contains no folders"):
         load_image_folder(class_folders / "apple")
     (class_folders / "fig").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"Found no valid file for the classes fig\. Expected:\n"):
+    with pytest.raises(FileNotFoundError, match=r"fig contains no images with the suffixes \.jpg, .*\. Expected:\n"):
         load_image_folder(class_folders)
 
 
@@ -103,3 +104,41 @@ def test_load_image_folder_too_few_classes_raises(tmp_path):
         load_image_folder(tmp_path)
     write_image(tmp_path / "d/1.png")
     assert load_image_folder(tmp_path).train.labels.tolist() == [0, 1]
+
+
+def test_load_image_folder_counts_images_once_whatever_links_lead_to(class_folders, tmp_path):
+    """Links to a folder around the classes, to the class itself and to a folder inside it; and a part elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    write_image(elsewhere / "more/5.png", (4, 5, 0))
+    (elsewhere / "more/again").symlink_to(elsewhere)
+    for name, target in [
+        ("root", class_folders),
+        ("up", tmp_path),
+        ("same", class_folders / "elderberry"),
+        ("else", elsewhere),
+    ]:
+        (class_folders / "elderberry" / name).symlink_to(target)
+    (class_folders / "elderberry/else too").symlink_to(elsewhere)
+    split = load_image_folder(class_folders)
+    assert split.test.labels.tolist() == [2] * 3 + [3] * 4 + [4] * 6
+    assert len(set(split.train.paths + split.test.paths)) == 16
+
+
+def test_load_image_folder_class_that_is_a_link(class_folders, tmp_path):
+    write_image(tmp_path / "figs/1.png", (5, 0, 0))
+    (class_folders / "fig").symlink_to(tmp_path / "figs")
+    assert load_image_folder(class_folders).test.labels.tolist() == [3] * 4 + [4] * 5 + [5]
+
+
+def test_load_image_folder_link_between_classes_raises(class_folders):
+    (class_folders / "date/more").symlink_to(class_folders / "cherry")
+    with pytest.raises(ValueError, match=r"one class: links put .*cherry into 'cherry' and 'date'"):
+        load_image_folder(class_folders)
+
+
+def test_load_image_folder_takes_regular_files_alone(class_folders):
+    os.mkfifo(class_folders / "apple/pipe.png")
+    (class_folders / "apple/gone.png").symlink_to("nothing.png")
+    (class_folders / "apple/folder.png").mkdir()
+    split = load_image_folder(class_folders)
+    assert len(split.train) + len(split.test) == 15

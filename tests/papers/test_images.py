@@ -1,6 +1,7 @@
 """Data sets of image files, splits of them, and what is reported about their classes."""
 
 import copy
+import os
 import pickle
 
 import pytest
@@ -62,7 +63,7 @@ def test_image_dataset_items_are_images_and_labels(images, paths):
 
 def test_image_dataset_default_names_and_coarse_labels(paths):
     images = ImageDataset(paths, torch.tensor([0, 3, 1, 1, 0], dtype=torch.uint8), name="plain")
-    assert images.class_names == ("0", "1", "2", "3")
+    assert tuple(images.class_names) == ("0", "1", "2", "3")
     assert images.coarse_labels is None
     assert images.labels.dtype == torch.int64
 
@@ -171,6 +172,34 @@ def test_image_dataset_corrupt_image_names_file(paths, damage):
         )
     with pytest.raises(ValueError, match=r"2\.png is not a readable image: "):
         ImageDataset(paths, [0] * 5, name="damaged")[2]
+
+
+def test_image_dataset_reads_no_format_that_starts_programs(tmp_path):
+    """Pillow runs Ghostscript on PostScript, whatever the file's suffix."""
+    path = tmp_path / "cat.jpg"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 4\n%%EndComments\nshowpage\n")
+    with pytest.raises(ValueError, match=r"cat\.jpg is not a readable image: cannot identify image file"):
+        ImageDataset([path], [0], name="PostScript")[0]
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "png", "ppm", "tiff", "webp"])
+def test_image_dataset_reads_each_format(tmp_path, suffix):
+    path = write_image(tmp_path / f"1.{suffix}", (200, 200, 200))
+    assert ImageDataset([path], [0], name="one")[0][0].getpixel((0, 0)) == pytest.approx((200,) * 3, abs=2)
+
+
+def test_image_dataset_pipe_raises(tmp_path):
+    """Opening a pipe that nobody writes to would wait for ever."""
+    os.mkfifo(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png is not a readable image: it is not a regular file"):
+        ImageDataset([tmp_path / "1.png"], [0], name="pipe")[0]
+
+
+def test_image_dataset_large_label_takes_no_memory():
+    images = ImageDataset(["a", "b"], [0, 10**12], name="sparse")
+    assert len(images.class_names) == 10**12 + 1
+    assert images.class_names[10**12] == "1000000000000"
+    assert images.class_names[:2] == ("0", "1")
 
 
 def test_image_dataset_missing_file_names_file(tmp_path):

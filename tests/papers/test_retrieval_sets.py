@@ -53,6 +53,14 @@ def test_load_online_products_complete_copy(products, inside):
     assert split.train.class_names == ("1", "2", "3", "4")
 
 
+@pytest.mark.parametrize("number", [0, 22_635, 10**12])
+def test_load_online_products_class_beyond_published_raises(products, number):
+    with open(products / "Stanford_Online_Products/Ebay_test.txt", "a") as file:
+        file.write(f"8 {number} 1 kind1_final/{number}_8.png\n")
+    with pytest.raises(ValueError, match=rf"Ebay_test\.txt must number classes from 1 to 22,634, got {number}"):
+        load_online_products(products, partial=True)
+
+
 def test_load_online_products_partial_copy(products):
     home = products / "Stanford_Online_Products"
     (home / "kind1_final/1_1.png").unlink()
