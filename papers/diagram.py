@@ -75,7 +75,7 @@ def plot_triplet_diagram(
         axes.set_ylabel(r"anchor-negative similarity  $s_{an}$")
     draw_legend(figure, grid[0, 0])
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=160, bbox_inches="tight")
     return path
 
@@ -102,7 +102,8 @@ def draw_frame(axes: Any, name: str, subtitle: str, low: float) -> None:
     high = 1 + 0.03 * (1 - low)  # room for complete dots at (1, 1), where a collapsed embedding lies
     axes.fill_between([low, high], [low, high], high, color=HARD_COLOR, alpha=0.06, linewidth=0)
     axes.plot([low, high], [low, high], color="0.45", linewidth=1, zorder=1)
-    axes.set_title(textwrap.fill(name, TITLE_LETTERS), fontweight="bold", pad=20 + 12 * subtitle.count("\n"))
+    title = textwrap.fill(name, TITLE_LETTERS)
+    axes.set_title(title, fontweight="bold", pad=20 + 12 * subtitle.count("\n"), parse_math=False)
     axes.annotate(subtitle, (0.5, 1), (0, 6), "axes fraction", "offset points", ha="center", fontsize="medium")
     axes.set_xlabel(r"anchor-positive similarity  $s_{ap}$")
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")

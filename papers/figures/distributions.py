@@ -69,9 +69,8 @@ def draw_distributions(runs: Mapping[str, Sequence[Distribution]], path: Path, x
         means = [run.mean for run in repeats]
         mean_similarity = sum(means) / len(means)
         axes.axvline(mean_similarity, color="black", linewidth=1.2)
-        axes.set_ylabel(
-            textwrap.fill(name, NAME_LETTERS), rotation="horizontal", ha="right", va="center", fontweight="bold"
-        )
+        beside = {"rotation": "horizontal", "ha": "right", "va": "center", "fontweight": "bold", "parse_math": False}
+        axes.set_ylabel(textwrap.fill(name, NAME_LETTERS), **beside)
         axes.annotate(f"mean {with_spread(means)}", (1.01, 0.35), xycoords="axes fraction", fontsize="medium")
         axes.set(xlim=(low, 1.0), yticks=[])
         axes.set_ylim(0, 1.08 * (mean if spread is None else mean + spread).max().item())
@@ -84,7 +83,7 @@ def draw_distributions(runs: Mapping[str, Sequence[Distribution]], path: Path, x
         ]
     grid[-1].set_xlabel(xlabel)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     return save(figure, path, rows)
 
 

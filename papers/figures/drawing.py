@@ -93,12 +93,19 @@ def tidy(axes: Any) -> None:
 
 
 def legend_below(figure: Any, entries: Mapping[str, Any], title: str | None = None) -> None:
-    """Add a legend of these names and lines below all panels, in as many columns as fit, and make room for it."""
+    """Add a legend of these names and lines below all panels, in as many columns as fit, and make room for it.
+
+    A name is shown as it is: `$x$` is no formula.
+    """
     letters = max(map(len, entries)) + HANDLE_LETTERS
     columns = min(len(entries), max(1, int(figure.get_figwidth() * LETTERS_PER_INCH / letters)))
     lines = math.ceil(len(entries) / columns) + (title is not None)
     figure.set_figheight(figure.get_figheight() + LINE_INCHES * lines)
-    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, frameon=False, title=title)
+    legend = figure.legend(
+        entries.values(), entries, loc="outside lower center", ncols=columns, frameon=False, title=title
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def mean_and_spread(values: Tensor) -> tuple[Tensor, Tensor | None]:

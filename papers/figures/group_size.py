@@ -44,11 +44,13 @@ def plot_group_size(
     figure = new_figure(5.2, 4)
     axes = figure.subplots()
     rows: list[dict[str, Any]] = []
+    legend: dict[str, Any] = {}
     for position, (method, sizes) in enumerate(groups.items()):
         if not sizes or not all(sizes.values()):
             raise ValueError(f"groups[{method!r}] must contain a seed for every group size, got none")
         shift = 2 ** (DODGE * (position - (len(groups) - 1) / 2))
-        rows += _draw_method(axes, method, dict(sorted(sizes.items())), shift, line_style(position))
+        drawn, legend[method] = _draw_method(axes, method, dict(sorted(sizes.items())), shift, line_style(position))
+        rows += drawn
     axes.set_xscale("log", base=2)
     ticks = sorted({size for sizes in groups.values() for size in sizes})
     axes.set_xticks(ticks, [str(size) for size in ticks])
@@ -60,17 +62,16 @@ def plot_group_size(
     bars = (
         "mean ± sd of seeds" if any(len(seeds) > 1 for sizes in groups.values() for seeds in sizes.values()) else None
     )
-    handles, names = axes.get_legend_handles_labels()
-    legend_below(figure, dict(zip(names, handles, strict=True)), bars)
+    legend_below(figure, legend, bars)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     return save(figure, path, rows)
 
 
 def _draw_method(
     axes: Any, method: str, sizes: Mapping[int, Mapping[int, float]], shift: float, style: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Draw one method's line with a small horizontal offset. Return the rows of the data file."""
+) -> tuple[list[dict[str, Any]], Any]:
+    """Draw one method's line with a small horizontal offset. Return the rows of the data file, and the line."""
     rows, means, bars = [], [], []
     for size, seeds in sizes.items():
         mean, spread = mean_and_spread(torch.tensor(list(seeds.values()), dtype=torch.float64))
@@ -82,5 +83,5 @@ def _draw_method(
         if spread is not None:
             axes.plot([size * shift] * len(seeds), list(seeds.values()), ".", color=style["color"], alpha=0.35)
     x_values = [size * shift for size in sizes]
-    axes.errorbar(x_values, means, bars if any(bars) else None, **style, markersize=5, capsize=2.5, label=method)
-    return rows
+    line = axes.errorbar(x_values, means, bars if any(bars) else None, **style, markersize=5, capsize=2.5)
+    return rows, line

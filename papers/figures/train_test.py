@@ -57,7 +57,7 @@ def plot_train_test(
     )
     draw_legend(figure, first)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     return save(figure, path, {"panels": [panel.data() for row in panels for panel in row]})
 
 

@@ -105,7 +105,7 @@ def plot_training(
             axes.yaxis.set_major_formatter(require("matplotlib.ticker").PercentFormatter(1.0, decimals=0))
     legend_below(figure, legend)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     return save(figure, path, rows)
 
 

@@ -83,7 +83,7 @@ def plot_triplet_steps(
     }
     figure.legend(legend.values(), legend, loc="outside lower center", ncols=2, frameon=False)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     return save(figure, path, {"panels": [panel.data() for row in panels for panel in row]})
 
 

@@ -89,16 +89,16 @@ def plot_tsne(
         )
         _draw_splits(both_axes, by_split)
         rows += _data(name, "both", by_split, sample)
-        train_axes.set_title(textwrap.fill(f"{name}, {SPLIT_NAMES['train']}", TITLE_LETTERS), fontweight="bold")
-        both_axes.set_title(textwrap.fill(f"{name}, with {SPLIT_NAMES['test']}", TITLE_LETTERS), fontweight="bold")
-        for axes in (train_axes, both_axes):
+        titles = {train_axes: f"{name}, {SPLIT_NAMES['train']}", both_axes: f"{name}, with {SPLIT_NAMES['test']}"}
+        for axes, text in titles.items():
+            axes.set_title(textwrap.fill(text, TITLE_LETTERS), fontweight="bold", parse_math=False)
             axes.set(xticks=[], yticks=[], aspect="equal")  # the directions and the unit of a map mean nothing
             axes.set_adjustable("datalim")
     legend = figure.legend(*grid[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     for handle in legend.legend_handles:
         handle.set(alpha=1, sizes=[30])
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     return save(figure, path, rows)
 
 

@@ -119,7 +119,7 @@ def plot_vector_field(
     }
     figure.legend(legend.values(), legend, loc="outside lower center", ncols=2, frameon=False)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     rows = [
         {"entanglement": float(entanglement), "s_ap": ap, "s_an": an, "delta_s_ap": delta_ap, "delta_s_an": delta_an}
         for entanglement, field in zip(entanglements, fields, strict=True)

@@ -87,6 +87,20 @@ def test_plot_each_kind_writes_figure_and_data(runs, capsys, saved_figures, kind
     assert names <= ({"SCT"} if kind == "training" else {"a"})
 
 
+@pytest.mark.thinned(4)
+@pytest.mark.parametrize("name", ["$x$", r"$\no{formula$", "_hidden", "a$b"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "vector-field"])
+def test_plot_names_and_titles_are_no_formulas(runs, capsys, saved_figures, kind, name):
+    from matplotlib.text import Text
+
+    write_run(runs / "named", name)  # group-size and training take names from files
+    words = ["named" if kind == "group-size" else f"{name}=named"] + (["--perplexity", 5] if kind == "tsne" else [])
+    assert plot(kind, *words, "--output", "it.png", "--title", name, capsys=capsys)[0] == 0
+    shown = [text for text in saved_figures[0].findobj(Text) if name in text.get_text()]
+    assert len(shown) >= 2, "title and name"
+    assert not any(text.get_parse_math() for text in shown)
+
+
 @pytest.mark.slow
 @pytest.mark.subprocess
 def test_plot_process_end_to_end(runs):
