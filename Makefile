@@ -28,7 +28,7 @@ demo: build
 	$(PY) examples/digits.py
 
 examples: build
-	set -e; for example in $(filter-out ddp,$(EXAMPLES)); do echo "== $$example"; $(PY) -m papers._torchvision examples/$$example.py; done
+	set -e; for example in $(filter-out ddp,$(EXAMPLES)); do echo "== $$example"; PYTHONPATH=tests/environment $(PY) examples/$$example.py; done
 	echo "== ddp"; $(TORCHRUN) examples/ddp.py
 
 test: build

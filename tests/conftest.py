@@ -2,6 +2,8 @@
 
 import collections
 import os
+import runpy
+from pathlib import Path
 
 # Idle OpenMP threads spin and take the cores from other processes: on a busy machine this suite takes ten times as
 # long. Must be set before torch is imported.
@@ -25,6 +27,11 @@ if emulated := os.environ.get("HARDMINE_EMULATED_CUDA"):
 
 from support.ops import DEVICES, OPS, has_cuda_kernel
 from triplets import GIVEN
+
+# Lets this process, and those that it starts, import a torchvision that does not fit the torch.
+ENVIRONMENT = str(Path(__file__).parent / "environment")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ENVIRONMENT, os.environ.get("PYTHONPATH"))))
+runpy.run_path(f"{ENVIRONMENT}/sitecustomize.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects the tests

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 
-import torch
+from hardmine._extras import torchvision_misfit
 
 
 def check_version(
@@ -32,7 +32,8 @@ def check_version(
             raise ImportError(f"{needs}: {install}", name=package) from error
         for cause in _causes(error):
             if "torchvision" in str(cause) and not isinstance(cause, ModuleNotFoundError):
-                raise ImportError(_misfit(needs, package, cause), name=package) from error
+                message = f"{needs}, but {package} cannot be imported, because {torchvision_misfit(cause)}"
+                raise ImportError(message, name=package) from error
         raise  # such as a missing dependency of it: its own message says more
     if version.partition(".")[0] != str(major):
         raise ImportError(f"{needs}, got {version}: {install}", name=package)
@@ -43,11 +44,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _misfit(needs: str, package: str, cause: BaseException) -> str:
-    return (
-        f"{needs}, but {package} cannot be imported, because the installed torchvision does not fit torch "
-        f"{torch.__version__} ({type(cause).__name__}: {cause}). Beside a torch for the CPU: "
-        "`pip uninstall torchvision`, then `pip install torchvision --index-url https://download.pytorch.org/whl/cpu`"
-    )

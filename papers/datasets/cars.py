@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from papers._extras import require
-from papers._torchvision import torchvision_module
 from papers.datasets._layout import Layout, check_complete, existing, split_by_class
 from papers.datasets.images import ImageDataset, ImageSplit
 
@@ -109,7 +108,7 @@ def _from_devkit(home: Path) -> _Listed:
     if (home / "cars_test_annos_withlabels.mat").is_file() and (home / "cars_test").is_dir():
         halves[True] = "cars_test_annos_withlabels.mat"
     paths, labels, official_test, class_names = [], [], [], []
-    stanford_cars = torchvision_module("datasets").StanfordCars
+    stanford_cars = require("torchvision.datasets").StanfordCars
     for is_test, file in halves.items():
         with _naming(home / file):
             # The loader returns the path, so only the lists are read.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hardmine.ops._numbers import check_integer, check_number
-from papers._torchvision import torchvision_module
+from papers._extras import require
 
 
 class SeededTransform(ABC):
@@ -148,8 +148,8 @@ class TestTransform:
 
 
 def _functional() -> Any:
-    # Not an attribute of the transforms: a spawned worker would unpickle it and import torchvision without the schemas.
-    return torchvision_module("transforms.v2.functional")
+    # Not an attribute of the transforms: modules cannot be pickled.
+    return require("torchvision.transforms.v2.functional")
 
 
 def _seed_of(seed: int, epoch: int, index: int) -> int:

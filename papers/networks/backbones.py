@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from hardmine.ops._arguments import check_choice, has_values, shape_of
 from hardmine.ops._numbers import check_integer, check_number
 from papers._extras import require
-from papers._torchvision import torchvision_module
 from papers.networks.convnet import convnet_layers
 
 IMAGENET = "imagenet"
@@ -183,12 +182,12 @@ def _from_torchvision(name: str, feature_dim: int, mean: tuple[float, ...], std:
     def build(initialize: bool) -> nn.Module:
         # The auxiliary classifiers are removed: they serve only to train a classifier.
         options = {"aux_logits": False, "init_weights": initialize} if name == "googlenet" else {}
-        network = torchvision_module("models").get_model(name, weights=None, **options)
+        network = require("torchvision.models").get_model(name, weights=None, **options)
         network.fc = nn.Identity()
         return network
 
     def imagenet() -> Mapping[str, Tensor]:
-        weights = torchvision_module("models").get_model_weights(name)[_TORCHVISION_WEIGHTS]
+        weights = require("torchvision.models").get_model_weights(name)[_TORCHVISION_WEIGHTS]
         try:
             return weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
         # RuntimeError: the download is corrupt; OSError: the download failed.

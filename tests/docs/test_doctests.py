@@ -1,6 +1,5 @@
 """The docstrings' examples run, and every public name has one."""
 
-import contextlib
 import doctest
 import importlib
 import inspect
@@ -10,11 +9,8 @@ import pytest
 import torch
 
 import hardmine
-from papers._torchvision import torchvision_module
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-with contextlib.suppress(ModuleNotFoundError):
-    torchvision_module("transforms")  # without it, walk_packages cannot list the modules of some integrations
 MODULES = ["hardmine", *(found.name for found in pkgutil.walk_packages(hardmine.__path__, "hardmine."))]
 PUBLIC = ["hardmine", "ops", "losses", "mining", "distributed", "fanng", "metrics", "reference"]
 

@@ -1,7 +1,6 @@
 """Every example runs from start to end and shows what it promises."""
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -19,12 +18,10 @@ UNTRAINED = 0.315  # Recall@1 of the untrained network on rotated digits
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
 
-def run(name, folder, *arguments, imports_torchvision=False, warnings="error"):
+def run(name, folder, *arguments, warnings="error"):
     """The output of an example, run in a separate process from another folder."""
-    runner = ["-m", "papers._torchvision"] if imports_torchvision else []
-    command = [sys.executable, "-W", warnings, *runner, str(EXAMPLES / name), *map(str, arguments)]
-    variables = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)} if imports_torchvision else None
-    ran = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    command = [sys.executable, "-W", warnings, str(EXAMPLES / name), *map(str, arguments)]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
@@ -117,7 +114,7 @@ def test_from_sentence_transformers_prints_the_losses_of_sentence_transformers(t
     own, theirs = (
         [line for line in output.splitlines() if "Recall@1" in line]
         for flags in ((), ("--theirs",))
-        for output in [run("from_sentence_transformers.py", tmp_path, *flags, imports_torchvision=True)]
+        for output in [run("from_sentence_transformers.py", tmp_path, *flags)]
     )
     assert len(own) == 3
     assert own == theirs
@@ -130,7 +127,7 @@ def test_from_sentence_transformers_prints_the_losses_of_sentence_transformers(t
 def test_lightning_training_improves_recall_of_unseen_classes(tmp_path):
     if importlib.util.find_spec("lightning") is None:
         pytest.skip("lightning is not installed")
-    before, *after = recalls(run("lightning_training.py", tmp_path, imports_torchvision=True, warnings="default"))
+    before, *after = recalls(run("lightning_training.py", tmp_path, warnings="default"))
     assert before == pytest.approx(UNTRAINED, abs=0.01)
     assert len(after) == 5
     assert after[-1] > 0.45

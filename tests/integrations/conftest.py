@@ -5,12 +5,10 @@ import importlib.util
 import pytest
 
 from hardmine.integrations import _fallback
-from papers._torchvision import torchvision_module
 
 for library in ("pytorch_metric_learning", "sentence_transformers", "datasets", "open_clip"):
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed", allow_module_level=True)
-torchvision_module("transforms")  # works around a wheel that does not fit the torch
 
 
 @pytest.fixture(autouse=True)

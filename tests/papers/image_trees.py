@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from papers._torchvision import torchvision_module
+from papers._extras import require
 
 
 def require_torchvision() -> None:
     """Skip where torchvision is not installed."""
     try:
-        torchvision_module("datasets")
+        require("torchvision.datasets")
     except ModuleNotFoundError:
         pytest.skip("torchvision is not installed", allow_module_level=True)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from network_cases import noise_images, tiny_backbone
 from papers import networks
-from papers._torchvision import torchvision_module
+from papers._extras import require
 from papers.networks import Backbone, backbone
 from support.inputs import seeded
 
@@ -26,7 +26,7 @@ IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor(
 def models():
     """The models of torchvision."""
     try:
-        return torchvision_module("models")
+        return require("torchvision.models")
     except ModuleNotFoundError:
         pytest.skip("torchvision is not installed")
 

@@ -105,8 +105,8 @@ def test_plot_names_and_titles_are_no_formulas(runs, capsys, saved_figures, kind
 @pytest.mark.subprocess
 def test_plot_process_end_to_end(runs):
     command = [sys.executable, "-m", "papers", "plot", "training", "SCT=a", "SCT=b"]
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "saved runs/figures/training.png and training.csv\n"
     assert {row["repeat"] for row in data(runs / "runs/figures/training")} == {"1", "2"}

@@ -35,7 +35,8 @@ def threads(count: int) -> Iterator[None]:
 def run_python(*arguments: str, package_root: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
     """Runs a new Python process that imports this process's hardmine, or the one in ``package_root``."""
     root = package_root or Path(hardmine.__file__).parents[1]
-    path = os.pathsep.join([str(root), str(Path(__file__).parents[1])])
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join(map(str, (root, tests, tests / "environment")))
     variables = {name: value for name, value in os.environ.items() if name != "HARDMINE_SIMD"}
     return subprocess.run(
         [sys.executable, *arguments],
