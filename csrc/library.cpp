@@ -156,6 +156,31 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "supcon_loss_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor grad_ref_embeddings, Tensor embeddings, "
       "Tensor? ref_embeddings, bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
+  // On the CPU, the mean over all anchors, or the sum -> as triplet_loss_with_gradients. With mining, and on CUDA, the
+  // loss is a function of logsumexp.
+  m.def(
+      "multi_similarity_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
+      "Tensor? ids, Tensor? ref_ids, int similarity, float alpha, float beta, float base, bool is_mean, "
+      "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor, Tensor)");
+
+  // -> as triplet_loss_with_gradients_backward.
+  m.def(
+      "multi_similarity_loss_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor grad_ref_embeddings, "
+      "Tensor embeddings, Tensor? ref_embeddings, bool need_embeddings, bool need_ref_embeddings) "
+      "-> (Tensor, Tensor)");
+
+  // On the CPU, the mean over the anchors that have a positive and a negative, or the sum -> as
+  // triplet_loss_with_gradients. On CUDA the loss is a function of logsumexp.
+  m.def(
+      "circle_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, float m, float gamma, bool is_mean, bool need_embeddings, bool need_ref_embeddings) "
+      "-> (Tensor, Tensor, Tensor)");
+
+  // -> as triplet_loss_with_gradients_backward.
+  m.def(
+      "circle_loss_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor grad_ref_embeddings, Tensor embeddings, "
+      "Tensor? ref_embeddings, bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
+
   // For ranks that hold the same rows and share the pairs. words: None, or the merged words of positives, [1 or 2, 1,
   // B], if one shift suffices (core/losses/tuplet_terms.h), or of positives and hardest negatives, [1 or 2, 2, B].
   // -> sum [B] float64 of the exponentials among the pairs of part `part` of num_parts.

@@ -11,6 +11,8 @@ from torch.distributed import ProcessGroup
 from hardmine._hooks import observed
 from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
 from hardmine.ops._ignored import drops_ignored
+from hardmine.ops._known_options import remembers_options
+from hardmine.ops._labeled_losses import circle_loss_with_gradients, loss_with_gradients
 from hardmine.ops._numbers import MAX_TEMPERATURE, MIN_TEMPERATURE, check_number, check_temperature
 from hardmine.ops._ranks import with_requested
 from hardmine.ops._soft import soft_sums
@@ -39,6 +41,7 @@ def circle_loss(
 # fmt: on
 @observed("circle_loss")
 @drops_ignored
+@remembers_options(circle_loss_with_gradients)
 def circle_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -109,8 +112,8 @@ def circle_loss(
 
     Note:
         Without any anchor that counts, the loss and its gradient are 0. A non-finite element, or a row whose norm
-        overflows, makes the loss and all gradients NaN. Memory is O((B + M) D): the backward pass recomputes the
-        similarities. Results are bitwise equal on every repeat, for any number of threads and at every SIMD level.
+        overflows, makes the loss and all gradients NaN. Memory is O((B + M) D): large batches compute the similarities
+        twice. Results are bitwise equal on every repeat, for any number of threads and at every SIMD level.
 
     Reference:
         Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", CVPR 2020, equations 5 and 6
@@ -125,10 +128,24 @@ def circle_loss(
         (0.749, tensor(4))
         >>> loss.backward()
     """
+    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    options = {"m": m, "gamma": gamma, "reduction": reduction}
+    if (
+        all(given is None for given in (weights, group, gradient_reduction))
+        and return_count is False
+        and isinstance(reduction, str)
+        and reduction in ("mean", "sum")
+    ):
+
+        def check() -> list[Any]:
+            return [*_check_options(embeddings, options), reduction == "mean"]
+
+        if (alone := loss_with_gradients(circle_loss_with_gradients, inputs, check)) is not None:
+            return alone
     loss, _, count = loss_of_anchors(
         "circle_loss",
-        (embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids),
-        {"m": m, "gamma": gamma, "reduction": reduction},
+        inputs,
+        options,
         {"return_count": return_count},
         (group, gradient_reduction),
         weights,

@@ -23,6 +23,8 @@ from hardmine.ops._arguments import (
     with_row_numbers,
 )
 from hardmine.ops._ignored import drops_ignored
+from hardmine.ops._known_options import remembers_options
+from hardmine.ops._labeled_losses import loss_with_gradients, multi_similarity_loss_with_gradients
 from hardmine.ops._numbers import MAX_TEMPERATURE, MIN_TEMPERATURE, check_finite, check_temperature
 from hardmine.ops._soft import soft_sums
 from hardmine.ops._sums import softplus
@@ -33,6 +35,7 @@ PRODUCT_SIMILARITIES = ("cosine", "dot")
 
 @observed("multi_similarity_loss")
 @drops_ignored
+@remembers_options(multi_similarity_loss_with_gradients)
 def multi_similarity_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -104,7 +107,7 @@ def multi_similarity_loss(
 
     Note:
         Positives or negatives that an anchor does not have add 0. A non-finite element, or a row whose norm overflows,
-        makes the loss and all gradients NaN. Memory is O((B + M) D): the backward pass recomputes the similarities.
+        makes the loss and all gradients NaN. Memory is O((B + M) D): large batches compute the similarities twice.
         Results are bitwise equal on every repeat, for any number of threads and at every SIMD level.
 
     Reference:
@@ -131,9 +134,23 @@ def multi_similarity_loss(
         "similarity": similarity,
         "reduction": reduction,
     }
+    inputs = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    if (
+        all(given is None for given in (epsilon, weights, group, gradient_reduction))
+        and isinstance(reduction, str)
+        and reduction in ("mean", "sum")
+    ):
+
+        def check() -> list[Any]:
+            numbers = _check_options(embeddings, options)
+            code = PRODUCT_SIMILARITIES.index(similarity)
+            return [code, numbers.alpha, numbers.beta, numbers.base, reduction == "mean"]
+
+        if (alone := loss_with_gradients(multi_similarity_loss_with_gradients, inputs, check)) is not None:
+            return alone
     loss, _, _ = loss_of_anchors(
         "multi_similarity_loss",
-        (embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids),
+        inputs,
         options,
         {},
         (group, gradient_reduction),

@@ -10,11 +10,11 @@ from torch.distributed import ProcessGroup
 
 from hardmine._hooks import observed
 from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
-from hardmine.ops._arguments import SIMILARITIES, check_ids, check_labeled_rows, temperature_tensor
+from hardmine.ops._arguments import SIMILARITIES, temperature_tensor
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._known_options import remember, remembers_options
-from hardmine.ops._labeled_losses import has_labeled_losses, supcon_loss_with_gradients
+from hardmine.ops._known_options import remembers_options
+from hardmine.ops._labeled_losses import loss_with_gradients, supcon_loss_with_gradients
 from hardmine.ops._numbers import check_temperature
 from hardmine.ops._ranks import with_requested
 from hardmine.ops._soft import check_soft_options, soft_sums
@@ -149,14 +149,11 @@ def _with_gradients(inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor 
         return None
     if similarity not in SIMILARITIES or reduction not in ("mean", "sum"):
         return None
-    embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids = inputs
-    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    ids, ref_ids = check_ids(ids, embeddings, ref_ids, ref_embeddings)
-    if not has_labeled_losses(embeddings):
-        return None
-    compiled_options = [SIMILARITIES.index(similarity), check_temperature(temperature), reduction == "mean"]
-    remember(compiled_options)
-    return supcon_loss_with_gradients((embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids, *compiled_options))
+
+    def check() -> list[Any]:
+        return [SIMILARITIES.index(similarity), check_temperature(temperature), reduction == "mean"]
+
+    return loss_with_gradients(supcon_loss_with_gradients, inputs, check)
 
 
 def _check_options(embeddings: Tensor, options: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
 // Losses whose gradients come with them: the same bits whether similarities are kept between passes or computed twice,
-// for any number of threads; SupCon's loss compared with plain loops in double. tests/ops/test_losses_with_gradients.py
+// for any number of threads; losses compared with plain loops in double. tests/ops/test_losses_with_gradients.py
 // compares the gradients with those of other ops.
 
 #include <cmath>
@@ -8,6 +8,7 @@
 
 #include "cpu/engine/supcon_loss.h"
 #include "cpu/engine/tuplet_loss.h"
+#include "cpu/engine/two_sums_loss.h"
 #include "support/check.h"
 #include "support/names.h"
 #include "support/samples.h"
@@ -76,6 +77,55 @@ Run<T> run_tuplet(TupletPositive positive, Similarity similarity, const Batch<T>
   const TupletSaved<T> saved{grad_loss.data(), shift.data(), sum.data(), slope.data(), index.data(), count.data()};
   CHECK(cpu::tuplet_backward<T>(rule, x.view(), columns, x.depth, saved, {}, pool, run.grad_x.data(), run.refs_data()));
   return run;
+}
+
+TwoSumsRule multi_similarity_rule(Similarity similarity) {
+  return {.similarity = similarity, .positive_scale = 3, .negative_scale = 9, .base = 0.2};
+}
+
+TwoSumsRule circle_rule() { return {.is_circle = true, .positive_scale = 9, .negative_scale = 9, .margin = 0.3}; }
+
+template <class T>
+Run<T> run_two_sums(const TwoSumsRule& rule, const Batch<T>& x, const Batch<T>* refs, const cpu::ThreadPool& pool,
+                    int64_t max_kept_bytes = cpu::kMaxKeptBytes) {
+  Run<T> run(x, refs, 1);
+  const LabeledMatrix<T> columns = refs ? refs->view() : LabeledMatrix<T>{};
+  CHECK(cpu::two_sums_loss<T>(rule, x.view(), refs ? &columns : nullptr, x.depth, pool,
+                              {run.loss.data(), run.grad_x.data(), run.refs_data()}, max_kept_bytes));
+  return run;
+}
+
+// The loss of plain loops.
+template <class T>
+double plain_two_sums(const TwoSumsRule& rule, const Batch<T>& x, const Batch<T>* refs) {
+  const Batch<T>& y = refs ? *refs : x;
+  const std::vector<double> s = similarity_matrix(rule.similarity, x, y);
+  const auto positive = [&](double z) { return std::max(1 + rule.margin - z, 0.0) * (1 - rule.margin - z); };
+  const auto negative = [&](double z) { return std::max(z + rule.margin, 0.0) * (z - rule.margin); };
+  double total = 0;
+  int64_t anchors = 0;
+  for (int64_t i = 0; i < x.count; ++i) {
+    double p = 0, n = 0;
+    for (int64_t j = 0; j < y.count; ++j) {
+      if (!refs && i == j) continue;
+      const double z = s[i * y.count + j];
+      if (x.label[i] == y.label[j]) {
+        p += std::exp(rule.positive_scale * (rule.is_circle ? positive(z) : rule.base - z));
+      } else {
+        n += std::exp(rule.negative_scale * (rule.is_circle ? negative(z) : z - rule.base));
+      }
+    }
+    if (!rule.is_circle) {
+      total += std::log1p(p) / rule.positive_scale + std::log1p(n) / rule.negative_scale;
+    } else if (p == 0 || n == 0) {
+      continue;
+    } else {
+      total += std::log1p(p * n);
+    }
+    ++anchors;
+  }
+  CHECK(anchors > 0);
+  return total / static_cast<double>(anchors);
 }
 
 // Calls use(x, refs or null) for batches whose similarities are kept: they are not much larger than the rows.
@@ -147,4 +197,46 @@ TYPED_TEST(supcon_loss_matches_plain_loops, T) {
     const double loss = run_supcon(Similarity::kCosine, x, refs, SerialPool()).loss[0];
     CHECK(std::abs(loss - expected) <= (sizeof(T) == 4 ? 1e-6 : 1e-14) * expected);
   });
+}
+
+TYPED_TEST(two_sums_loss_kept_similarities_and_threads_give_same_bits, T) {
+  const TwoSumsRule rules[] = {multi_similarity_rule(Similarity::kCosine), multi_similarity_rule(Similarity::kDot),
+                               circle_rule()};
+  for (const TwoSumsRule& rule : rules) {
+    for_each_batch<T>([&](const Batch<T>& x, const Batch<T>* refs) {
+      const Run<T> run = run_two_sums(rule, x, refs, SerialPool());
+      CHECK(run.loss[0] > 0);
+      CHECK(run.same(run_two_sums(rule, x, refs, SerialPool(), 0)));
+      CHECK(run.same(run_two_sums(rule, x, refs, ThreadedPool(3))));
+      CHECK(run.same(run_two_sums(rule, x, refs, ThreadedPool(3), 0)));
+    });
+  }
+}
+
+TYPED_TEST(two_sums_loss_matches_plain_loops, T) {
+  for (const TwoSumsRule& rule : {multi_similarity_rule(Similarity::kCosine), circle_rule()}) {
+    for_each_batch<T>([&](const Batch<T>& x, const Batch<T>* refs) {
+      const double expected = plain_two_sums(rule, x, refs);
+      const double loss = run_two_sums(rule, x, refs, SerialPool()).loss[0];
+      CHECK(std::abs(loss - expected) <= (sizeof(T) == 4 ? 3e-6 : 1e-14) * expected);
+    });
+  }
+}
+
+// Beyond 12,288 refs, and again beyond 18,432, the groups of a pass have more columns than a kept block.
+TYPED_TEST(losses_with_gradients_of_many_refs_keep_the_bits_of_similarities_computed_twice, T) {
+  for (const int64_t count : {12288, 12289, 18433}) {
+    context = std::to_string(count) + " refs";
+    Random random(count);
+    const Batch<T> x(Values::kReals, Labels::kRandom, 20, 13, random);
+    const Batch<T> refs(Values::kReals, Labels::kRandom, count, 13, random);
+    const int64_t bytes = std::numeric_limits<int64_t>::max();
+    for (const TwoSumsRule& rule : {multi_similarity_rule(Similarity::kCosine), circle_rule()}) {
+      const Run<T> run = run_two_sums(rule, x, &refs, SerialPool(), 0);
+      CHECK(run.same(run_two_sums(rule, x, &refs, SerialPool(), bytes)));
+      CHECK(run.same(run_two_sums(rule, x, &refs, ThreadedPool(3), bytes)));
+    }
+    const Run<T> run = run_supcon(Similarity::kCosine, x, &refs, SerialPool(), 0);
+    CHECK(run.same(run_supcon(Similarity::kCosine, x, &refs, ThreadedPool(3), bytes)));
+  }
 }

@@ -18,6 +18,10 @@ GOOD = {
     "tuplet_loss": [X, Y, REFS, REF_LABELS, None, None, 0, 0, 0.1, 0.9, 0, False],
     # similarity, squared, margin, reduction, allow_tf32, need_embeddings, need_ref_embeddings
     "batch_all_triplet_loss": [X, Y, REFS, REF_LABELS, *5 * [None], 0, True, 0.2, 0, False, True, True],
+    # similarity, alpha, beta, base, is_mean, need_embeddings, need_ref_embeddings
+    "multi_similarity_loss": [X, Y, REFS, REF_LABELS, None, None, 0, 2.0, 50.0, 0.5, True, True, True],
+    # m, gamma, is_mean, need_embeddings, need_ref_embeddings
+    "circle_loss": [X, Y, REFS, REF_LABELS, None, None, 0.4, 80.0, True, True, True],
     # k, exclude_self, similarity, allow_tf32
     "knn": [X, REFS, None, None, 3, False, 0, False],
 }
@@ -33,6 +37,27 @@ WRONG = [
     ("tuplet_loss", {3: REF_LABELS[:4]}, "ref_labels must be"),
     *(("tuplet_loss", {i: code}, f"{CODES} {code}") for i in (6, 7, 10) for code in (-1, 3)),
     ("tuplet_loss", {8: 1e-31}, "temperature must be at least 1e-30"),
+    *(
+        (name, changes, message)
+        for name in ("multi_similarity_loss", "circle_loss")
+        for changes, message in [
+            ({0: X[0]}, "embeddings must be"),
+            ({0: X.int()}, "embeddings must be float32"),
+            ({1: Y[:3]}, "labels must be"),
+            ({2: None}, "given together"),
+            ({2: REFS[:, :2]}, "ref_embeddings must be"),
+            ({4: Y}, "ids and ref_ids must be given together"),
+        ]
+    ),
+    *(("multi_similarity_loss", {6: code}, f"a code from 0 to 1, got {code}") for code in (-1, 2)),
+    *(
+        ("multi_similarity_loss", {place: value}, f"{name} must be a number from 1e-30 to 1e\\+30, got")
+        for place, name in ((7, "alpha"), (8, "beta"))
+        for value in (0.0, -1.0, float("nan"), 1e31)
+    ),
+    ("multi_similarity_loss", {9: float("inf")}, "base must be finite, got inf"),
+    *(("circle_loss", {6: value}, "m must be a number from -1 to 1, got") for value in (-1.1, 1.1, float("nan"))),
+    ("circle_loss", {7: 0.0}, r"gamma must be a number from 1e-30 to 1e\+30, got"),
     ("batch_all_triplet_loss", {0: X[0]}, "embeddings must be"),
     ("batch_all_triplet_loss", {0: X.int()}, "embeddings must be float32"),
     ("batch_all_triplet_loss", {1: Y[:3]}, "labels must be"),
@@ -99,6 +124,22 @@ def test_compiled_forward_invalid_argument_raises(name, changes, message):
         getattr(torch.ops.hardmine, name)(*(changes.get(i, a) for i, a in enumerate(GOOD[name])))
 
 
+# The ops whose backward pass computes more than multiples of given gradients come with it here.
+WITH_BACKWARD = [name for name in GOOD if name not in ("multi_similarity_loss", "circle_loss")]
+
+
+@pytest.mark.parametrize("name", ["multi_similarity_loss", "circle_loss", "supcon_loss"])
+def test_compiled_backward_of_given_gradients_wrong_dtype_raises(name):
+    packet = getattr(torch.ops.hardmine, f"{name}_backward")
+    grad_loss = torch.ones(())
+    packet(grad_loss, X, REFS, X, REFS, True, True)
+    for place in (0, 1, 2):
+        given = [grad_loss, X, REFS, X, REFS, True, True]
+        given[place] = given[place].short()
+        with pytest.raises((ValueError, RuntimeError), match=r"must be|must have|dtype"):
+            packet(*given)
+
+
 def backward_call(name, monkeypatch):
     """The compiled backward op of ``name``, and the arguments that autograd passes to it."""
     calls = []
@@ -116,7 +157,7 @@ def backward_call(name, monkeypatch):
     return packet, list(calls[0])
 
 
-@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("name", WITH_BACKWARD)
 def test_compiled_backward_wrong_shape_raises(name, monkeypatch):
     """A tensor without its last row, or with another dtype, is an error, not an out-of-bounds read."""
     packet, arguments = backward_call(name, monkeypatch)

@@ -92,7 +92,47 @@ def test_supcon_loss_with_gradients_equals_its_log_sum_exps(dtype, similarity, r
         )
 
 
+TWO_SUMS = {
+    "multi_similarity_loss": (ops.multi_similarity_loss, {"alpha": 3.0, "beta": 9.0, "base": 0.2}),
+    "dot multi_similarity_loss": (ops.multi_similarity_loss, {"alpha": 0.3, "beta": 0.5, "similarity": "dot"}),
+    "circle_loss": (ops.circle_loss, {"m": 0.3, "gamma": 9.0}),
+}
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("name", TWO_SUMS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(
+    ("count", "depth", "with_refs"),
+    [(40, 6, False), (40, 6, True), (100, 40, False), (100, 100, True), (300, 40, False)],
+)
+def test_loss_of_two_sums_with_gradients_equals_its_log_sum_exps(dtype, name, reduction, count, depth, with_refs):
+    """A call for the losses of anchors is composed of log-sum-exps. Depth 6 computes the similarities twice."""
+    op, options = TWO_SUMS[name]
+    x, y = rows(count, depth, dtype)
+    refs = rows(150, depth, dtype, seed=1) if with_refs else ()
+    leaves = [x, *refs[:1]]
+    options = {**options, "ids": torch.arange(count) // 9}
+    if with_refs:
+        options["ref_ids"] = torch.arange(150) // 9
+    loss = op(x, y, *refs, **options, reduction=reduction)
+    each = op(x, y, *refs, **options, reduction="none")
+    expected = each.sum()
+    if reduction == "mean":
+        expected = expected / (each != 0).sum()
+        assert name != "multi_similarity_loss" or (each != 0).all()
+    torch.testing.assert_close(loss, expected, rtol=1e-13 if dtype == torch.float64 else 1e-5, atol=0)
+    exact = dtype in (torch.float32, torch.float64)
+    for a, b in zip(gradients(loss, leaves), gradients(expected, leaves), strict=True):
+        assert a.dtype == dtype
+        assert (a != 0).any()
+        scale = b.abs().max().item()
+        torch.testing.assert_close(a, b, rtol=1e-5 if exact else 0.02, atol=(2e-6 if exact else 0.01) * scale)
+
+
 LOSSES = {
+    "multi_similarity_loss": ops.multi_similarity_loss,
+    "circle_loss": ops.circle_loss,
     "tuplet_loss": ops.tuplet_loss,
     "tuplet_loss of all positives": lambda x, y: ops.tuplet_loss(x, y, positive="all"),
     "supcon_loss": ops.supcon_loss,
@@ -120,6 +160,8 @@ def test_loss_with_gradients_any_thread_count_is_bitwise_equal(loss_of, depth):
 def test_loss_with_gradients_without_positives_or_rows_is_zero(loss_of):
     x, _ = rows(20)
     for y in (torch.arange(20), torch.arange(0)):
+        if loss_of is ops.multi_similarity_loss and len(y):
+            continue  # an anchor without positives has a loss of negatives
         leaf = x.detach()[: len(y)].requires_grad_()
         loss = loss_of(leaf, y)
         assert loss == 0
@@ -154,8 +196,10 @@ def test_loss_with_gradients_second_derivative_raises(loss_of):
         (lambda x, y: ops.triplet_loss(x, y, ignore_index=1), "triplet_loss_with_gradients"),
         (ops.tuplet_loss, "tuplet_loss_with_gradients"),
         (ops.supcon_loss, "supcon_loss"),
+        (ops.multi_similarity_loss, "multi_similarity_loss"),
+        (ops.circle_loss, "circle_loss"),
     ],
-    ids=["triplet", "sct", "random negatives", "ignored rows", "tuplet", "supcon"],
+    ids=["triplet", "sct", "random negatives", "ignored rows", "tuplet", "supcon", "multi-similarity", "circle"],
 )
 def test_verify_wrong_loss_with_gradients_raises(loss_of, name, place, monkeypatch):
     """The check runs the op of the call, and not only the one that also returns what was selected."""
@@ -185,6 +229,30 @@ def test_verify_wrong_supcon_loss_with_its_count_raises(monkeypatch):
         ops.supcon_loss(x, y, return_count=True)
 
 
+@pytest.mark.parametrize("name", TWO_SUMS)
+@pytest.mark.parametrize("refs", [12288, 12289, 18433])
+def test_loss_of_two_sums_of_few_rows_among_many_refs_equals_its_log_sum_exps(name, refs):
+    """From 12,289 refs on, the blocks of a pass are wider, and from 18,433 on wider again; all are kept."""
+    op, options = TWO_SUMS[name]
+    x, y = rows(40, 40)
+    refs, ref_labels = rows(refs, 40, seed=1)
+    ref_labels[-3:] = y[:3]
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
+            loss = op(x, y, refs, ref_labels, **options)
+            found.append((loss.detach(), *gradients(loss, (x, refs))))
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
+            assert_bitwise_equal(a, b)
+    each = op(x, y, refs, ref_labels, **options, reduction="none")
+    expected = each.sum() / (each != 0).sum()
+    torch.testing.assert_close(found[0][0], expected)
+    for a, b in zip(found[0][1:], gradients(expected, (x, refs)), strict=True):
+        assert (a != 0).any()
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item())
+
+
 @pytest.mark.parametrize("loss_of", [ops.supcon_loss, ops.tuplet_loss])
 def test_loss_with_gradients_of_few_rows_among_many_refs_equals_its_two_passes(loss_of):
     """Beyond 12,288 refs, the blocks of a pass are wider. The similarities of few rows are kept nevertheless."""
@@ -199,13 +267,16 @@ def test_loss_with_gradients_of_few_rows_among_many_refs_equals_its_two_passes(l
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_tuplet_and_supcon_with_gradients_pass_opcheck():
+def test_losses_of_sums_with_gradients_pass_opcheck():
     x, y = rows(9)
     for refs in ((None, None), rows(7, seed=1)):
         arguments, flags = (x, y, *refs, None, None), (True, refs[0] is not None)
         tuplet = (0, 0, 0.1, float("inf"), 0, False)
         torch.library.opcheck(torch.ops.hardmine.tuplet_loss_with_gradients.default, (*arguments, *tuplet, *flags))
         torch.library.opcheck(torch.ops.hardmine.supcon_loss.default, (*arguments, 0, 0.1, True, *flags))
+        multi_similarity = (0, 2.0, 50.0, 0.5, True)
+        torch.library.opcheck(torch.ops.hardmine.multi_similarity_loss.default, (*arguments, *multi_similarity, *flags))
+        torch.library.opcheck(torch.ops.hardmine.circle_loss.default, (*arguments, 0.4, 80.0, True, *flags))
 
 
 def test_triplet_loss_with_gradients_any_thread_count_is_bitwise_equal():
