@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import shape_of
-from hardmine.ops._numbers import check_number
+from hardmine.ops._arguments import check_choice, shape_of
+from hardmine.ops._numbers import check_finite, check_number
 
+TERMS = ("nca", "hinge")
 _ROUNDING = 1e-6  # tolerance for similarities that float32 rounding moved out of the range of unit vectors
 
 
@@ -17,16 +18,18 @@ def similarity_change(
     s_ap: Tensor,
     s_an: Tensor,
     *,
+    term: str = "nca",
     lr: float = 0.1,
-    temperature: float = 1.0,
+    temperature: float | None = None,
+    margin: float | None = None,
     s_pn: Tensor | None = None,
     entanglement: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """How much one step down the gradient of the NCA loss changes a triplet's similarities.
+    """How much one step down the gradient of a loss changes a triplet's similarities.
 
     The step moves the three unit vectors themselves, as free parameters, and then normalizes them again. Replaces, for
     unit vectors f_a, f_p, f_n with those similarities and ``beta = lr / temperature * sigmoid((s_an - s_ap) /
-    temperature)``::
+    temperature)``, or with the hinge ``beta = lr if s_an - s_ap + margin > 0 else 0``::
 
         a, p, n = f_a + beta * (f_p - f_n), f_p + beta * f_a, f_n - beta * f_a
         cosine_similarity(a, p) - f_a @ f_p, cosine_similarity(a, n) - f_a @ f_n
@@ -37,8 +40,11 @@ def similarity_change(
     Args:
         s_ap: Anchor-positive similarities in [-1, 1], floating, any shape.
         s_an: Anchor-negative similarities, of the same shape.
+        term: `"nca"`, the loss ``softplus((s_an - s_ap) / temperature)``; or `"hinge"`, the margin-based loss
+            ``max(0, s_an - s_ap + margin)``.
         lr: Learning rate alpha, above 0.
-        temperature: Temperature of the loss, above 0; 1 in SCT.
+        temperature: Temperature of the NCA loss, above 0; by default 1, as in SCT.
+        margin: Margin of the hinge; by default 0.2.
         s_pn: Positive-negative similarities, of the same shape. By default ``s_ap * s_an``, the middle of the range
             that three unit vectors allow, so such a triplet always exists.
         entanglement: p, 0 for none to 1 for complete.
@@ -50,25 +56,26 @@ def similarity_change(
     Raises:
         TypeError: A similarity is not a floating-point tensor, or a scalar argument is not a number.
         ValueError: Shapes differ, a similarity is outside [-1, 1] or NaN, no three unit vectors have these
-            similarities, or a number is out of range.
+            similarities, a number is out of range, or the other term's option is given.
 
     Note:
-        Deterministic and elementwise. Above ``beta = 1/2`` a step can move a vector past the origin, and this picture
-        no longer applies.
+        Deterministic and elementwise. The hinge moves every triplet with a loss equally far, and the others not at all;
+        the NCA loss moves a triplet the farther, the harder it is. Above ``beta = 1/2`` a step can move a vector past
+        the origin, and this picture no longer applies.
 
     Reference:
         SCT section 4: eq. 4 to 6 (the step), 7 and 8 (the new products), 9 and 10 (normalized), 11 and 12
         (entanglement). Eq. 10 is printed with the norm of f_n alone, but both norms are meant, as in eq. 9. SCT does
-        not give s_pn for its figure 2, so the default is ours.
+        not give s_pn for its figure 2, so the default is ours. Section 4 leaves the margin-based loss to an appendix;
+        its steps here follow from its gradient in the same way.
     """
     s_ap, s_an, s_pn = _checked(s_ap, s_an, s_pn)
     lr = check_number("lr", lr, above=0.0)
-    temperature = check_number("temperature", temperature, above=0.0)
     entanglement = check_number("entanglement", entanglement, at_least=0.0)
     if entanglement > 1:
         raise ValueError(f"entanglement must be from 0 to 1, got {entanglement}")
 
-    beta = lr / temperature * torch.sigmoid((s_an - s_ap) / temperature)
+    beta = lr * _slope(check_choice("term", term, TERMS), s_an - s_ap, temperature, margin)
     # (f_a + beta f_p - beta f_n) . (f_p + beta f_a) and (f_a + beta f_p - beta f_n) . (f_n - beta f_a), multiplied out
     product_ap = (1 + beta**2) * s_ap + 2 * beta - beta * s_pn - beta**2 * s_an
     product_an = (1 + beta**2) * s_an - 2 * beta + beta * s_pn - beta**2 * s_ap
@@ -79,6 +86,18 @@ def similarity_change(
     delta_s_an = product_an / (sq_norm_a * sq_norm_n).sqrt() - s_an
     pq = entanglement * s_ap * s_an
     return delta_s_ap + pq * delta_s_an, delta_s_an + pq * delta_s_ap
+
+
+def _slope(term: int, difference: Tensor, temperature: Any, margin: Any) -> Tensor:
+    """The derivative of the loss by s_an - s_ap."""
+    for name, value, owner in (("temperature", temperature, "nca"), ("margin", margin, "hinge")):
+        if value is not None and TERMS[term] != owner:
+            raise ValueError(f"{name} must be None with term={TERMS[term]!r}, which has none, got {value}")
+    if TERMS[term] == "hinge":
+        margin = 0.2 if margin is None else check_finite("margin", margin)
+        return (difference + margin > 0).double()
+    temperature = 1.0 if temperature is None else check_number("temperature", temperature, above=0.0)
+    return torch.sigmoid(difference / temperature) / temperature
 
 
 def _checked(s_ap: Any, s_an: Any, s_pn: Any) -> tuple[Tensor, Tensor, Tensor]:

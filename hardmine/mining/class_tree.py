@@ -30,7 +30,9 @@ class ClassTree:
 
     Args:
         distances: The result of :func:`class_distances`, for at least 2 classes.
-        levels: L, the number of the highest level, 1 to 32,767. The paper found 16 the best of 1, 8, 16 and 32.
+        levels: L, the number of the highest level, 0 to 32,767. The paper found a depth of 16 the best of 1, 8, 16 and
+            32. If it counts the leaves as well, that is L = 15, and its depth 1 is L = 0, a flat tree: all classes join
+            at d_0, so that no margin depends on the negative's class.
         linkage: ``"single"``: the height is the smallest step length for which a chain of classes connects the two
             classes. So at every level, classes nearer than its threshold are one node, and joining is transitive.
             ``"average"``: the height is the mean distance between the classes of the two nodes, when these are the
@@ -41,7 +43,7 @@ class ClassTree:
         classes: int64 [C], the classes, ascending.
         levels: L.
         linkage: As given.
-        thresholds: float64 [L + 1]: d_0, ..., d_L = 4.
+        thresholds: float64 [L + 1]: d_0, ..., d_L = 4; d_0 alone if L = 0.
         within_sq_dist: float64 [C], s_y, the mean squared distance between two samples of each class; d_0 for a class
             of one sample, which is never an anchor.
         join_levels: int16 [C, C], 0 to L: the level at which two classes join. A class joins itself at level 0.
@@ -81,7 +83,7 @@ class ClassTree:
     def __init__(
         self, distances: ClassDistances, *, levels: int = 16, linkage: Literal["single", "average"] = "single"
     ) -> None:
-        self.levels = check_integer("levels", levels, 1, 2**15 - 1)
+        self.levels = check_integer("levels", levels, 0, 2**15 - 1)
         check_choice("linkage", linkage, LINKAGES)
         self.linkage = linkage
         self.distances = check_class_distances(distances)
@@ -97,8 +99,9 @@ class ClassTree:
         d_0 = within.nanmean()
         self.within_sq_dist = within.where(~within.isnan(), d_0)
         level = torch.arange(self.levels + 1, dtype=torch.float64, device="cpu")
-        self.thresholds = level * (MAX_SQ_DIST - d_0) / self.levels + d_0
-        self.thresholds[-1] = MAX_SQ_DIST  # exactly, without rounding
+        self.thresholds = level * (MAX_SQ_DIST - d_0) / max(self.levels, 1) + d_0
+        if self.levels:
+            self.thresholds[-1] = MAX_SQ_DIST  # exactly, without rounding
         self.join_levels, self.node_counts = self._join(sq_dist)
 
     @classmethod

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from papers import figures
 from papers._commands.common import check_writable, integer_from, positive
 from papers._extras import require
+from papers.dynamics import TERMS
 from papers.figures.formats import SPLITS
 
 EPILOG = """\
@@ -235,8 +236,10 @@ KINDS = {
                 "metavar": "P,P,...",
                 "help": "entanglement of each column, 0 to 1",
             },
+            "term": {"choices": TERMS, "help": "the loss"},
             "lr": {"type": positive, "metavar": "X", "help": "learning rate"},
-            "temperature": {"type": positive, "metavar": "X", "help": "temperature of the loss"},
+            "temperature": {"type": positive, "metavar": "X", "help": "temperature of the NCA loss, by default 1"},
+            "margin": {"type": _number, "metavar": "X", "help": "margin of the hinge, by default 0.2"},
             "low": {"type": _number, "metavar": "S", "help": "lower limit of both axes, from -1"},
         },
     ),

@@ -24,13 +24,15 @@ def plot_vector_field(
     path: str | Path,
     *,
     entanglements: Sequence[float] = ENTANGLEMENTS,
+    term: str = "nca",
     lr: float = 0.1,
-    temperature: float = 1.0,
+    temperature: float | None = None,
+    margin: float | None = None,
     low: float = 0.0,
     points: int = 21,
     title: str | None = None,
 ) -> Path:
-    """Draw the moves of triplets in one gradient step of the NCA loss, by the entanglement of their images.
+    """Draw the moves of triplets in one gradient step, by the entanglement of their images.
 
     Arrows show moves on the triplet diagram, with proportional lengths. Colors in the upper row show the change of the
     anchor-positive similarity, which should grow. Colors in the lower row show the change of the anchor-negative
@@ -41,8 +43,10 @@ def plot_vector_field(
         path: The file to write; it must end in `.png`. The data go into a CSV beside it: entanglement, s_ap, s_an,
             delta_s_ap, delta_s_an.
         entanglements: p of each column, 0 to 1.
+        term: The loss, `"nca"` or `"hinge"`, as in :func:`papers.dynamics.similarity_change`.
         lr: Learning rate alpha.
-        temperature: Temperature of the loss; 1 in SCT.
+        temperature: Temperature of the NCA loss; by default 1, as in SCT.
+        margin: Margin of the hinge; by default 0.2.
         low: Lower limit of both axes, from -1 to below 1. Below 0 one similarity can be negative. The entanglement
             factor ``p * s_ap * s_an`` then reverses the sign of changes.
         points: Grid points per direction, 2 or more.
@@ -71,7 +75,9 @@ def plot_vector_field(
     line = torch.linspace(low, 1, check_integer("points", points, 2), dtype=torch.float64)
     s_ap, s_an = torch.meshgrid(line, line, indexing="xy")
     fields = [
-        similarity_change(s_ap, s_an, lr=lr, temperature=temperature, entanglement=entanglement)
+        similarity_change(
+            s_ap, s_an, term=term, lr=lr, temperature=temperature, margin=margin, entanglement=entanglement
+        )
         for entanglement in entanglements
     ]
 

@@ -42,6 +42,17 @@ def test_tree_single_linkage_hand_worked_levels_match():
     }
 
 
+@pytest.mark.parametrize("linkage", ["single", "average"])
+def test_tree_without_levels_is_flat(linkage):
+    """Depth 1 of the paper's table 4: alpha = beta + d_0 - s_y for every pair of classes."""
+    tree = ClassTree(BY_HAND, levels=0, linkage=linkage)
+    assert tree.thresholds.tolist() == pytest.approx([0.5])
+    assert tree.join_levels.eq(0).all()
+    assert tree.node_counts.tolist() == [1]
+    table = tree.margin_table(beta=0.25, dtype=torch.float64)
+    torch.testing.assert_close(table, (0.25 + 0.5 - tree.within_sq_dist[:, None]).expand(4, 4))
+
+
 def test_tree_average_linkage_hand_worked_levels_match():
     """Classes 10 and 20 join at 0.3, 30 at (3.1 + 1.2) / 2 = 2.15, and 40 at (1.6 + 3.5 + 3.9) / 3 = 3."""
     tree = ClassTree(BY_HAND, levels=8, linkage="average")  # thresholds 0.5, 0.9375, ..., 2.25 (4), 2.6875, 3.125 (6)
@@ -246,7 +257,7 @@ def test_tree_repeat_is_equal_and_keeps_inputs():
     ("given", "options", "error", "message"),
     [
         (BY_HAND.sq_dist, {}, TypeError, "distances must be ClassDistances, got Tensor"),
-        (BY_HAND, {"levels": 0}, ValueError, "levels must be from 1 to 32767, got 0"),
+        (BY_HAND, {"levels": -1}, ValueError, "levels must be from 0 to 32767, got -1"),
         (BY_HAND, {"levels": 2.0}, TypeError, "levels must be an integer, got float"),
         (BY_HAND, {"linkage": "ward"}, ValueError, "linkage must be one of 'single', 'average', got 'ward'"),
         (distances_of([[1.0]]), {}, ValueError, "distances must have at least 2 classes, got 1"),

@@ -20,7 +20,7 @@ SAMPLER = {
     **{"images_per_class": integer(1), "batches_per_epoch": integer(1, optional=True)},
     **{"seed": integer(-MOST, 2**62)},
 }
-TREE = {"levels": integer(1, 2**15 - 1)}
+TREE = {"levels": integer(0, 2**15 - 1)}
 OPTIONS = {
     "AdaptiveKappa": {
         **{"target_error": number(0, 1), "window": integer(1), "random_epochs": integer(0)},

@@ -58,6 +58,43 @@ def test_similarity_change_equals_numeric_gradient_step(depth, lr, temperature):
     assert expected_ap.abs().max() > 0.05
 
 
+@pytest.mark.parametrize("margin", [-0.1, 0.0, 0.3])
+def test_similarity_change_of_hinge_equals_numeric_gradient_step(margin):
+    vectors = unit_vectors(200, 8)
+    a, p, n = vectors
+    s_ap, s_an, s_pn = cosine(a, p), cosine(a, n), cosine(p, n)
+    moved = [
+        vector
+        - 0.1
+        * numeric_gradient(lambda a, p, n: ((a * n).sum(1) - (a * p).sum(1) + margin).clamp(min=0), vectors, which)
+        for which, vector in enumerate(vectors)
+    ]
+    expected = cosine(moved[0], moved[1]) - s_ap, cosine(moved[0], moved[2]) - s_an
+    found = similarity_change(s_ap, s_an, s_pn=s_pn, term="hinge", margin=margin)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+    assert 0 < (expected[0] == 0).sum() < 200, "some triplets have no loss"
+
+
+def test_similarity_change_default_margin_is_a_fifth():
+    at = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([0.29, 0.31], dtype=torch.float64)
+    moves = [change != 0 for change in similarity_change(*at, term="hinge")]
+    assert [move.tolist() for move in moves] == [[False, True]] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"margin": 0.2}, "margin must be None with term='nca', which has none, got 0.2"),
+        ({"term": "hinge", "temperature": 1.0}, "temperature must be None with term='hinge', which has none, got 1.0"),
+        ({"term": "sct"}, "term must be one of 'nca', 'hinge', got 'sct'"),
+        ({"term": "hinge", "margin": math.inf}, "margin must be a finite number, got inf"),
+    ],
+)
+def test_similarity_change_other_options_raise(options, message):
+    with pytest.raises(ValueError, match=message):
+        similarity_change(torch.tensor([0.5]), torch.tensor([0.2]), **options)
+
+
 def test_similarity_change_default_s_pn_is_s_ap_times_s_an():
     s_ap, s_an, lr = 0.6, 0.8, 0.3
     a = torch.tensor([[1.0, 0, 0]], dtype=torch.float64)

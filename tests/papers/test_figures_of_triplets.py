@@ -152,6 +152,13 @@ def test_plot_train_test_max_dots_draws_subset(tmp_path, saved_figures):
 
 
 @pytest.mark.slow
+def test_plot_vector_field_of_hinge_moves_triplets_with_a_loss(tmp_path, saved_figures):
+    path = figures.plot_vector_field(tmp_path / "field.png", points=5, entanglements=[0.0], term="hinge", margin=0.3)
+    for row in rows(path):
+        assert (row["delta_s_ap"] != 0) <= (row["s_an"] - row["s_ap"] + 0.3 > 0)
+
+
+@pytest.mark.slow
 def test_plot_vector_field_data_equal_similarity_change(tmp_path, saved_figures):
     from papers.dynamics import similarity_change
 
