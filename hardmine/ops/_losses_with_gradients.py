@@ -22,6 +22,9 @@ def has_cpu_op(name: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"hardmine::{name}", "CPU")
 
 
+# The compiled op itself, without its registered derivative.
+_BelowAutograd = torch._C._AutoDispatchBelowAutograd
+
 # Whether the backward pass that runs keeps the graph: only then may it be run again.
 _keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
@@ -31,8 +34,8 @@ def _scaled(
     grad_loss: Tensor | None,
     gradients: Sequence[Tensor],
     inputs: Sequence[Tensor | None],
-    need: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
+    need: Sequence[bool],
+) -> Sequence[Tensor | None]:
     """The gradients of the inputs."""
     if grad_loss is None:
         return (None,) * len(need)
@@ -44,13 +47,16 @@ def _scaled(
 
 
 def _as_inputs(
-    gradients: Sequence[Tensor | None], inputs: Sequence[Tensor | None], need: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
+    gradients: Sequence[Tensor | None], inputs: Sequence[Tensor | None], need: Sequence[bool]
+) -> Sequence[Tensor | None]:
     """The needed gradients in the dtypes of their inputs, None for the others."""
-    return tuple(
-        grad.to(given.dtype) if needed and grad is not None and given is not None else None
-        for grad, given, needed in zip(gradients, inputs, need, strict=True)
-    )
+    found: list[Tensor | None] = []
+    for grad, given, needed in zip(gradients, inputs, need, strict=True):
+        if not needed or grad is None or given is None:
+            found.append(None)
+        else:
+            found.append(grad if grad.dtype == given.dtype else grad.to(given.dtype))
+    return found
 
 
 def _may_overwrite(grad_loss: Tensor) -> bool:
@@ -88,7 +94,7 @@ def register_loss_with_gradients(
         need = ctx.needs_input_grad[:count]
         if any(needed and not computed for needed, computed in zip(need, ctx.computed, strict=True)):
             raise RuntimeError(f"hardmine::{name} was called without a flag for a gradient that is needed")
-        return _scaled(getattr(compiled, backward_name), grad_loss, saved[:count], saved[count:], need)
+        return (*_scaled(getattr(compiled, backward_name), grad_loss, saved[:count], saved[count:], need),)
 
     register_autograd(name, differentiable, setup_context, backward)
     forbid_double_backward(name, range(1 + 2 * count))
@@ -96,15 +102,15 @@ def register_loss_with_gradients(
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, arguments: tuple[Any, ...], *inputs: Tensor | None) -> Tensor:
-            with torch._C._AutoDispatchBelowAutograd():
+            with _BelowAutograd():
                 loss, *ctx.gradients = getattr(compiled, name)(*arguments)
-            ctx.save_for_backward(*(t.clone() if t is not None and t.is_inference() else t for t in inputs))
+            ctx.save_for_backward(*inputs)
             ctx.set_materialize_grads(False)
             return loss
 
         @staticmethod
         def backward(ctx: Any, grad_loss: Tensor | None) -> tuple[Tensor | None, ...]:
-            inputs, need = ctx.saved_tensors, ctx.needs_input_grad[1:]
+            inputs, (_, *need) = ctx.saved_tensors, ctx.needs_input_grad
             if grad_loss is None or not _may_overwrite(grad_loss):
                 return None, *_scaled(getattr(compiled, backward_name), grad_loss, ctx.gradients, inputs, need)
             gradients, ctx.gradients = ctx.gradients, None
@@ -114,6 +120,8 @@ def register_loss_with_gradients(
             return None, *_as_inputs(gradients, inputs, need)
 
     function: Any = type(node, (Function,), {})
+    # Without the method of torch.autograd.Function, whose work for transforms takes time: there are none here.
+    apply = super(torch.autograd.Function, function).apply
 
     def loss_of(arguments: tuple[Any, ...]) -> Tensor:
         inputs = [arguments[position] for position in differentiable]
@@ -123,9 +131,10 @@ def register_loss_with_gradients(
         need = [has_grad and tensor is not None and tensor.requires_grad for tensor in inputs]
         if torch.compiler.is_compiling():
             return getattr(compiled, name)(*arguments, *need)[0]
-        if any(need):
-            return function.apply((*arguments, *need), *inputs)
-        with torch._C._AutoDispatchBelowAutograd():
+        if True in need:
+            saved = [tensor.clone() if tensor is not None and tensor.is_inference() else tensor for tensor in inputs]
+            return apply((*arguments, *need), *saved)
+        with _BelowAutograd():
             return getattr(compiled, name)(*arguments, *need)[0]
 
     return loss_of
