@@ -204,6 +204,25 @@ def _is_plain_batch(embeddings: Any, labels: Any) -> bool:
     )
 
 
+def are_plain_pairs(query: Any, key: Any) -> bool:
+    """Whether queries and their keys pass all checks, as those of most calls do."""
+    return (
+        type(query) in (Tensor, torch.nn.Parameter)
+        and type(key) in (Tensor, torch.nn.Parameter)
+        and query.is_cpu
+        and key.is_cpu
+        and query.layout == key.layout == torch.strided
+        and query.dtype == key.dtype
+        and query.dtype in FLOAT_DTYPES
+        and not query.is_nested
+        and not key.is_nested
+        and query.dim() == 2
+        and query.shape[1] > 0
+        and query.shape == key.shape
+        and forward_ad._current_level < 0
+    )
+
+
 def check_labeled_rows(
     embeddings: Any, labels: Any, ref_embeddings: Any, ref_labels: Any
 ) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,11 +19,9 @@ def has_info_nce_op(query: Tensor) -> bool:
     return query.is_cpu and _HAS_CPU_OP
 
 
-def info_nce_of_pairs(
-    query: Tensor, key: Tensor, temperature: Tensor, similarity: str, symmetric: bool, reduction: str
-) -> Tensor:
-    """The mean or the sum over the queries, whose keys are the first of ``key``; the others are negatives of all."""
-    return _loss((query, key, temperature, SIMILARITIES.index(similarity), bool(symmetric), reduction == "mean"))
+def options_of_pairs(temperature: Tensor, similarity: str, symmetric: bool, reduction: str) -> tuple[Any, ...]:
+    """The options of the compiled op: the loss is the mean or the sum over the queries."""
+    return temperature, SIMILARITIES.index(similarity), bool(symmetric), reduction == "mean"
 
 
 @torch.library.register_fake("hardmine::info_nce_loss")
@@ -38,4 +38,5 @@ def _(grad_loss, grad_query, grad_key, grad_temperature, query, key, temperature
     return *gradients, grad_temperature.new_empty(() if need_temperature else (0,))
 
 
-_loss = register_loss_with_gradients("info_nce_loss", (0, 1, 2), "InfoNceLoss")
+# Of a tuple of queries, keys and the options; the first keys are those of the queries, the others are negatives of all.
+loss_of_pairs = register_loss_with_gradients("info_nce_loss", (0, 1, 2), "InfoNceLoss")

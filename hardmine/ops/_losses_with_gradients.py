@@ -1,7 +1,8 @@
 """Compiled ops whose forward pass also computes the gradients of a loss: one op per step of a small batch.
 
-Such an op takes a flag per gradient after its other arguments, and returns ``(loss, *gradients)``; the compiled op
-``<name>_backward`` takes ``(grad_loss, *gradients, *differentiable arguments, *flags)``. They exist on the CPU only.
+Such an op takes a flag per gradient after its other arguments, and returns ``(loss, *gradients, *others)``; the
+compiled op ``<name>_backward`` takes ``(grad_loss, *gradients, *differentiable arguments, *flags)``. Most exist on the
+CPU only.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def register_loss_with_gradients(
     def setup_context(ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
         ctx.computed = arguments[-count:]
         ctx.mark_non_differentiable(*outputs[1:])
-        ctx.save_for_backward(*outputs[1:], *(arguments[position] for position in differentiable))
+        ctx.save_for_backward(*outputs[1 : count + 1], *(arguments[position] for position in differentiable))
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, saved: tuple[Any, ...], grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -103,7 +104,8 @@ def register_loss_with_gradients(
         @staticmethod
         def forward(ctx: Any, arguments: tuple[Any, ...], *inputs: Tensor | None) -> Tensor:
             with _BelowAutograd():
-                loss, *ctx.gradients = getattr(compiled, name)(*arguments)
+                loss, *found = getattr(compiled, name)(*arguments)
+            ctx.gradients = found[:count]
             ctx.save_for_backward(*inputs)
             ctx.set_materialize_grads(False)
             return loss

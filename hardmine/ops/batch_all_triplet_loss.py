@@ -24,10 +24,11 @@ from hardmine.ops._arguments import (
     has_values,
     shape_of,
 )
-from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._batch_all_of_ranks import takes_group
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._ignored import drops_ignored
+from hardmine.ops._known_options import labeled_tensors, remember, remembers_options
+from hardmine.ops._losses_with_gradients import register_loss_with_gradients
 from hardmine.ops._numbers import check_finite, check_flag
 from hardmine.types import (
     BatchAllReduction,
@@ -39,6 +40,22 @@ from hardmine.types import (
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+@torch.library.register_fake("hardmine::batch_all_triplet_loss")
+def _(embeddings, labels, ref_embeddings, *options):
+    computed = embeddings.new_empty(embeddings.shape, dtype=accumulate_dtype(embeddings.dtype))
+    gradients = fake_gradients(computed, ref_embeddings, *options[-2:])
+    return computed.new_empty(()), *gradients, labels.new_empty(()), labels.new_empty(())
+
+
+@torch.library.register_fake("hardmine::batch_all_triplet_loss_backward")
+def _(grad_loss, grad_embeddings, grad_ref_embeddings, *options):
+    return fake_gradients(grad_embeddings, grad_ref_embeddings, *options[-2:])
+
+
+# Of a tuple of the compiled op's arguments without the flags.
+loss_of_triplets = register_loss_with_gradients("batch_all_triplet_loss", (0, 2), "BatchAllTripletLoss")
 
 
 # The overloads differ in the flag and the result: the layout shows only these side by side.
@@ -59,6 +76,7 @@ def batch_all_triplet_loss(
     return_counts: bool, **options: Unpack[BatchAllTripletLossOptions],
 ) -> Tensor | tuple[Tensor, TripletCounts]: ...
 # fmt: on
+@remembers_options(loss_of_triplets, labeled_tensors)
 @observed("batch_all_triplet_loss")
 @drops_ignored
 @takes_group
@@ -162,13 +180,8 @@ def batch_all_triplet_loss(
     return_counts = check_flag("return_counts", return_counts)
     kind = check_choice("similarity", similarity, SIMILARITIES)
     check_distance_similarity(similarity, "batch_all_triplet_loss")
-    loss, _, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(
-        embeddings,
-        labels,
-        ref_embeddings,
-        ref_labels,
-        ids,
-        ref_ids,
+    tensors = embeddings, labels, ref_embeddings, ref_labels, ids, ref_ids
+    compiled_options = (
         table,
         table_row,
         ref_table_row,
@@ -177,9 +190,14 @@ def batch_all_triplet_loss(
         0.0 if table is not None else check_finite("margin", margin, like=embeddings),
         check_choice("reduction", reduction, get_args(BatchAllReduction)),
         allow_tf32(embeddings),
-        *map(needs_gradient, (embeddings, ref_embeddings)),
     )
-    return (loss, TripletCounts(active, total)) if return_counts else loss
+    if not return_counts:
+        remember(compiled_options)
+        return loss_of_triplets((*tensors, *compiled_options))
+    loss, _, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(
+        *tensors, *compiled_options, *map(needs_gradient, (embeddings, ref_embeddings))
+    )
+    return loss, TripletCounts(active, total)
 
 
 def _table_rows(
@@ -215,39 +233,3 @@ def _table_rows(
         return torch.where(ascending[position] == labels, order[position], -1)
 
     return row_of(labels), None if ref_labels is None else row_of(ref_labels)
-
-
-@torch.library.register_fake("hardmine::batch_all_triplet_loss")
-def _(embeddings, labels, ref_embeddings, *options):
-    computed = embeddings.new_empty(embeddings.shape, dtype=accumulate_dtype(embeddings.dtype))
-    gradients = fake_gradients(computed, ref_embeddings, *options[-2:])
-    return computed.new_empty(()), *gradients, labels.new_empty(()), labels.new_empty(())
-
-
-@torch.library.register_fake("hardmine::batch_all_triplet_loss_backward")
-def _(grad_loss, grad_embeddings, grad_ref_embeddings, *options):
-    return fake_gradients(grad_embeddings, grad_ref_embeddings, *options[-2:])
-
-
-def _setup_context(ctx, arguments, outputs):
-    embeddings, _, ref_embeddings, *_ = arguments
-    _, *gradients, active, total = outputs
-    ctx.computed, ctx.dtype = arguments[-2:], embeddings.dtype
-    ctx.mark_non_differentiable(*gradients, active, total)
-    ctx.save_for_backward(*gradients, embeddings, ref_embeddings)
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx, saved, grad_loss, *_):
-    need = ctx.needs_input_grad[:2]
-    if grad_loss is None:
-        return None, None
-    for name, needed, computed in zip(("need_embeddings", "need_ref_embeddings"), need, ctx.computed, strict=True):
-        if needed and not computed:
-            raise RuntimeError(f"hardmine::batch_all_triplet_loss was called with {name}=False")
-    gradients = torch.ops.hardmine.batch_all_triplet_loss_backward(grad_loss, *saved, *need)
-    return tuple(grad.to(ctx.dtype) if needed else None for grad, needed in zip(gradients, need, strict=True))
-
-
-register_autograd("batch_all_triplet_loss", (0, 2), _setup_context, _backward)
-forbid_double_backward("batch_all_triplet_loss", range(5))

@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from hardmine._hooks import observed
 from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._known_options import remembers_options
+from hardmine.ops._known_options import labeled_tensors, remembers_options
 from hardmine.ops._labeled_losses import circle_loss_with_gradients, loss_with_gradients
 from hardmine.ops._numbers import MAX_TEMPERATURE, MIN_TEMPERATURE, check_number, check_temperature
 from hardmine.ops._ranks import with_requested
@@ -39,9 +39,9 @@ def circle_loss(
     gradient_reduction: GradientReduction | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 # fmt: on
+@remembers_options(circle_loss_with_gradients, labeled_tensors)
 @observed("circle_loss")
 @drops_ignored
-@remembers_options(circle_loss_with_gradients)
 def circle_loss(
     embeddings: Tensor,
     labels: Tensor,

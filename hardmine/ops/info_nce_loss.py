@@ -24,7 +24,8 @@ from hardmine.ops._arguments import (
 from hardmine.ops._gather import check_gathered
 from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._hyperbolic import takes_hyperbolic
-from hardmine.ops._info_nce_of_pairs import has_info_nce_op, info_nce_of_pairs
+from hardmine.ops._info_nce_of_pairs import has_info_nce_op, loss_of_pairs, options_of_pairs
+from hardmine.ops._known_options import paired_tensors, remember, remembers_options
 from hardmine.ops._numbers import check_flag
 from hardmine.ops._ranks import GroupLoss, gather, group_loss
 from hardmine.ops._soft import SoftSums, check_soft_options, promotes_rows, soft_sums
@@ -32,6 +33,7 @@ from hardmine.ops._sums import softplus
 from hardmine.types import AnySimilarity, GradientReduction, Reduction
 
 
+@remembers_options(loss_of_pairs, paired_tensors)
 @promotes_rows
 @observed("info_nce_loss")
 @takes_hyperbolic
@@ -124,8 +126,12 @@ def info_nce_loss(
     if call is None:
         t = _check(inputs, options)
         if weights is None and ids is None and reduction != "none" and _is_one_op(inputs, options):
-            key = positive_key if negative_keys is None else torch.cat([positive_key, negative_keys])
-            return info_nce_of_pairs(query, key, t, similarity, symmetric, reduction)
+            compiled_options = options_of_pairs(t, similarity, symmetric, reduction)
+            if negative_keys is not None:
+                return loss_of_pairs((query, torch.cat([positive_key, negative_keys]), *compiled_options))
+            if type(temperature) is float and type(t) is Tensor:  # not that of torch.vmap or a FakeTensor
+                remember(compiled_options)
+            return loss_of_pairs((query, positive_key, *compiled_options))
         losses = _losses(_pairs(query, positive_key, ids), negative_keys, t, options)
         of_queries = None if weights is None else read_weights(weights, query, losses.values.dtype, "query")
         return reduce_losses(losses, of_queries, reduction)

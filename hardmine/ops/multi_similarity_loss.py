@@ -23,7 +23,7 @@ from hardmine.ops._arguments import (
     with_row_numbers,
 )
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._known_options import remembers_options
+from hardmine.ops._known_options import labeled_tensors, remembers_options
 from hardmine.ops._labeled_losses import loss_with_gradients, multi_similarity_loss_with_gradients
 from hardmine.ops._numbers import MAX_TEMPERATURE, MIN_TEMPERATURE, check_finite, check_temperature
 from hardmine.ops._soft import soft_sums
@@ -33,9 +33,9 @@ from hardmine.types import GradientReduction, ProductSimilarity, Reduction
 PRODUCT_SIMILARITIES = ("cosine", "dot")
 
 
+@remembers_options(multi_similarity_loss_with_gradients, labeled_tensors)
 @observed("multi_similarity_loss")
 @drops_ignored
-@remembers_options(multi_similarity_loss_with_gradients)
 def multi_similarity_loss(
     embeddings: Tensor,
     labels: Tensor,

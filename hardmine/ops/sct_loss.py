@@ -12,7 +12,7 @@ from hardmine._hooks import observed
 from hardmine._options import check_choice, resolve_options
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._known_options import remembers_options
+from hardmine.ops._known_options import labeled_tensors, remembers_options
 from hardmine.ops._labeled_losses import triplet_loss_with_gradients
 from hardmine.ops._losses_of_selected import loss_of_selected
 from hardmine.types import (
@@ -126,10 +126,10 @@ def sct_loss(
     **options: Unpack[SCTLossOptions],
 ) -> LossResult[AnySelection]: ...
 # fmt: on
+@remembers_options(triplet_loss_with_gradients, labeled_tensors)
 @observed("sct_loss")
 @drops_ignored
 @takes_hyperbolic
-@remembers_options(triplet_loss_with_gradients)
 def sct_loss(
     embeddings: Tensor,
     labels: Tensor,

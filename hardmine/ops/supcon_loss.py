@@ -13,7 +13,7 @@ from hardmine.ops._anchor_losses import AnchorLosses, loss_of_anchors
 from hardmine.ops._arguments import SIMILARITIES, temperature_tensor
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._known_options import remembers_options
+from hardmine.ops._known_options import labeled_tensors, remembers_options
 from hardmine.ops._labeled_losses import loss_with_gradients, supcon_loss_with_gradients
 from hardmine.ops._numbers import check_temperature
 from hardmine.ops._ranks import with_requested
@@ -40,10 +40,10 @@ def supcon_loss(
     group: ProcessGroup | None = None, gradient_reduction: GradientReduction | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 # fmt: on
+@remembers_options(supcon_loss_with_gradients, labeled_tensors)
 @observed("supcon_loss")
 @drops_ignored
 @takes_hyperbolic
-@remembers_options(supcon_loss_with_gradients)
 def supcon_loss(
     embeddings: Tensor,
     labels: Tensor,

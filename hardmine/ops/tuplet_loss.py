@@ -27,7 +27,7 @@ from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.ops._hyperbolic import takes_hyperbolic
 from hardmine.ops._ignored import drops_ignored
-from hardmine.ops._known_options import remember, remembers_options
+from hardmine.ops._known_options import labeled_tensors, remember, remembers_options
 from hardmine.ops._labeled_losses import has_labeled_losses, tuplet_loss_with_gradients
 from hardmine.ops._numbers import check_flag, check_temperature, optional_number
 from hardmine.ops._ranks import GroupLoss, all_rows, with_requested
@@ -81,10 +81,10 @@ def tuplet_loss(
     **options: Unpack[TupletLossOptions],
 ) -> LossResult[TupletTerms]: ...
 # fmt: on
+@remembers_options(tuplet_loss_with_gradients, labeled_tensors)
 @observed("tuplet_loss")
 @drops_ignored
 @takes_hyperbolic
-@remembers_options(tuplet_loss_with_gradients)
 def tuplet_loss(
     embeddings: Tensor,
     labels: Tensor,

@@ -262,13 +262,13 @@ def test_verify_wrong_info_nce_loss_raises(what, reduction, monkeypatch):
     leaves, call = case("symmetric", 20)
     if reduction == "mean" and not EMULATED:
         module = sys.modules["hardmine.ops.info_nce_loss"]
-        right_loss = module.info_nce_of_pairs
+        right_loss = module.loss_of_pairs
 
         def wrong_loss(*arguments):
             loss = right_loss(*arguments)
             return 1.01 * loss - (0.01 * loss.detach() if what == "gradient" else 0)
 
-        monkeypatch.setattr(module, "info_nce_of_pairs", wrong_loss)
+        monkeypatch.setattr(module, "loss_of_pairs", wrong_loss)
     else:
         name = "logsumexp_backward" if what == "gradient" else "logsumexp"
         right = getattr(torch.ops.hardmine, name)

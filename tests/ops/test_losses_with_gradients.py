@@ -137,6 +137,7 @@ LOSSES = {
     "tuplet_loss of all positives": lambda x, y: ops.tuplet_loss(x, y, positive="all"),
     "supcon_loss": ops.supcon_loss,
     "euclidean supcon_loss": lambda x, y: ops.supcon_loss(x, y, similarity="euclidean"),
+    "batch_all_triplet_loss": ops.batch_all_triplet_loss,
 }
 each_loss = pytest.mark.parametrize("loss_of", LOSSES.values(), ids=LOSSES.keys())
 
@@ -409,6 +410,75 @@ def test_known_options_are_those_of_the_same_call_alone():
     assert len({ops.triplet_loss(x, y, negative="random").item() for _ in range(9)}) > 1
     refs = rows(30, seed=1)
     assert_bitwise_equal(ops.triplet_loss(x, y, *refs), ops.triplet_loss(x, y, *refs, return_selection=True)[0])
+
+
+@pytest.mark.parametrize("loss_of", [ops.triplet_loss, ops.sct_loss, ops.tuplet_loss, ops.supcon_loss])
+def test_known_options_are_not_those_of_hyperbolic_rows_or_ignored_rows(loss_of):
+    """Other decorators change the rows of such calls."""
+    x, y = rows(20)
+    ball = (x / 9).detach()
+    for options in ({"similarity": "hyperbolic"}, {"ignore_index": 0}):
+        first, second = (loss_of(ball, y, **options) for _ in range(2))
+        assert first != loss_of(ball, y)
+        assert_bitwise_equal(second, first)
+
+
+@pytest.mark.parametrize("loss_of", [ops.triplet_loss, ops.supcon_loss, ops.batch_all_triplet_loss])
+def test_calls_of_known_options_mix_dtypes_under_autocast_and_are_observed(loss_of):
+    x, y = rows(20)
+    refs, ref_labels = rows(30, seed=1)
+    expected = loss_of(x, y, refs.bfloat16().float(), ref_labels)
+    with pytest.raises(TypeError, match="ref_embeddings must have the dtype of embeddings"):
+        loss_of(x, y, refs.bfloat16(), ref_labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_bitwise_equal(loss_of(x, y, refs.bfloat16(), ref_labels), expected)
+    with hardmine.verify(every=1) as report:
+        loss_of(x, y, refs, ref_labels)
+    assert report.checks == 1
+
+
+def test_known_options_of_pairs_are_those_of_the_same_call_alone():
+    (x, _), (key, _), (others, _) = rows(20), rows(20, seed=1), rows(9, seed=2)
+    plain = ops.info_nce_loss(x, key)
+    assert_bitwise_equal(ops.info_nce_loss(x, key), plain)
+    named: list[dict] = [{"negative_keys": others}, {"ids": torch.arange(20) // 2}, {"weights": torch.rand(20)}]
+    for options in (*named, {"temperature": 0.2}, {"temperature": torch.tensor(0.2)}, {"symmetric": True}):
+        first, second = (ops.info_nce_loss(x, key, **options) for _ in range(2))
+        assert first != plain
+        assert_bitwise_equal(second, first)
+    assert_bitwise_equal(ops.info_nce_loss(x, key, others), ops.info_nce_loss(x, key, **named[0]))
+    assert ops.info_nce_loss(x, key, reduction="none").shape == (20,)
+    with pytest.raises(ValueError, match="positive_key must be"):
+        ops.info_nce_loss(x, key[:-1])
+    with pytest.raises(TypeError, match="positive_key must have the dtype of query"):
+        ops.info_nce_loss(x, key.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ops.info_nce_loss(x, key.double()).dtype == torch.float64
+
+
+def test_known_options_of_pairs_from_inference_mode_serve_training():
+    x, _ = rows(20)
+    KNOWN_OPTIONS.clear()
+    with torch.inference_mode():
+        expected = ops.info_nce_loss(x, x.detach())
+    loss = ops.info_nce_loss(x, x.detach())
+    assert_bitwise_equal(loss.detach(), expected.clone())
+    assert (torch.autograd.grad(loss, x)[0] != 0).any()
+
+
+def test_known_options_of_batch_all_are_those_of_the_same_call_alone():
+    x, y = rows(20)
+    plain = ops.batch_all_triplet_loss(x, y)
+    assert_bitwise_equal(ops.batch_all_triplet_loss(x, y), plain)
+    table = torch.linspace(0.1, 0.6, 49).view(7, 7)
+    for options in ({"margin": 0.3}, {"margin": table}, {"ids": y}, {"reduction": "sum"}, {"ignore_index": 0}):
+        first, second = (ops.batch_all_triplet_loss(x, y, **options) for _ in range(2))
+        assert first != plain
+        assert_bitwise_equal(second, first)
+    for _ in range(2):
+        loss, counts = ops.batch_all_triplet_loss(x, y, return_counts=True)
+        assert_bitwise_equal(loss, plain)
+        assert counts.total > 0
 
 
 def test_known_options_do_not_hide_bad_rows():
