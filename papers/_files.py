@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from hardmine._tensor_file import draft_of, is_draft
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows
+    fcntl: Any = None
 
 
 def save_csv(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -53,14 +62,37 @@ def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Args:
         path: Name of the file.
-        write: Called with the temporary file's name, in the folder of `path`.
+        write: Called with the temporary file's name, in the folder of `path`. No other writer has the same name.
 
     Raises:
         OSError: The file cannot be written. An existing file stays as it was, and the temporary file is removed.
     """
-    temp_path = path.with_name(f"{path.name}.part")
-    try:
+    with draft_of(path) as temp_path:
         write(temp_path)
-        temp_path.replace(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, waiting for another process that holds it. On Windows, nothing is locked.
+
+    The folder may be removed while it is locked. Who waited for it then holds the lock of no folder.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # the disk has no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
-        temp_path.unlink(missing_ok=True)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # workers that are still exiting share the open folder
+        os.close(handle)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove the temporary files of killed writers. No writer may be at work in the folder."""
+    for path in filter(is_draft, folder.iterdir()):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)

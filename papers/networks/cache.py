@@ -19,6 +19,7 @@ from hardmine._version import __version__
 from hardmine.mining.embedding import embed_chunks
 from hardmine.ops._numbers import check_integer
 from papers._extras import require
+from papers._files import locked
 
 FORMAT, FORMAT_VERSION = "hardmine.features", "1"
 _FINGERPRINTS = ("data", "weights", "transform")
@@ -40,7 +41,8 @@ def cache_features(
 
     The file records the data, weights and transform of its features, and is refused for any others. Each chunk is on
     disk, in the folder `PATH.parts`, before the next one is computed. Ctrl-C, a kill or a power cut therefore costs at
-    most one chunk, and the next call resumes there. The complete file replaces the folder.
+    most one chunk, and the next call resumes there. The complete file replaces the folder. If another process computes
+    the same file, the call waits for it (not on Windows).
 
     Args:
         backbone: Takes images as the data set gives them; see `papers.networks.backbone`. The call puts the backbone
@@ -85,24 +87,40 @@ def cache_features(
         "weights": _weights_fingerprint(backbone),
         "transform": _transform_fingerprint(dataset) if transform_fingerprint is None else transform_fingerprint,
     }
-    if path.exists():
-        features = _features_of(path, expected, 0, len(dataset))
-    else:
+    if not path.exists():
         parts.mkdir(parents=True, exist_ok=True)
-        done = list(_finished_parts(parts, expected, len(dataset)))
-        first = sum(map(len, done))
-        if first < len(dataset):
-            chunks = embed_chunks(backbone, dataset, chunk=chunk, num_workers=num_workers, first=first)
-            with closing(chunks), _bar(len(dataset), first, "features", progress) as bar:
-                for features in chunks:
-                    _write(parts / _part_name(first), features, expected, first)
-                    done.append(features)
-                    first += len(features)
-                    bar.update(len(features))
-        features = torch.cat(done)
-        _write(path, features, expected, 0)
+        with locked(parts):
+            if not path.exists():  # else the process that had the lock before wrote it, and removed the folder
+                features = _computed(backbone, dataset, parts, expected, chunk, num_workers, progress)
+                _write(path, features, expected, 0)
+                shutil.rmtree(parts, ignore_errors=True)
+                return features
+    features = _features_of(path, expected, 0, len(dataset))
     shutil.rmtree(parts, ignore_errors=True)
     return features
+
+
+def _computed(
+    backbone: nn.Module,
+    dataset: Tensor | torch.utils.data.Dataset,
+    parts: Path,
+    expected: dict[str, str],
+    chunk: int,
+    num_workers: int,
+    progress: bool,
+) -> Tensor:
+    """The features in the folder of chunks, and those that are missing in it, which are computed."""
+    done = list(_finished_parts(parts, expected, len(dataset)))
+    first = sum(map(len, done))
+    if first < len(dataset):
+        chunks = embed_chunks(backbone, dataset, chunk=chunk, num_workers=num_workers, first=first)
+        with closing(chunks), _bar(len(dataset), first, "features", progress) as bar:
+            for features in chunks:
+                _write(parts / _part_name(first), features, expected, first)
+                done.append(features)
+                first += len(features)
+                bar.update(len(features))
+    return torch.cat(done)
 
 
 def _finished_parts(parts: Path, expected: dict[str, str], count: int) -> Iterator[Tensor]:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,40 @@ def test_cache_features_killed_resumes(images, path, tmp_path):
     assert parts_of(path) == ["0000000000.safetensors", "0000000004.safetensors"]
     torch.testing.assert_close(compute(images, path), expected_features(images))
     assert 0 not in images.read[: COUNT - 8]
+
+
+SLOWER = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from feature_cache_cases import CHUNK, Images, small_backbone
+from papers.networks import cache_features
+from pathlib import Path
+
+class Slow(Images):
+    def __getitem__(self, index):
+        print(index, flush=True)
+        time.sleep(0.05)
+        return super().__getitem__(index)
+
+cache_features(small_backbone(), Slow(Path({root!r}), {names!r}), {path!r}, chunk=CHUNK, progress=False)
+"""
+
+
+@pytest.mark.subprocess
+def test_cache_features_two_processes_compute_once(images, path, tmp_path):
+    names = [str(p.relative_to(tmp_path)) for p in images.paths]
+    script = SLOWER.format(tests=str(Path(__file__).parent), root=str(tmp_path), names=names, path=str(path))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    slower = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert slower.stdout.readline() == "0\n"  # it has begun
+    features = compute(images, path)
+    assert images.read == [], "the call must wait for the other process"
+    _, errors = slower.communicate(timeout=60)
+    assert slower.returncode == 0, errors
+    assert torch.equal(features, expected_features(images))
+    assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize("damage", ["short", "empty", "altered", "misplaced"])

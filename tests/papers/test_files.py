@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from papers._files import save_atomically, save_json
+from papers._files import remove_drafts, save_atomically, save_json
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,47 @@ def test_save_atomically_failed_write_keeps_old_file(tmp_path):
         save_atomically(path, half)
     assert json.loads(path.read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["content.json"]
+
+
+def test_save_atomically_two_writers_leave_one_complete_file(tmp_path):
+    path = tmp_path / "content.json"
+
+    def slow(temp_path):
+        temp_path.write_text("first, ")
+        save_atomically(path, lambda other: other.write_text("second"))
+        assert path.read_text() == "second"
+        with temp_path.open("a") as file:
+            file.write("complete")
+
+    save_atomically(path, slow)
+    assert path.read_text() == "first, complete"
+    assert [path.name for path in tmp_path.iterdir()] == ["content.json"]
+
+
+def test_save_atomically_link_with_predictable_name_not_followed(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("keep")
+    names = [f"content.json{end}" for end in (".part", ".tmp", "~")]
+    for name in names:
+        (tmp_path / name).symlink_to(other)
+    save_json(tmp_path / "content.json", [1])
+    assert other.read_text() == "keep"
+    assert {path.name for path in tmp_path.iterdir()} == {"content.json", "other", *names}
+
+
+def test_remove_drafts_keeps_other_files(tmp_path):
+    drafts = []
+
+    def killed(temp_path):
+        temp_path.write_text("half")
+        drafts.append(temp_path)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_atomically(tmp_path / "content.json", killed)
+    drafts[0].write_text("half")  # a killed writer cannot remove it
+    kept = [".lock", ".other.tmp", "content.json"]
+    for name in kept:
+        (tmp_path / name).touch()
+    remove_drafts(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
