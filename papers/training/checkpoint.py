@@ -1,10 +1,13 @@
-"""Checkpoints: atomically written files with all state that resuming a training bit for bit needs."""
+"""Checkpoints: atomically written files with all state that resuming a training bit for bit needs.
+
+A checkpoint is a file of `torch.save`, a zip archive, whose comment is the SHA-256 of all bytes before the comment. A
+damaged file is therefore refused, and `torch.load(..., weights_only=True)` reads it like any other.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ from hardmine._version import __version__
 from papers._files import save_atomically
 from papers.recipes.recipe import with_defaults
 
-FORMAT, FORMAT_VERSION = "hardmine.checkpoint", 1
+FORMAT, FORMAT_VERSION = "hardmine.checkpoint", 2
 FILE = "checkpoint.pt"
+_DIGEST_BYTES = 64  # SHA-256 in hexadecimal digits
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -26,16 +30,12 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         OSError: The checkpoint cannot be written, for example because the disk is full.
     """
     # Not directly to the file: on a full disk, torch.save would raise a RuntimeError that hides the cause.
-    content = io.BytesIO()
-    torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__, **state}, content)
-
-    def write(temp_path: Path) -> None:
-        with temp_path.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-
-    save_atomically(path, write)
+    file = io.BytesIO()
+    torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__, **state}, file)
+    content = bytearray(file.getbuffer())
+    content[-2:] = _DIGEST_BYTES.to_bytes(2, "little")  # a zip archive ends with the length of its comment, 0 before
+    content += hashlib.sha256(content).hexdigest().encode()
+    save_atomically(path, lambda temp_path: temp_path.write_bytes(content))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -45,14 +45,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         OSError: The checkpoint cannot be read.
         ValueError: The file is damaged, or not a checkpoint.
     """
+    content = path.read_bytes()
+    body, digest = memoryview(content)[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ValueError(f"{path} is not a readable checkpoint: it is damaged, or another kind of file")
     try:
-        with path.open("rb") as file:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's message advises executing the file's content
-        raise ValueError(f"{path} is not a readable checkpoint: it is damaged, or another kind of file") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the checksum matches, so it was written like this; unpickling can raise any error
+        raise ValueError(f"{path} is not a readable checkpoint: it contains more than plain values") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path} must be a checkpoint of hardmine, got another kind of file")
     version = state.get("format_version")

@@ -77,7 +77,7 @@ def read_result(folder: Path, name: str = FILE) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}; delete it to repeat the run") from error
     if not isinstance(content, dict) or "recipe" not in content:
         raise ValueError(f"{path} must be the result of a run, got other content; delete it to repeat the run")

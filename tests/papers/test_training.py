@@ -210,6 +210,7 @@ def test_load_data_fingerprint_depends_on_images_and_labels(monkeypatch):
         (b'{"recipe": ', r" is damaged: Expecting value: .*; delete it to repeat the run"),
         (b"\xff\xfe", r" is damaged: 'utf-8' codec"),
         (b"", r" is damaged: Expecting value"),
+        (2000 * b"[", r" is damaged: maximum recursion depth exceeded"),
         (b"[]", r" must be the result of a run, got other content"),
         (b"{}", r" must be the result of a run, got other content"),
     ],

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from papers.figures import read_histories
 from papers.training import Trainer
 from papers.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from papers.training.measures import EpochMeasures
+from support.inputs import seeded
 from training_cases import KINDS, QUIET, equal_states, final_state, recipe_of, small_digits, stop_at, trained
 
 pytestmark = pytest.mark.slow
@@ -158,23 +160,51 @@ def test_trainer_damaged_checkpoint_raises(tmp_path, data, content):
     path = tmp_path / "checkpoint.pt"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint: ") as refusal:
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint: it is damaged, or another kin"):
         Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET, resume=True)
+
+
+def test_load_checkpoint_any_flipped_bit_raises(tmp_path):
+    state = {"network": {"weight": torch.randn(8, generator=seeded(0))}, "epoch": 3}
+    path = tmp_path / FILE
+    save_checkpoint(path, state)
+    whole = path.read_bytes()
+    assert load_checkpoint(path)["epoch"] == 3
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="is not a readable checkpoint: it is damaged, or another kind of file"):
+            load_checkpoint(path)
+
+
+def test_load_checkpoint_read_by_torch(tmp_path):
+    save_checkpoint(tmp_path / FILE, {"epoch": 3, "network": {"weight": torch.ones(2)}})
+    state = torch.load(tmp_path / FILE, weights_only=True)
+    assert state["epoch"] == 3
+    assert torch.equal(state["network"]["weight"], torch.ones(2))
+
+
+def test_load_checkpoint_other_content_raises(tmp_path, monkeypatch):
+    path = tmp_path / FILE
+    save_checkpoint(path, {"epoch": Path("not a plain value")})
+    with pytest.raises(ValueError, match="is not a readable checkpoint: it contains more than plain values") as refusal:
+        load_checkpoint(path)
     assert "weights" not in str(refusal.value)  # torch's advice to execute the file's contents is not repeated
-    if content == b"not a checkpoint":
-        assert str(refusal.value).endswith(
-            "checkpoint.pt is not a readable checkpoint: it is damaged, or another kind of file"
-        )
+    for name, value, message in (
+        ("FORMAT", "other", "must be a checkpoint of hardmine, got another kind of file"),
+        ("FORMAT_VERSION", 99, "has the format version 99, hardmine .* reads 2"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"papers.training.checkpoint.{name}", value)
+            save_checkpoint(path, {})
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(path)
 
 
-def test_trainer_other_file_as_checkpoint_raises(tmp_path, data):
-    torch.save({"weights": torch.ones(2)}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="must be a checkpoint of hardmine, got another kind of file"):
-        Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
-    for version, shown in ({"format_version": 99}, "99"), ({}, "None"):
-        torch.save({"format": "hardmine.checkpoint", **version}, tmp_path / "checkpoint.pt")
-        with pytest.raises(ValueError, match=f"has the format version {shown}, hardmine .* reads 1"):
-            Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
+def test_trainer_removes_drafts_of_killed_run(tmp_path, data):
+    draft = tmp_path / f".{'0' * 16}.tmp"
+    draft.touch()
+    trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
+    assert not draft.exists()
 
 
 def test_trainer_failed_write_keeps_old_checkpoint(tmp_path, data, monkeypatch):
@@ -198,7 +228,7 @@ def test_trainer_failed_write_keeps_old_checkpoint(tmp_path, data, monkeypatch):
         trained(recipe, data, tmp_path, options)
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 2
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.tmp"))
     trained(recipe, data, tmp_path / "whole")
     trained(recipe, data, tmp_path, resume=True)
     assert equal_states(final_state(tmp_path), final_state(tmp_path / "whole"))
