@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from papers._commands import experiment, plot, train_recipe
@@ -35,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _guarded(name: str, run: Callable[[], int]) -> int:
-    """Run a command. After Ctrl-C, or if a package is not installed, print one line and return the exit status."""
+    """Run a command. After Ctrl-C, SIGTERM or if a package is missing, print one line and return the exit status."""
+    in_main_thread = threading.current_thread() is threading.main_thread()  # which alone receives signals
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main_thread else None
     try:
         return run()
     except KeyboardInterrupt:
@@ -44,6 +48,9 @@ def _guarded(name: str, run: Callable[[], int]) -> int:
     except ModuleNotFoundError as error:
         print(f"papers {name}: {error}", file=sys.stderr)
         return 1
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
@@ -112,8 +113,26 @@ def _chunks(images: Tensor | Dataset[Any], chunk: int, num_workers: int, first: 
     if first:
         images = Subset(images, range(first, check_images(images)))
     loader = DataLoader(images, batch_size=chunk, num_workers=num_workers, collate_fn=_collate_images)
-    with torch.device("cpu"):  # the loader draws a number, which would have no value on a "meta" default device
+    # The loader draws a number, which would have no value on a "meta" default device.
+    with torch.device("cpu"), signals_blocked():
         return iter(loader)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGTERM, also in processes that start inside the context, for all their lives.
+
+    A ``DataLoader``'s workers that start in it leave to the parent what Ctrl-C or the end of a service sends to the
+    whole process group: the parent then ends them. A signal that comes to the parent meanwhile is delivered afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _collate_images(items: list[Any]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +16,7 @@ from hardmine.mining import (
     SmartMiner,
     TripletBatch,
 )
-from hardmine.mining.embedding import embed_all
+from hardmine.mining.embedding import embed_all, signals_blocked
 from papers.recipes import Recipe, RecipeError
 from papers.recipes.sections import AnchorNeighbor, Triplets
 from papers.training.data import Images, TrainingData, plain_train_images
@@ -199,11 +198,7 @@ def images_of(images: Images, batches: list[Batch], workers: int) -> Iterator[Te
         batch_sampler=rows,
         num_workers=workers,
         generator=torch.Generator(),
-        worker_init_fn=_leave_interrupts_to_the_parent,
     )
-    return (batch_images for batch_images, _ in loader)
-
-
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ignore Ctrl-C, which reaches all processes: the parent finishes its step and writes a checkpoint."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with signals_blocked():  # the parent finishes its step, which needs the workers, and writes a checkpoint
+        loaded = iter(loader)
+    return (batch_images for batch_images, _ in loaded)
