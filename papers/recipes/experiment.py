@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from papers.recipes.fields import RecipeError, number, one_of, parse_section, shown
-from papers.recipes.recipe import EXPERIMENT, Recipe, apply_overrides, parse_recipe, read_table, set_values
+from papers.recipes.recipe import (
+    EXPERIMENT,
+    Recipe,
+    apply_overrides,
+    parse_recipe,
+    read_table,
+    refused_if_deep,
+    set_values,
+)
 
 FIGURES = ("training", "triplet-steps", "train-test", "within-class", "nearest-train", "group-size")
 _DIAGRAM_FIGURES = ("triplet-steps", "train-test")
@@ -105,6 +113,18 @@ def load_experiment(
         FileNotFoundError: The experiment does not exist.
         RecipeError: The experiment is invalid; see :func:`papers.recipes.load_recipe`.
     """
+    with refused_if_deep(source):
+        return _experiment(source, overrides, datasets, variants, seeds)
+
+
+def _experiment(
+    source: str | os.PathLike[str],
+    overrides: Sequence[str],
+    datasets: Sequence[str] | None,
+    variants: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+) -> Experiment:
+    """See :func:`load_experiment`."""
     try:
         name, table = read_table(f"experiments/{os.fspath(source)}")
     except FileNotFoundError:

@@ -30,8 +30,8 @@ _BATCH: dict[str, type[nn.Module]] = {
 }
 SMART = "SmartTriplet"
 LOSSES = (*_BATCH, SMART)
-# Options that TOML cannot express.
-_NOT_IN_TOML = {"generator", "margin_labels", "classes"}
+# Options that TOML cannot express, and what only they give a use.
+_NOT_IN_TOML = {"generator", "margin_labels", "classes", "group", "gradient_reduction"}
 _WEIGHTS = ("lam", "global_lam")  # a negative weight would reward what the loss must avoid
 _SMART_OPTIONS = {
     "margin": 0.2,
@@ -94,6 +94,8 @@ def parse_loss(recipe: str, table: Any) -> Loss:
         for weight in _WEIGHTS:
             if weight in options:
                 check_finite(weight, options[weight], at_least=0.0)
+        if options.get("reduction") == "none":
+            raise ValueError("reduction must be one that gives a scalar to train on, got 'none'")
         make_loss(loss, classes=1)
     except (TypeError, ValueError) as error:
         key = str(error).partition(" ")[0]

@@ -6,7 +6,8 @@ import copy
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,19 @@ def load_recipe(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -
             key and value, and the valid values.
         ModuleNotFoundError: On Python 3.10, tomli is not installed.
     """
-    name, table = read_table(source)
-    table.pop(EXPERIMENT, None)
-    return parse_recipe(name, apply_overrides(name, table, overrides))
+    with refused_if_deep(source):
+        name, table = read_table(source)
+        table.pop(EXPERIMENT, None)
+        return parse_recipe(name, apply_overrides(name, table, overrides))
+
+
+@contextmanager
+def refused_if_deep(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Report tables and lists that are nested too deeply for Python's stack as an invalid recipe."""
+    try:
+        yield
+    except RecursionError:
+        raise RecipeError(f"{os.fspath(source)}: tables and lists, also of overrides, are nested too deeply") from None
 
 
 def read_table(source: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:

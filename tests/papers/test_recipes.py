@@ -111,6 +111,15 @@ def test_recipe_as_dict_includes_defaults(file):
         ("loss.temperature=x", "tiny: [loss] SHN: temperature must be a number, got str (loss.temperature = 'x')"),
         ("loss.negative=hardest", "tiny: unknown key loss.negative = 'hardest'"),
         ("loss.generator=3", "tiny: unknown key loss.generator = 3"),
+        ("loss.group=x", "tiny: unknown key loss.group = 'x'"),
+        (
+            "loss.reduction=none",
+            "tiny: [loss] SHN: reduction must be one that gives a scalar to train on, got 'none' (loss.reduction = 'no",
+        ),
+        (
+            "loss.temperature=" + 2000 * "[" + 2000 * "]",
+            "tiny.toml: tables and lists, also of overrides, are nested too deeply",
+        ),
         ("seed=-1", "tiny: seed must be an integer from 0 to 2147483647, got -1"),
         ("seed=1.0", "tiny: seed must be an integer from 0 to 2147483647, got 1.0"),
         ('title=" "', "tiny: title must be one line of text, got ' '"),
@@ -157,6 +166,20 @@ def test_load_recipe_invalid_file_raises(tmp_path, file):
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(RecipeError, match=r"tiny\.toml must be TOML: "):
         load_recipe(file)
+
+
+@pytest.mark.parametrize("value", [2000 * "[" + 2000 * "]", 2000 * "{a=" + "1" + 2000 * "}"])
+@pytest.mark.parametrize("load", [load_recipe, load_experiment])
+def test_load_recipe_deeply_nested_file_raises(file, load, value):
+    file.write_text(f"{TOML}[experiment]\nclaim = {value}\n")
+    with pytest.raises(RecipeError, match=r"tiny\.toml: tables and lists, also of overrides, are nested too deeply"):
+        load(file)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_load_recipe_loss_without_scalar_raises(name):
+    with pytest.raises(RecipeError, match=r"reduction must be one that gives a scalar|unknown key loss\.reduction"):
+        recipe_of(loss={"name": name, "reduction": "none"})
 
 
 def test_load_recipe_selection_with_mined_triplets_raises():
