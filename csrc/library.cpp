@@ -267,6 +267,18 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "sigmoid_loss_backward(Tensor grad_value, Tensor query, Tensor labels, Tensor key, Tensor key_labels, "
       "Tensor logit, int similarity, bool allow_tf32, bool need_query, bool need_key) -> (Tensor, Tensor)");
 
+  // On the CPU, where the key of a query has its row number -> the mean or the sum over queries, []; grad_query,
+  // grad_key, grad_logit [2] float64. A gradient that is not needed is empty.
+  m.def(
+      "sigmoid_loss_with_gradients(Tensor query, Tensor key, Tensor logit, int similarity, bool is_mean, "
+      "bool need_query, bool need_key, bool need_logit) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  // The gradients above times grad_loss.
+  m.def(
+      "sigmoid_loss_with_gradients_backward(Tensor grad_loss, Tensor grad_query, Tensor grad_key, Tensor grad_logit, "
+      "Tensor query, Tensor key, Tensor logit, bool need_query, bool need_key, bool need_logit) "
+      "-> (Tensor, Tensor, Tensor)");
+
   // -> loss []; grad_embeddings [B, D], grad_ref_embeddings [M, D]; the numbers of active triplets and of all, []
   // int64. A gradient that is not needed is empty. The loss of all triplets determines its gradients up to grad_loss,
   // so backward only multiplies. ref_table_row [M] is given together with margin_table and refs.

@@ -27,6 +27,7 @@ from hardmine.ops._gather import check_gathered
 from hardmine.ops._groups import agree_on_checks
 from hardmine.ops._numbers import check_finite
 from hardmine.ops._ranks import gather, group_loss
+from hardmine.ops._sigmoid_of_pairs import has_sigmoid_op, sigmoid_of_pairs
 from hardmine.ops._soft import promotes_rows
 from hardmine.types import GradientReduction, Reduction, Similarity
 
@@ -82,9 +83,8 @@ def sigmoid_loss(
 
     Note:
         Without pairs the loss is 0. A non-finite element, or a row whose norm overflows, makes the loss and all
-        gradients NaN. The Euclidean similarity of equal rows takes the subgradient 0. Memory is O(B D): the backward
-        pass recomputes the similarities. Results are bitwise equal on every repeat, for any number of threads and at
-        every SIMD level.
+        gradients NaN. The Euclidean similarity of equal rows takes the subgradient 0. Memory is O(B D). Results are
+        bitwise equal on every repeat, for any number of threads and at every SIMD level.
 
     Reference:
         Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023, equation 1 and algorithm 1.
@@ -108,6 +108,8 @@ def sigmoid_loss(
     call = group_loss("sigmoid_loss", group, gradient_reduction, reduction)
     if call is None:
         logit = _check(query, key, options)
+        if weights is None and reduction != "none" and has_sigmoid_op(query):
+            return sigmoid_of_pairs(query, key, logit, similarity, reduction)
         number = torch.arange(query.shape[0], device=query.device)
         losses = _losses(query, number, key, number, logit, similarity)
         of_queries = None if weights is None else read_weights(weights, query, losses.values.dtype, "query")
@@ -137,7 +139,11 @@ def _check(query: Tensor, key: Tensor, options: dict[str, Any]) -> Tensor:
     if key.shape[0] != query.shape[0]:
         raise ValueError(f"key must be [B, D] = {shape_of(query)}, got {shape_of(key)}")
     check_choice("similarity", options["similarity"], SIMILARITIES)
-    logit = torch.stack([_number(name, options[name], query) for name in ("logit_scale", "logit_bias")])
+    names = ("logit_scale", "logit_bias")
+    if not torch.compiler.is_compiling() and not any(isinstance(options[name], Tensor) for name in names):
+        numbers = [check_finite(name, options[name], like=query) for name in names]
+        return torch.tensor(numbers, dtype=torch.float64, device=query.device)
+    logit = torch.stack([_number(name, options[name], query) for name in names])
     return logit if has_values(logit) else logit * torch.where(logit.isfinite().all(), 1.0, math.nan)
 
 

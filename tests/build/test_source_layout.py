@@ -189,6 +189,7 @@ def test_ops_of_library_are_all_listed_for_tests():
     all_positives = {"select_all_positives", "all_positives_triplet_loss"}
     # triplet_loss, sct_loss and tuplet_loss, reduced on a CPU: test_losses_with_gradients.py
     listed |= {"triplet_loss_with_gradients", "tuplet_loss_with_gradients"}
+    listed.add("sigmoid_loss_with_gradients")  # test_sigmoid_loss.py
     assert forward == listed | all_positives | {"simd_level", "positive_ranks"}
     assert {name.removesuffix("_backward") for name in declared} == forward
 

@@ -248,9 +248,13 @@ TYPED_TEST(sigmoid_any_target_gives_same_bits, T) {
       std::vector<double> value(c.rows(), 0.0), by_scale(c.rows(), 0.0), by_bias(c.rows(), 0.0), cells;
       const cpu::SigmoidRowSums<T> sums{T(9), T(-3), value.data(), by_scale.data(), by_bias.data()};
       for (const cpu::Block& block : c.blocks) {
-        kernel.sigmoid_sums(c.pass_of(kernel), block, filled(c, c.scalar, cpu::PairKind::kAny, block).data(), sums);
+        std::vector<T> scores = filled(c, c.scalar, cpu::PairKind::kAny, block);
+        kernel.sigmoid_sums(c.pass_of(kernel), block, sums, nullptr, scores.data());
+        std::vector<T> with_sums = filled_for_weights(c, kernel, cpu::PairKind::kAny, block);
+        kernel.sigmoid_sums(c.pass_of(kernel), block, sums, row_weight.data(), with_sums.data());
         std::vector<T> numbers = filled_for_weights(c, kernel, cpu::PairKind::kAny, block);
         kernel.sigmoid_weights(c.pass_of(kernel), block, weights, numbers.data());
+        CHECK(same_bits(inside(kernel, block, with_sums), inside(kernel, block, numbers)));
         for (const T cell : inside(kernel, block, numbers)) cells.push_back(static_cast<double>(cell));
       }
       value.insert(value.end(), by_scale.begin(), by_scale.end());

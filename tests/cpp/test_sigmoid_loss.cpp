@@ -116,3 +116,44 @@ TYPED_TEST(sigmoid_loss_nonfinite_row_is_reported, T) {
   queries.x[17] = T(kNaN);
   CHECK(!SigmoidRun<T>({}, kLogits[0], queries, keys, std::vector<T>(20, T(1)), SerialPool()).finite);
 }
+
+// Loss and gradients in one pass: those of both calls, where the labels are the row numbers.
+TYPED_TEST(sigmoid_loss_with_gradients_matches_two_calls, T) {
+  for (const Similarity similarity : kSimilarities) {
+    for (const int64_t rows : {1, 33, 97, 193}) {
+      Random random(rows);
+      Batch<T> queries(Values::kReals, Labels::kAllDistinct, rows, 17, random),
+          keys(Values::kReals, Labels::kAllDistinct, rows, 17, random);
+      for (int64_t i = 0; i < rows; ++i) queries.label[i] = keys.label[i] = i;
+      SigmoidRule rule;
+      rule.similarity = similarity;
+      context = name_of(similarity) + ", " + std::to_string(rows) + " rows";
+      const std::vector<T> gradient(rows, T(1));
+      const SigmoidRun<T> both(rule, kLogits[0], queries, keys, gradient, SerialPool());
+      const auto run = [&](const cpu::ThreadPool& pool, bool has_keys) {
+        std::vector<T> loss(1), of_queries(queries.x.size(), T(kNaN)), of_keys(has_keys ? keys.x.size() : 0, T(kNaN));
+        double of_logit[2];
+        CHECK(cpu::sigmoid_with_gradients<T>(
+            rule, kLogits[0], false, {queries.x.data(), rows}, {keys.x.data(), rows}, 17, pool,
+            {loss.data(), of_queries.data(), has_keys ? of_keys.data() : nullptr, of_logit}));
+        loss.push_back(static_cast<T>(of_logit[0]));
+        loss.push_back(static_cast<T>(of_logit[1]));
+        CHECK(same_bits(of_queries, both.grad_queries));
+        if (has_keys) CHECK(same_bits(of_keys, both.grad_keys));
+        return loss;
+      };
+      const std::vector<T> found = run(SerialPool(), true);
+      CHECK(same_bits(run(ThreadedPool(3), true), found));
+      CHECK(same_bits(run(SerialPool(), false), found));
+      const std::vector<T>* wanted[] = {&both.value, &both.by_scale, &both.by_bias};
+      for (int64_t k = 0; k < 3; ++k) {
+        double sum = 0, size = 0;
+        for (const T number : *wanted[k]) {
+          sum += number;
+          size += std::fabs(number);
+        }
+        CHECK_NEAR(found[k], sum, 2 * std::numeric_limits<T>::epsilon() * size);
+      }
+    }
+  }
+}

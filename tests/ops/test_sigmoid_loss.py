@@ -101,6 +101,39 @@ def test_sigmoid_loss_compiles_whole_and_passes_opcheck():
     torch.autograd.grad(compiled(query, key, bias), (query, key, bias))
     number, logit = torch.arange(9), torch.tensor([2.0, -1.0], dtype=torch.float64, requires_grad=True)
     torch.library.opcheck(torch.ops.hardmine.sigmoid_loss.default, (query, number, key, number, logit, 0, False))
+    with_gradients = torch.ops.hardmine.sigmoid_loss_with_gradients.default
+    torch.library.opcheck(with_gradients, (query, key, logit, 0, True, True, True, True))
+    torch.library.opcheck(with_gradients, (query, key.detach(), logit.detach(), 2, False, True, False, False))
+
+
+@pytest.mark.cpu
+@each_similarity
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("count", [1, 33, 200])
+def test_sigmoid_loss_with_gradients_equals_that_of_each_query(similarity, dtype, reduction, count):
+    """On a CPU a reduced loss is an op of its own."""
+    rows = pairs(count, dtype=dtype)
+    numbers = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (4.0, -3.0)]
+    options = {"similarity": similarity, "logit_scale": numbers[0], "logit_bias": numbers[1]}
+    loss = ops.sigmoid_loss(*rows, **options, reduction=reduction)
+    each = ops.sigmoid_loss(*rows, **options, reduction="none")
+    expected = each.sum() if reduction == "sum" else each.mean()
+    torch.testing.assert_close(loss, expected)
+    found, wanted = (torch.autograd.grad(3 * value, [*rows, *numbers]) for value in (loss, expected))
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == b.dtype
+        assert (a != 0).any()
+        torch.testing.assert_close(
+            a, b, atol=1e-6 * b.abs().max().item(), rtol=0.01 if dtype == torch.bfloat16 else 1e-5
+        )
+    with torch.no_grad():
+        assert_bitwise_equal(ops.sigmoid_loss(*rows, **options, reduction=reduction), loss.detach())
+    only = torch.autograd.grad(
+        3 * ops.sigmoid_loss(*rows, logit_scale=4.0, logit_bias=-3.0, similarity=similarity, reduction=reduction),
+        rows[1],
+    )[0]
+    assert_bitwise_equal(only, found[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -148,7 +181,10 @@ def test_sigmoid_loss_any_thread_count_is_bitwise_equal(similarity):
     found = []
     for count in (1, 2, 3, 3):
         with threads(count):
-            found.append(evaluate(ops, pairs(700, 16, torch.float32), 10.0, -10.0, similarity=similarity))
+            rows = pairs(700, 16, torch.float32)
+            found.append([])
+            for reduction in ("mean", "none"):
+                found[-1] += evaluate(ops, rows, 10.0, -10.0, similarity=similarity, reduction=reduction)
     for other in found[1:]:
         for a, b in zip(other, found[0], strict=True):
             assert_bitwise_equal(a, b)
@@ -163,7 +199,9 @@ for dtype in (torch.float32, torch.float64):
     for similarity in SIMILARITIES:
         for numbers in NUMBERS:
             for count, depth in ((97, 7), (250, 40)):
-                results += evaluate(ops, pairs(count, depth, dtype), *numbers, similarity=similarity)
+                for reduction in ("mean", "none"):
+                    options = dict(similarity=similarity, reduction=reduction)
+                    results += evaluate(ops, pairs(count, depth, dtype), *numbers, **options)
 torch.save(results, sys.argv[1])
 """
 
@@ -198,4 +236,37 @@ def test_verify_wrong_sigmoid_loss_raises(what, monkeypatch):
     else:
         monkeypatch.setattr(torch.ops.hardmine, "sigmoid_loss_backward", lambda *a: [1.01 * g for g in backward(*a)])
     with pytest.raises(hardmine.VerificationError, match=f"the {what} deviates by"), hardmine.verify(every=1):
+        ops.sigmoid_loss(*pairs(20), reduction="none")
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_verify_wrong_sigmoid_loss_with_gradients_raises(place, monkeypatch):
+    right = torch.ops.hardmine.sigmoid_loss_with_gradients
+
+    def wrong(*arguments):
+        found = list(right(*arguments))
+        found[place] = 1.01 * found[place]
+        return found
+
+    monkeypatch.setattr(torch.ops.hardmine, "sigmoid_loss_with_gradients", wrong)
+    what = "gradient" if place else "loss"
+    with pytest.raises(hardmine.VerificationError, match=f"the {what} deviates by"), hardmine.verify(every=1):
         ops.sigmoid_loss(*pairs(20))
+
+
+@pytest.mark.cpu
+def test_sigmoid_loss_with_gradients_direct_calls_with_wrong_arguments_raise():
+    x, logit = torch.ones(4, 3), torch.ones(2, dtype=torch.float64)
+    good = [x, x, logit, 0, True, True, True, True]
+    torch.ops.hardmine.sigmoid_loss_with_gradients(*good)
+    changes = [(0, x[0]), (0, x.int()), (1, x[:3]), (1, x[:, :2]), (1, x.double()), (2, logit[:1]), (2, logit.float())]
+    for place, value in [*changes, (3, -1), (3, 3)]:
+        with pytest.raises((ValueError, RuntimeError), match="must"):
+            torch.ops.hardmine.sigmoid_loss_with_gradients(*good[:place], value, *good[place + 1 :])
+    backward, one = torch.ops.hardmine.sigmoid_loss_with_gradients_backward, torch.ones(())
+    given = [one, x, x, logit, x, x, logit, True, True, True]
+    assert_bitwise_equal(backward(2 * one, *given[1:])[2], 2 * logit)
+    for place, value in [(0, one.int()), (0, torch.ones(2)), (1, x.double()), (2, x.int()), (3, logit.float())]:
+        with pytest.raises((ValueError, RuntimeError), match="must"):
+            backward(*given[:place], value, *given[place + 1 :])

@@ -19,4 +19,20 @@ bool sigmoid_backward(const SigmoidRule& rule, const Logit<double>& logit, const
                       const LabeledMatrix<T>& keys, int64_t depth, const T* grad_value, const ThreadPool& pool,
                       T* grad_queries, T* grad_keys);
 
+// A gradient that is not needed is null.
+template <class T>
+struct SigmoidGradients {
+  T* loss;             // [1]
+  T* grad_query;       // [queries, depth]
+  T* grad_key;         // [keys, depth]
+  double* grad_logit;  // [2]: of scale and bias
+};
+
+// The mean or the sum over queries, whose keys have their row numbers, and its gradients: one pass, since no pair's
+// derivative depends on others. Returns false, without writing, if some row or norm is not finite.
+template <class T>
+bool sigmoid_with_gradients(const SigmoidRule& rule, const Logit<double>& logit, bool is_mean, const Matrix<T>& queries,
+                            const Matrix<T>& keys, int64_t depth, const ThreadPool& pool,
+                            const SigmoidGradients<T>& out);
+
 }  // namespace hardmine::cpu

@@ -44,18 +44,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce_loss_cpu(Tensor query, Tenso
 std::tuple<Tensor, Tensor, Tensor> info_nce_loss_backward_cpu(Tensor grad_loss, Tensor grad_query, Tensor grad_key,
                                                               Tensor grad_temperature, Tensor, Tensor, Tensor,
                                                               bool need_query, bool need_key, bool need_temperature) {
-  const Tensor of_temperature = need_temperature ? new_array(grad_temperature, {}, ScalarType::Double)
-                                                 : new_array(grad_temperature, {0}, ScalarType::Double);
-  if (need_temperature) {
-    check(
-        grad_temperature.scalar_type() == ScalarType::Double && grad_temperature.numel() == 1 && grad_loss.numel() == 1,
-        "grad_temperature must be one number of float64, got " + shape_of(grad_temperature));
-    const double factor =
-        dispatch(grad_loss.scalar_type(), [&]<class T>() { return static_cast<double>(*data<T>(grad_loss)); });
-    *mutable_data<double>(of_temperature) = factor * *data<double>(grad_temperature);
-  }
   return {scaled_gradient(grad_loss, "grad_query", grad_query, need_query),
-          scaled_gradient(grad_loss, "grad_key", grad_key, need_key), of_temperature};
+          scaled_gradient(grad_loss, "grad_key", grad_key, need_key),
+          scaled_numbers(grad_loss, "grad_temperature", grad_temperature, need_temperature)};
 }
 
 }  // namespace

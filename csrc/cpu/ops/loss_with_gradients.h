@@ -41,6 +41,21 @@ inline Tensor scaled_gradient(const Tensor& grad_loss, const char* name, const T
   return out;
 }
 
+// A gradient of float64 numbers, such as a temperature's, that the forward pass left, times the gradient of the loss;
+// empty if not needed.
+inline Tensor scaled_numbers(const Tensor& grad_loss, const char* name, const Tensor& given, bool is_needed) {
+  if (!is_needed) return new_array(given, {0}, ScalarType::Double);
+  if (given.scalar_type() != ScalarType::Double || given.dim() > 1 || grad_loss.numel() != 1)
+    fail(std::string(name) + " must be numbers of float64, got " + shape_of(given));
+  const Tensor grad = contiguous_array(given);
+  const Tensor out =
+      grad.dim() ? new_array(grad, {grad.size(0)}, ScalarType::Double) : new_array(grad, {}, ScalarType::Double);
+  const double factor =
+      dispatch(grad_loss.scalar_type(), [&]<class T>() { return static_cast<double>(*data<T>(grad_loss)); });
+  for (int64_t i = 0; i < grad.numel(); ++i) mutable_data<double>(out)[i] = factor * data<double>(grad)[i];
+  return out;
+}
+
 // The backward op of a loss on labeled rows; `Rule` tells the ops apart. Embeddings and refs are arguments only so that
 // autograd notices a second derivative.
 template <class Rule>

@@ -28,27 +28,42 @@ struct PairSigns {
   }
 };
 
+// The derivative of the loss by what the score stands for, from that by the similarity.
 template <bool kEuclidean, class T>
-void sigmoid_sums_of(const PairwiseParams<T>& params, const Block& block, const T* scores,
-                     const SigmoidRowSums<T>& sums) {
+inline Vec<T> sigmoid_weight(Vec<T> score, Vec<T> by_similarity) {
+  using V = Vec<T>;
+  V weight = by_similarity;
+  if constexpr (kEuclidean) {
+    // s = -d, so ds / dx = (y - x) / d. At d = 0 the subgradient is 0, as for PyTorch's norm.
+    weight = V::select(score >= constant<T>(std::numeric_limits<T>::min()), weight / sqrt(score), V::zero());
+  }
+  return V::select(score >= score, weight, V::zero());
+}
+
+// kWeights: also replaces each score by its weight.
+template <bool kEuclidean, bool kWeights, class T>
+void sigmoid_sums_of(const PairwiseParams<T>& params, const Block& block, const SigmoidRowSums<T>& sums,
+                     const T* row_weights, T* scores) {
   using V = Vec<T>;
   const int64_t width = buffer_width(block);
   const V scale = V::broadcast(&sums.scale), bias = V::broadcast(&sums.bias);
   const T no_tail[kPartials] = {};
   PairSigns<T> signs;
   for (int64_t i = 0; i < block.rows(); ++i) {
-    const T* row_scores = scores + i * kMaxBlockColumns;
+    T* row_scores = scores + i * kMaxBlockColumns;
     const int64_t row = block.row_begin + i;
+    const V row_weight = kWeights ? V::broadcast(row_weights + row) : V::zero();
     signs.with_row(params, block, row, [&] {
       Partials<T> value, by_scale, by_bias;
       for (int64_t c = 0; c < width; c += kPartials) {
 #pragma GCC unroll 16
         for (int64_t v = 0; v < Partials<T>::kVecs; ++v) {
           const int64_t k = c + v * V::kLanes;
-          const V s = similarity_of<kEuclidean>(V::load(row_scores + k)), sign = V::load(signs.sign + k);
+          const V score = V::load(row_scores + k), s = similarity_of<kEuclidean>(score), sign = V::load(signs.sign + k);
           const V x = sign * fma(s, scale, bias), e = decay(x);
           const auto known = s >= s;  // no padding
-          const V slope = V::select(known, sign * sigmoid(x, e), V::zero());
+          const V of_pair = sign * sigmoid(x, e), slope = V::select(known, of_pair, V::zero());
+          if constexpr (kWeights) sigmoid_weight<kEuclidean>(score, row_weight * of_pair).store(row_scores + k);
           value.sum[v] = value.sum[v] + V::select(known, softplus(x, e), V::zero());
           by_bias.sum[v] = by_bias.sum[v] + slope;
           by_scale.sum[v] = by_scale.sum[v] + V::select(known, slope * s, V::zero());
@@ -62,8 +77,14 @@ void sigmoid_sums_of(const PairwiseParams<T>& params, const Block& block, const 
 }
 
 template <class T>
-void sigmoid_sums(const PairwiseParams<T>& params, const Block& block, const T* scores, const SigmoidRowSums<T>& sums) {
-  (params.euclidean ? sigmoid_sums_of<true, T> : sigmoid_sums_of<false, T>)(params, block, scores, sums);
+void sigmoid_sums(const PairwiseParams<T>& params, const Block& block, const SigmoidRowSums<T>& sums,
+                  const T* row_weights, T* scores) {
+  using Function = void (*)(const PairwiseParams<T>&, const Block&, const SigmoidRowSums<T>&, const T*, T*);
+  const Function function = switch_bools(
+      []<bool kEuclidean, bool kWeights>() -> Function { return sigmoid_sums_of<kEuclidean, kWeights, T>; },
+      params.euclidean, row_weights != nullptr);
+  function(params, block, sums, row_weights, scores);
+  if (row_weights) pad_weights(block, scores);
 }
 
 template <bool kEuclidean, class T>
@@ -72,7 +93,6 @@ void sigmoid_weights_of(const PairwiseParams<T>& params, const Block& block, con
   using V = Vec<T>;
   const int64_t width = buffer_width(block);
   const V scale = V::broadcast(&weights.scale), bias = V::broadcast(&weights.bias);
-  const V min_square = constant<T>(std::numeric_limits<T>::min());
   PairSigns<T> signs;
   for (int64_t i = 0; i < block.rows(); ++i) {
     T* row_scores = scores + i * kMaxBlockColumns;
@@ -82,12 +102,7 @@ void sigmoid_weights_of(const PairwiseParams<T>& params, const Block& block, con
       for (int64_t c = 0; c < width; c += V::kLanes) {
         const V score = V::load(row_scores + c), s = similarity_of<kEuclidean>(score), sign = V::load(signs.sign + c);
         const V x = sign * fma(s, scale, bias);
-        V weight = row_weight * (sign * sigmoid(x, decay(x)));
-        if constexpr (kEuclidean) {
-          // s = -d, so ds / dx = (y - x) / d. At d = 0 the subgradient is 0, as for PyTorch's norm.
-          weight = V::select(score >= min_square, weight / sqrt(score), V::zero());
-        }
-        V::select(score >= score, weight, V::zero()).store(row_scores + c);
+        sigmoid_weight<kEuclidean>(score, row_weight * (sign * sigmoid(x, decay(x)))).store(row_scores + c);
       }
     });
   }

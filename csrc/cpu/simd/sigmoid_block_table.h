@@ -23,8 +23,9 @@ struct SigmoidWeights {
 // Consumers of a block of scores (TileKernels::fill_block) of all pairs.
 template <class T>
 struct SigmoidKernels {
-  void (*sigmoid_sums)(const PairwiseParams<T>& params, const Block& block, const T* scores,
-                       const SigmoidRowSums<T>& sums);
+  // With row_weights (those of SigmoidWeights), also replaces the scores as sigmoid_weights does.
+  void (*sigmoid_sums)(const PairwiseParams<T>& params, const Block& block, const SigmoidRowSums<T>& sums,
+                       const T* row_weights, T* scores);
   // Replaces each score by the derivative of the loss by the similarity, divided by the distance if the pass is
   // Euclidean. Pads with zeros as gradient_gemm requires.
   void (*sigmoid_weights)(const PairwiseParams<T>& params, const Block& block, const SigmoidWeights<T>& weights,
