@@ -152,7 +152,7 @@ def set_values(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise RecipeError(f"{name}: {key} = {shown(values[key])}: {section} is a value, not a section")
-        target[last] = values[key]
+        target[last] = copy.deepcopy(values[key])  # a later key may change a part of it
         known = _known_keys(key, values[key])
         if known is not None:
             changed[sections[0]] = {option: value for option, value in target.items() if option in known}
@@ -192,6 +192,17 @@ def parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:
     )
     _check_consistency(recipe)
     return recipe
+
+
+def recipe_of_settings(name: str, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe of a saved run, from :meth:`Recipe.as_dict`."""
+
+    def as_toml(value: Any) -> Any:  # has lists, and no None
+        if isinstance(value, Mapping):
+            return {key: as_toml(item) for key, item in value.items() if item is not None}
+        return list(value) if isinstance(value, tuple) else value
+
+    return parse_recipe(name, as_toml(settings))
 
 
 def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -115,16 +115,14 @@ def load_data(
         notes += [f"{_SKIPPED}{path}: {reason}" for path, reason in corrupt]
     if recipe.data.name == "omniglot":
         return _omniglot(split, notes, progress)
-    data, frozen = recipe.data, recipe.network.frozen
-    # Backbones scale images themselves. Features use the test transform, and are the same for every seed.
-    options = {"normalization": None, "seed": 0 if frozen else recipe.seed}
-    transforms = Transforms(data.size, data.crop, data.padding, data.flip, data.keep_aspect, **options)
-    split = split.with_transforms(transforms)
-    if not frozen:
+    split = split.with_transforms(transforms_of(recipe))
+    if not recipe.network.frozen:
         parts = [Part(part, part.labels, part.coarse_labels) for part in (split.train, split.query, split.gallery)]
         return _data(split.name, parts, split.query is split.gallery, notes, None, split)
     features = (
-        _features_from_file(recipe, split, root) if data.features else _features(recipe, split, cache, progress, device)
+        _features_from_file(recipe, split, root)
+        if recipe.data.features
+        else _features(recipe, split, cache, progress, device)
     )
     parts = [
         Part(rows, part.labels, part.coarse_labels)
@@ -137,6 +135,14 @@ def plain_train_images(data: TrainingData) -> Images:
     """The training images with the transform of retrieved images, without random crops."""
     images = data.train.images
     return images if isinstance(images, Tensor) else images.with_transform(data.query.images.transform)
+
+
+def transforms_of(recipe: Recipe) -> Transforms:
+    """The transforms of a recipe's image files."""
+    data = recipe.data
+    # Backbones scale images themselves. Features use the test transform, and are the same for every seed.
+    options = {"normalization": None, "seed": 0 if recipe.network.frozen else recipe.seed}
+    return Transforms(data.size, data.crop, data.padding, data.flip, data.keep_aspect, **options)
 
 
 def make_backbone(recipe: Recipe) -> Backbone:

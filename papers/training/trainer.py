@@ -29,7 +29,7 @@ from papers.training.feeds import Batch, images_of, make_feed
 from papers.training.folder import FolderLock, saved_run
 from papers.training.logs import Logs
 from papers.training.measures import EpochMeasures, triplet_similarities
-from papers.training.network import make_network, make_optimizer
+from papers.training.network import inputs_of, make_network, make_optimizer
 from papers.training.stopping import StopRequests
 
 # The references of mining hold the matrix of similarities: half a gigabyte for this many images, in float64.
@@ -297,6 +297,7 @@ class Trainer:
             "seconds": self._elapsed(),
             "rows": self.rows,
             "measures": self._measures.state_dict(),
+            "inputs": inputs_of(self.data),
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "loss": self.loss.state_dict(),

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+import papers
 from hardmine.metrics import recall_at_1
+from hardmine.mining.embedding import embed_all
 from image_trees import require_torchvision
 from papers.networks import Backbone
 from papers.recipes import RecipeError, load_experiment
@@ -57,7 +59,8 @@ def small_backbone(monkeypatch):
             trunk = nn.Sequential(*layers, nn.Dropout(0.2))
         return Backbone(name, trunk, 24, (0.5,) * 3, (0.5,) * 3, weights)
 
-    monkeypatch.setattr("papers.training.data.backbone", make)
+    for module in ("data", "network"):
+        monkeypatch.setattr(f"papers.training.{module}.backbone", make)
 
 
 @pytest.fixture
@@ -94,6 +97,22 @@ def test_trainer_fine_tuning_resumes_bit_for_bit_within_epoch(tmp_path, root, mo
     assert data.train.images.epoch == 1  # crops are those of the second epoch
     assert whole.network.backbone.trunk[1].num_batches_tracked == 8
     assert whole.network.backbone.training
+
+
+@pytest.mark.parametrize("values", [{}, FROZEN, {**FROZEN, "network__hidden_dim": 5, "network__standardize": False}])
+def test_load_embeds_files_as_training_did(tmp_path, root, values):
+    """From image files, for a network that was trained as a whole and for a head on features."""
+    from PIL import Image
+
+    chosen = recipe(**values)
+    data = loaded(chosen, root)
+    trainer = trained(chosen, data, tmp_path / "run")
+    network, transform, found, epoch = papers.load(tmp_path / "run")
+    assert (found.as_dict(), epoch, network.training) == (chosen.as_dict(), 2, False)
+    images = torch.stack([transform(Image.open(path).convert("RGB")) for path in data.split.query.paths])
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), embed_all(trainer.network, data.query.images))
+    assert network(images).std() > 1e-3
 
 
 def test_trainer_frozen_statistics_stay(tmp_path, root):

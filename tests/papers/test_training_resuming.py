@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import papers
+from hardmine.mining.embedding import embed_all
 from papers.figures import read_histories
 from papers.training import Trainer
 from papers.training.checkpoint import FILE, load_checkpoint, save_checkpoint
@@ -198,6 +200,23 @@ def test_load_checkpoint_other_content_raises(tmp_path, monkeypatch):
             save_checkpoint(path, {})
         with pytest.raises(ValueError, match=message):
             load_checkpoint(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_load_gives_trained_network(tmp_path, data, kind):
+    trainer = trained(recipe_of(**KINDS[kind] | {"evaluation": {}}), data, tmp_path / "run")
+    network, transform, recipe, epoch = papers.load(tmp_path / "run")
+    assert (transform, epoch) == (None, trainer.epoch)
+    assert recipe.as_dict() == trainer.recipe.as_dict()
+    assert torch.equal(embed_all(network, data.query.images), embed_all(trainer.network, data.query.images))
+
+
+def test_load_other_folder_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"run must be the folder of a run, with checkpoint\.pt, got '.*'"):
+        papers.load(tmp_path)
+    (tmp_path / FILE).write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint"):
+        papers.load(tmp_path)
 
 
 def test_trainer_removes_drafts_of_killed_run(tmp_path, data):

@@ -1,0 +1,43 @@
+"""Trained networks from the folders of their runs; see :func:`papers.load`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from papers.networks import EmbeddingNetwork
+from papers.recipes import Recipe
+from papers.recipes.recipe import recipe_of_settings
+from papers.recipes.sections import TENSOR_SETS
+from papers.training import checkpoint
+from papers.training.data import make_backbone, transforms_of
+from papers.training.network import build_network
+
+
+class Trained(NamedTuple):
+    """A trained network; see :func:`papers.load`."""
+
+    network: nn.Module
+    transform: Callable[[Any], Tensor] | None
+    recipe: Recipe
+    epoch: int
+
+
+def load_run(run: str | os.PathLike[str]) -> Trained:
+    """See :func:`papers.load`."""
+    folder = Path(run)
+    path = folder / checkpoint.FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"run must be the folder of a run, with {checkpoint.FILE}, got {os.fspath(run)!r}")
+    state = checkpoint.load_checkpoint(path)
+    recipe = recipe_of_settings(folder.name, state["recipe"])
+    network = build_network(recipe, state["inputs"])
+    network.load_state_dict(state["network"])
+    if recipe.network.frozen:
+        network = EmbeddingNetwork(make_backbone(recipe), network, frozen=True)
+    transform = None if recipe.data.name in TENSOR_SETS else transforms_of(recipe).test
+    return Trained(network.eval(), transform, recipe, state["epoch"])
