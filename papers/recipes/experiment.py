@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from papers.recipes.fields import RecipeError, number, one_of, parse_section, shown
+from papers.recipes.fields import AtLeast0, RecipeError, Seed, Table, Text, parse_table, shown
 from papers.recipes.recipe import (
     EXPERIMENT,
     Recipe,
@@ -24,8 +24,7 @@ _EMBEDDING_FIGURES = ("within-class", "nearest-train")
 _GROUPS = "sampler.images_per_class"
 
 
-@dataclass(frozen=True)
-class _Section:
+class Section(Table):
     """[experiment] without its tables.
 
     Attributes:
@@ -35,15 +34,15 @@ class _Section:
         values: The axis's values.
         reach: Name of a variant. The table then gives, per variant, the number of epochs to this variant's final
             Recall@1.
-        figures: Some of `FIGURES`.
+        figures: The figures to draw.
     """
 
-    claim: str
-    seeds: tuple[int, ...] = number(0, default=(0, 1, 2))
-    axis: str | None = None
-    values: tuple[int, ...] = number(0, default=())
-    reach: str | None = None
-    figures: tuple[str, ...] = one_of(*FIGURES, default=("training",))
+    claim: Text
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    axis: Text | None = None
+    values: tuple[AtLeast0, ...] = ()
+    reach: Text | None = None
+    figures: tuple[Literal[FIGURES], ...] = ("training",)
 
 
 class Run(NamedTuple):
@@ -78,8 +77,8 @@ class Experiment:
         name: Name of the file, without the extension.
         claim: The claim that the experiment tests.
         axis: The key that varies in addition to the variants, or None.
-        reach: See `_Section`.
-        figures: See `_Section`.
+        reach: See `Section`.
+        figures: See `Section`.
         runs: All trainings, ordered by dataset, then by seed, so that all variants have the first seeds early.
     """
 
@@ -135,7 +134,7 @@ def _experiment(
     section = dict(section)
     dataset_tables = _tables(name, "datasets", section.pop("datasets", {}))
     variant_tables = _tables(name, "variants", section.pop("variants", {}))
-    about = parse_section(name, EXPERIMENT, _Section, section)
+    about = parse_table(name, section, Section, EXPERIMENT)
     if about.reach is not None and about.reach not in variant_tables:
         raise RecipeError(f"{name}: experiment.reach must be one of {', '.join(variant_tables)}, got {about.reach!r}")
     if (about.axis is None) != (not about.values):
@@ -161,7 +160,7 @@ def _experiment(
     return Experiment(name, about.claim, about.axis, about.reach, about.figures, tuple(runs))
 
 
-def _check_figures(name: str, about: _Section, runs: Sequence[Run]) -> None:
+def _check_figures(name: str, about: Section, runs: Sequence[Run]) -> None:
     """Check that the trainings write the files that the figures need."""
     for figure in about.figures:
         if figure == "group-size" and about.axis != _GROUPS:
@@ -195,7 +194,7 @@ def _has_dataset(override: str) -> bool:
 def _runs_of(
     name: str,
     table: Mapping[str, Any],
-    about: _Section,
+    about: Section,
     dataset: str,
     dataset_values: Mapping[str, Any],
     variant: str,

@@ -1,76 +1,74 @@
-"""Strict conversion of TOML tables to dataclasses: the valid keys and values of a section, and the errors."""
+"""Strict conversion of TOML tables with msgspec, and errors that name recipe, key and value."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import math
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from papers._extras import require
+
+if TYPE_CHECKING:
+    import msgspec
+else:
+    msgspec = require("msgspec")
 
 Section = TypeVar("Section")
+
+# Numbers of TOML may be infinite, which no setting can be.
+_FINITE = sys.float_info.max
+AtLeast0 = Annotated[int, msgspec.Meta(ge=0)]
+AtLeast1 = Annotated[int, msgspec.Meta(ge=1)]
+AtLeast2 = Annotated[int, msgspec.Meta(ge=2)]
+Pixels = Annotated[int, msgspec.Meta(ge=8)]
+UpTo1024 = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=_FINITE)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=_FINITE)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class RecipeError(ValueError):
     """A recipe or an override is invalid. The message names recipe, key and value, and the valid values."""
 
 
-def number(
-    at_least: float | None = None, *, above: float | None = None, at_most: float | None = None, **default: Any
-) -> Any:
-    """A field for a bounded number; an integer if its annotation is an integer type."""
-    bounds = {"at_least": at_least, "above": above, "at_most": at_most}
-    return dataclasses.field(metadata={k: v for k, v in bounds.items() if v is not None}, **default)
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A TOML table. Its keys are the attributes; those without a default are required. None means that it is left out.
+
+    Each attribute is described in the docstring, from which the tables of all keys in `papers/README.md` are made.
+    """
 
 
-def one_of(*choices: str, **default: Any) -> Any:
-    """A field for one of several names."""
-    return dataclasses.field(metadata={"choices": choices}, **default)
-
-
-def parse_section(recipe: str, section: str, kind: type[Section], table: Any) -> Section:
-    """Convert a section of a recipe to its dataclass.
+def parse_table(recipe: str, table: Any, kind: type[Section], section: str = "") -> Section:
+    """Convert a TOML table to a subclass of :class:`Table`.
 
     Args:
         recipe: Name of the recipe in errors.
-        section: Name of the section.
-        kind: A dataclass. Its fields are annotated with int, float, str, bool, tuples of these, or one of these and
-            None. None means that the key is left out.
-        table: The section's TOML table.
+        table: The table.
+        kind: The class.
+        section: Dotted name of the table in errors; empty for the table of a file.
 
     Raises:
         RecipeError: Keys are unknown or missing, or a value has the wrong type or is out of range.
     """
-    if not isinstance(table, Mapping):
-        raise RecipeError(f"{recipe}: {section} must be a section, [{section}], got {table!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    check_keys(recipe, section, table, fields)
-    annotations = typing.get_type_hints(kind)
-    values = {}
-    for name, field in fields.items():
-        if name in table:
-            values[name] = _checked(recipe, f"{section}.{name}", table[name], annotations[name], field.metadata)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise RecipeError(
-                f"{recipe}: {section}.{name} is missing: it must be {_expected(annotations[name], field.metadata)}"
-            )
-    return kind(**values)
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        # "Expected `int` >= 1 - at `$.schedule.milestones[0]`"; without a path, it is about the table itself
+        message, keys = re.fullmatch(r"(.*?)(?: - at `\$([\w.-]*)[^`]*`)?", str(error), re.DOTALL).groups()
+        keys = [key for key in (keys or "").split(".") if key]
+        raise RecipeError(f"{recipe}: {_explained(message, keys, table, kind, section)}") from error
 
 
-def check_keys(recipe: str, section: str, table: Mapping[str, Any], known: typing.Iterable[str]) -> None:
+def check_keys(recipe: str, section: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
     """Check that all keys of a table are known. The error names the nearest known key, and all known keys."""
     known = list(known)
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            place = f"{section}.{key}" if section else str(key)
-            raise RecipeError(
-                f"{recipe}: unknown key {place} = {shown(table[key])}{hint}; "
-                f"the keys of {f'[{section}]' if section else 'a recipe'} are {', '.join(known)}"
-            )
+            raise RecipeError(f"{recipe}: {_unknown(section, key, table[key], known)}")
 
 
 def shown(value: Any) -> str:
@@ -78,54 +76,63 @@ def shown(value: Any) -> str:
     return f"{{{', '.join(map(str, value))}}}" if isinstance(value, Mapping) else repr(value)
 
 
-def _checked(recipe: str, key: str, value: Any, annotation: Any, metadata: Mapping[str, Any]) -> Any:
-    converted = _converted(value, _without_none(annotation), metadata)
-    if converted is None:
-        raise RecipeError(f"{recipe}: {key} must be {_expected(annotation, metadata)}, got {shown(value)}")
-    return converted
+def _explained(message: str, keys: list[str], table: Any, kind: type, section: str) -> str:
+    """The text of an error of msgspec at a path of keys: the dotted key, the valid values, and the value."""
+    info, value = msgspec.inspect.type_info(kind), table
+    for key in keys:
+        info = _fields(info, value).get(key, info)
+        value = value.get(key)
+        section = f"{section}.{key}" if section else key
+    name = (re.search(r"field `(.*)`$", message, re.DOTALL) or [None, ""])[1]
+    if message.startswith("Object contains unknown field"):
+        return _unknown(section, name, value[name], _fields(info, value))
+    if message.startswith("Object missing required field"):
+        field = _fields(info, value).get(name)
+        place = f"{section}.{name}" if section else name
+        if isinstance(_without_none(field)[0], msgspec.inspect.StructType):
+            return f"the section [{place}] is missing"
+        return f"{place} is missing: it must be {expected(field)}"
+    return f"{section} must be {expected(info)}, got {shown(value)}"
 
 
-def _converted(value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
-    """The value converted to the field's type, or None if it is invalid."""
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            return None
-        item_kind = typing.get_args(kind)[0]
-        items = tuple(_converted(item, item_kind, metadata) for item in value)
-        return None if None in items else items
-    if kind is bool:
-        return value if isinstance(value, bool) else None
-    if kind is str:
-        valid = isinstance(value, str) and value and value in metadata.get("choices", (value,))
-        return value if valid else None
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
-        return None
-    in_range = (
-        metadata.get("at_least", -math.inf) <= value <= metadata.get("at_most", math.inf)
-        and metadata.get("above", -math.inf) < value
-        and math.isfinite(value)
+def _fields(info: Any, table: Any) -> dict[str, Any]:
+    """The types of a table's keys; if its kind depends on a tag, of the kind that the table names."""
+    kinds = _without_none(info)
+    tag = kinds[0].tag_field
+    tags = {tag: msgspec.inspect.LiteralType(tuple(kind.tag for kind in kinds))} if tag else {}
+    named = [kind for kind in kinds if tag is None or kind.tag == table.get(tag)]
+    return {**tags, **{field.name: field.type for kind in named for field in kind.fields}}
+
+
+def _unknown(section: str, key: str, value: Any, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(key), known, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return (
+        f"unknown key {section}{'.' if section else ''}{key} = {shown(value)}{hint}; "
+        f"the keys of {f'[{section}]' if section else 'a recipe'} are {', '.join(known)}"
     )
-    return kind(value) if in_range else None
 
 
-def _expected(annotation: Any, metadata: Mapping[str, Any]) -> str:
-    kind = _without_none(annotation)
-    if typing.get_origin(kind) is tuple:
-        return f"a list, each item {_expected(typing.get_args(kind)[0], metadata)}"
-    if kind is bool:
+def expected(info: Any) -> str:
+    """The valid values of a type of `msgspec.inspect`."""
+    inspect = msgspec.inspect
+    (info, *_) = _without_none(info)
+    if isinstance(info, inspect.StructType):
+        return "a table"
+    if isinstance(info, inspect.VarTupleType):
+        return f"a list, each item {expected(info.item_type)}"
+    if isinstance(info, inspect.LiteralType):
+        return f"one of {', '.join(info.values)}"
+    if isinstance(info, inspect.BoolType):
         return "true or false"
-    if kind is str:
-        choices = metadata.get("choices")
-        return f"one of {', '.join(choices)}" if choices else "a string"
-    bounds = [
-        text.format(metadata[name])
-        for name, text in {"above": "above {:g}", "at_least": "from {:g}", "at_most": "up to {:g}"}.items()
-        if name in metadata
-    ]
-    return " ".join(["an integer" if kind is int else "a number", *bounds])
+    if isinstance(info, inspect.StrType):
+        return "a string"
+    bounds = [(info.gt, "above"), (info.ge, "from"), (info.le if info.le != _FINITE else None, "up to")]
+    texts = [f"{word} {bound:.10g}" for bound, word in bounds if bound is not None]
+    return " ".join(["an integer" if isinstance(info, inspect.IntType) else "a number", *texts])
 
 
-def _without_none(annotation: Any) -> Any:
-    if isinstance(annotation, types.UnionType):
-        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
-    return annotation
+def _without_none(info: Any) -> list[Any]:
+    """The types of a union, except None."""
+    types = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    return [kind for kind in types if not isinstance(kind, msgspec.inspect.NoneType)]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from hardmine import losses
 from hardmine.ops._numbers import check_finite, check_number
-from papers.recipes.fields import RecipeError, check_keys
+from papers.recipes.fields import RecipeError, check_keys, msgspec
 
 _BATCH: dict[str, type[nn.Module]] = {
     "SCT": losses.SCTLoss,
@@ -43,8 +42,7 @@ _SMART_OPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True):
     """[loss].
 
     Attributes:

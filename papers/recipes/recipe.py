@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
 from papers._extras import require
-from papers.recipes.fields import RecipeError, check_keys, parse_section, shown
+from papers.recipes.fields import RecipeError, Seed, Table, Text, msgspec, parse_table, shown
 from papers.recipes.losses import LOSSES, SMART, Loss, option_names, parse_loss
 from papers.recipes.sections import (
     SAMPLERS,
@@ -30,53 +28,51 @@ from papers.recipes.sections import (
 )
 
 FOLDER = Path(__file__).parent
-_SECTIONS = {
-    "data": Data,
-    "network": Network,
-    "tree": Tree,
-    "optimizer": Optimizer,
-    "schedule": Schedule,
-    "evaluation": Evaluation,
-}
-_KEYS = ("title", "seed", "data", "network", "sampler", "loss", "tree", "optimizer", "schedule", "evaluation")
 EXPERIMENT = "experiment"
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """All settings of a training: equal recipe, data and number of threads give equal weights bit for bit.
+class Settings(Table):
+    """The table of a recipe.
 
     Attributes:
-        name: Name of the file, without the extension.
+        data: See below.
+        network: See below.
+        sampler: See below.
+        loss: See below.
+        optimizer: See below.
+        schedule: See below.
+        tree: See below.
+        evaluation: See below.
         title: Name of the training in legends and tables; by default the name of the loss.
         seed: Seed of weights, batches, crops and random choices.
-        data: See `papers.recipes.sections`.
-        network: See `papers.recipes.sections`.
-        sampler: See `papers.recipes.sections`.
-        loss: See `papers.recipes.losses`.
-        tree: See `papers.recipes.sections`.
-        optimizer: See `papers.recipes.sections`.
-        schedule: See `papers.recipes.sections`.
-        evaluation: See `papers.recipes.sections`.
     """
 
-    name: str
-    title: str
-    seed: int
     data: Data
     network: Network
     sampler: ClassBalanced | AnchorNeighbor | Triplets
     loss: Loss
-    tree: Tree
     optimizer: Optimizer
     schedule: Schedule
-    evaluation: Evaluation
+    tree: Tree = Tree()
+    evaluation: Evaluation = Evaluation()
+    title: Text = ""
+    seed: Seed = 0
+
+
+class Recipe(Settings, kw_only=True):
+    """All settings of a training: equal recipe, data and number of threads give equal weights bit for bit.
+
+    Attributes:
+        name: Name of the file, without the extension. All others are those of the table.
+    """
+
+    name: str
 
     def as_dict(self) -> dict[str, Any]:
         """All settings, including defaults, as plain values; equal for recipes that train alike."""
-        settings = dataclasses.asdict(self)
-        settings["loss"] = {"name": self.loss.name, **self.loss.options}
-        return {name: settings[name] for name in _KEYS}
+        settings = msgspec.to_builtins(self)
+        del settings["name"]
+        return settings | {"loss": {"name": self.loss.name, **self.loss.options}}
 
 
 def recipe_names() -> list[str]:
@@ -162,63 +158,36 @@ def set_values(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -
 def _known_keys(key: str, value: Any) -> set[str] | None:
     """The valid keys of the section if `key` = `value` selects its kind of sampler or loss, else None."""
     if key == "sampler.kind" and isinstance(value, str) and value in SAMPLERS:
-        return {field.name for field in dataclasses.fields(SAMPLERS[value])}
+        return {"kind", *SAMPLERS[value].__struct_fields__}
     if key == "loss.name" and value in LOSSES:
         return {"name", *option_names(value)}
     return None
 
 
 def parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:
-    """Parse a recipe from its table; see :func:`load_recipe`."""
-    check_keys(name, "", table, _KEYS)
-    for section in ("data", "network", "sampler", "loss", "optimizer", "schedule"):
-        if section not in table:
-            raise RecipeError(f"{name}: the section [{section}] is missing")
-    parsed = {
-        section: parse_section(name, section, kind, table.get(section, {})) for section, kind in _SECTIONS.items()
-    }
-    sampler = table["sampler"]
-    kind = sampler.get("kind") if isinstance(sampler, Mapping) else None
-    if not isinstance(kind, str) or kind not in SAMPLERS:
-        raise RecipeError(f"{name}: sampler.kind must be one of {', '.join(SAMPLERS)}, got {kind!r}")
-    loss = parse_loss(name, table["loss"])
-    seed, title = table.get("seed", 0), table.get("title", loss.name)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise RecipeError(f"{name}: seed must be an integer from 0 to {2**31 - 1}, got {seed!r}")
-    if not isinstance(title, str) or not title.strip() or not title.isprintable():
-        raise RecipeError(f"{name}: title must be one line of text, got {title!r}")
-    recipe = Recipe(
-        name, title.strip(), seed, sampler=parse_section(name, "sampler", SAMPLERS[kind], sampler), loss=loss, **parsed
-    )
+    """Parse a recipe from its table, or from :meth:`Recipe.as_dict`; see :func:`load_recipe`."""
+    if "loss" in table:
+        table = {**table, "loss": parse_loss(name, table["loss"])}
+        table.setdefault("title", table["loss"].name)
+    settings = msgspec.structs.asdict(parse_table(name, table, Settings))
+    settings["title"] = settings["title"].strip()
+    if not settings["title"] or not settings["title"].isprintable():
+        raise RecipeError(f"{name}: title must be one line of text, got {table['title']!r}")
+    recipe = Recipe(name=name, **settings)
     _check_consistency(recipe)
     return recipe
-
-
-def recipe_of_settings(name: str, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe of a saved run, from :meth:`Recipe.as_dict`."""
-
-    def as_toml(value: Any) -> Any:  # has lists, and no None
-        if isinstance(value, Mapping):
-            return {key: as_toml(item) for key, item in value.items() if item is not None}
-        return list(value) if isinstance(value, tuple) else value
-
-    return parse_recipe(name, as_toml(settings))
 
 
 def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a saved run, from :meth:`Recipe.as_dict`, with the defaults of all keys added since then.
 
-    The default of a new key must therefore equal the behavior before the key existed. Options of a loss stay unchanged.
+    The default of a new key must therefore equal the behavior before the key existed. Settings that are no valid recipe
+    today stay unchanged.
     """
-    filled = dict(settings)
-    sampler = settings.get("sampler")
-    kind = sampler.get("kind") if isinstance(sampler, Mapping) else None
-    for section, fields in {**_SECTIONS, "sampler": SAMPLERS.get(kind)}.items():
-        given = settings.get(section)
-        if fields is not None and isinstance(given, Mapping):
-            defaults = {field.name: field.default for field in dataclasses.fields(fields)}
-            filled[section] = {**{key: value for key, value in defaults.items() if value is not MISSING}, **given}
-    return filled
+    try:
+        return parse_recipe("", settings).as_dict()
+    except RecipeError:
+        return dict(settings)
 
 
 def _check_consistency(recipe: Recipe) -> None:

@@ -1,15 +1,27 @@
-"""The sections of a recipe, one dataclass each. TOML keys are attributes; those without a default are required."""
+"""The sections of a recipe, one class each. TOML keys are attributes; those without a default are required."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from hardmine.mining.class_tree import LINKAGES
 from hardmine.mining.lists import METHODS as LISTS
 from hardmine.mining.sampler import SMALL_CLASSES
 from papers.datasets import IMAGE_SPLITS
 from papers.networks import BACKBONES
-from papers.recipes.fields import number, one_of
+from papers.recipes.fields import (
+    AtLeast0,
+    AtLeast1,
+    AtLeast2,
+    Fraction,
+    NotNegative,
+    Pixels,
+    Positive,
+    Table,
+    Text,
+    UpTo1024,
+    msgspec,
+)
 
 # Data sets that are small enough to be held as tensors; they suit the network convnet4.
 TENSOR_SETS = ("digits", "omniglot")
@@ -17,16 +29,14 @@ DATA = (*TENSOR_SETS, *(name for name in IMAGE_SPLITS if name not in TENSOR_SETS
 NETWORKS = (*BACKBONES, "convnet4")
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(Table):
     """[data]: the images and their transforms. Omniglot's drawings are always 28 x 28, without transforms.
 
     Attributes:
-        name: The data set: digits (of scikit-learn), omniglot, cub, cars, online_products, in_shop, hotels; or folder
-            for any folder of images.
+        name: The data set; digits are scikit-learn's, and folder is any folder of images.
         partial: Accept an incomplete copy, and name it so in tables.
-        on_corrupt: Handling of unreadable images: refuse, skip, or unchecked. With unchecked, they are not searched for
-            before the training, which saves reading every image once.
+        on_corrupt: Handling of unreadable images. With unchecked, they are not searched for before the training, which
+            saves reading every image once.
         features: File with the features of a frozen backbone, to use instead of computing them; relative to the data's
             root. The format is .npy [N, F], one row per image of the data set, in the order of the paths.
         train_classes: For a folder: number of training classes, if its subfolders don't define the split.
@@ -37,24 +47,23 @@ class Data:
         keep_aspect: Resize the shorter side and keep the aspect ratio.
     """
 
-    name: str = one_of(*DATA)
+    name: Literal[DATA]
     partial: bool = False
-    on_corrupt: str = one_of("refuse", "skip", "unchecked", default="refuse")
-    features: str | None = None
-    train_classes: int | None = number(2, default=None)
-    size: int = number(8, default=256)
-    crop: int | None = number(8, default=None)
-    padding: int = number(0, default=10)
+    on_corrupt: Literal["refuse", "skip", "unchecked"] = "refuse"
+    features: Text | None = None
+    train_classes: AtLeast2 | None = None
+    size: Pixels = 256
+    crop: Pixels | None = None
+    padding: AtLeast0 = 10
     flip: bool = True
     keep_aspect: bool = False
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(Table):
     """[network]: the map from images to embeddings.
 
     Attributes:
-        backbone: resnet18, resnet50, googlenet, efficientnet_lite0, or convnet4.
+        backbone: The network before the embedding; convnet4 for digits and Omniglot only.
         weights: imagenet, random, or a file of weights.
         embedding_dim: Dimensions of the embedding.
         hidden_dim: Width of the hidden layer between features and embedding, or 0 for no hidden layer.
@@ -63,40 +72,50 @@ class Network:
         frozen_statistics: Batch normalization keeps the means and variances of the pretrained weights.
     """
 
-    backbone: str = one_of(*NETWORKS)
-    weights: str = "imagenet"
-    embedding_dim: int = number(1, default=64)
-    hidden_dim: int = number(0, default=0)
+    backbone: Literal[NETWORKS]
+    weights: Text = "imagenet"
+    embedding_dim: AtLeast1 = 64
+    hidden_dim: AtLeast0 = 0
     frozen: bool = False
     standardize: bool = True
     frozen_statistics: bool = False
 
 
-@dataclass(frozen=True)
-class ClassBalanced:
-    """[sampler] kind = "class_balanced": see :class:`hardmine.mining.ClassBalancedSampler`."""
+class ClassBalanced(Table, tag_field="kind", tag="class_balanced"):
+    """[sampler] kind = "class_balanced": see :class:`hardmine.mining.ClassBalancedSampler`.
 
-    kind: str
-    batch_size: int = number(2, default=128)
-    images_per_class: int = number(2, default=2)  # with one, no anchor has a positive
-    small_classes: str = one_of(*SMALL_CLASSES, default="leave_out")
-    batches_per_epoch: int | None = number(1, default=None)
+    Attributes:
+        batch_size: Images per batch.
+        images_per_class: Images per class and batch. With one, no anchor would have a positive.
+        small_classes: Handling of classes with fewer images.
+        batches_per_epoch: Batches per epoch; by default, an epoch draws about as many images as there are.
+    """
 
-
-@dataclass(frozen=True)
-class AnchorNeighbor:
-    """[sampler] kind = "anchor_neighbor": :class:`hardmine.mining.AnchorNeighborSampler`, updated once per epoch."""
-
-    kind: str
-    anchors_per_batch: int = number(1)
-    classes_per_anchor: int = number(1)
-    images_per_class: int = number(2)
-    small_classes: str = one_of(*SMALL_CLASSES, default="leave_out")
-    batches_per_epoch: int | None = number(1, default=None)
+    batch_size: AtLeast2 = 128
+    images_per_class: AtLeast2 = 2
+    small_classes: Literal[SMALL_CLASSES] = "leave_out"
+    batches_per_epoch: AtLeast1 | None = None
 
 
-@dataclass(frozen=True)
-class Triplets:
+class AnchorNeighbor(Table, tag_field="kind", tag="anchor_neighbor"):
+    """[sampler] kind = "anchor_neighbor": :class:`hardmine.mining.AnchorNeighborSampler`, updated once per epoch.
+
+    Attributes:
+        anchors_per_batch: Anchor classes per batch.
+        classes_per_anchor: Classes per anchor class, itself included.
+        images_per_class: Images per class and batch.
+        small_classes: Handling of classes with fewer images.
+        batches_per_epoch: Batches per epoch; by default, an epoch draws about as many images as there are.
+    """
+
+    anchors_per_batch: AtLeast1
+    classes_per_anchor: AtLeast1
+    images_per_class: AtLeast2
+    small_classes: Literal[SMALL_CLASSES] = "leave_out"
+    batches_per_epoch: AtLeast1 | None = None
+
+
+class Triplets(Table, tag_field="kind", tag="triplets"):
     """[sampler] kind = "triplets": see :class:`hardmine.mining.SmartMiner`.
 
     Attributes:
@@ -109,48 +128,49 @@ class Triplets:
         lists: Method that makes the neighbor lists.
     """
 
-    kind: str
-    batch_size: int = number(1, default=64)
-    batches_per_epoch: int | None = number(1, default=None)
-    mined_share: float = number(0, at_most=1, default=1.0)
-    target_error: float = number(above=0, at_most=0.99, default=0.5)
-    neighbors: int = number(1, at_most=1024, default=50)
-    per_anchor: int = number(1, default=1)
-    lists: str = one_of(*LISTS, default="exact")
+    batch_size: AtLeast1 = 64
+    batches_per_epoch: AtLeast1 | None = None
+    mined_share: Fraction = 1.0
+    target_error: Annotated[float, msgspec.Meta(gt=0, le=0.99)] = 0.5
+    neighbors: UpTo1024 = 50
+    per_anchor: AtLeast1 = 1
+    lists: Literal[LISTS] = "exact"
 
 
-SAMPLERS = {"class_balanced": ClassBalanced, "anchor_neighbor": AnchorNeighbor, "triplets": Triplets}
+SAMPLERS = {kind.__struct_config__.tag: kind for kind in (ClassBalanced, AnchorNeighbor, Triplets)}
 
 
-@dataclass(frozen=True)
-class Tree:
-    """[tree]: HTL's class tree, rebuilt once per epoch if the loss or the sampler uses it."""
+class Tree(Table):
+    """[tree]: HTL's class tree, rebuilt once per epoch if the loss or the sampler uses it.
 
-    levels: int = number(1, at_most=32767, default=16)
-    linkage: str = one_of(*LINKAGES, default="single")
+    Attributes:
+        levels: Number of levels.
+        linkage: Distance between two merged classes.
+    """
+
+    levels: Annotated[int, msgspec.Meta(ge=1, le=32767)] = 16
+    linkage: Literal[LINKAGES] = "single"
 
 
-@dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Table):
     """[optimizer].
 
     Attributes:
         lr: Learning rate of all layers except the last.
-        name: sgd or adam.
+        name: The method.
         momentum: SGD's momentum.
         weight_decay: L2 penalty.
         last_layer_factor: Ratio of the learning rate of the last layer, the head, to `lr`.
     """
 
-    lr: float = number(above=0)
-    name: str = one_of("sgd", "adam", default="sgd")
-    momentum: float = number(0, at_most=1, default=0.0)
-    weight_decay: float = number(0, default=0.0)
-    last_layer_factor: float = number(above=0, default=1.0)
+    lr: Positive
+    name: Literal["sgd", "adam"] = "sgd"
+    momentum: Fraction = 0.0
+    weight_decay: NotNegative = 0.0
+    last_layer_factor: Positive = 1.0
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(Table):
     """[schedule].
 
     Attributes:
@@ -160,10 +180,10 @@ class Schedule:
         factor: Factor of the learning rate.
     """
 
-    epochs: int = number(1)
-    milestones: tuple[int, ...] = number(1, default=())
-    every: int | None = number(1, default=None)
-    factor: float = number(above=0, default=0.1)
+    epochs: AtLeast1
+    milestones: tuple[AtLeast1, ...] = ()
+    every: AtLeast1 | None = None
+    factor: Positive = 0.1
 
     def lr_factor(self, epoch: int) -> float:
         """The total factor of the learning rate in an epoch, counted from 0."""
@@ -173,8 +193,7 @@ class Schedule:
         return self.factor**passed
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Table):
     """[evaluation], on the classes that are only retrieved.
 
     Attributes:
@@ -185,8 +204,8 @@ class Evaluation:
         embeddings: Save the embeddings of both halves of the data at the end.
     """
 
-    recall_at: tuple[int, ...] = number(1, at_most=1024, default=(1, 2, 4, 8))
-    every: int = number(1, default=1)
+    recall_at: tuple[UpTo1024, ...] = (1, 2, 4, 8)
+    every: AtLeast1 = 1
     nmi: bool = False
-    diagrams: tuple[int, ...] = number(0, default=())
+    diagrams: tuple[AtLeast0, ...] = ()
     embeddings: bool = False

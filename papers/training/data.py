@@ -23,7 +23,7 @@ from papers.datasets import (
 )
 from papers.datasets.omniglot import OMNIGLOT_HALVES, SIZE, read_drawings
 from papers.networks import Backbone, backbone, cache_features
-from papers.recipes.fields import RecipeError
+from papers.recipes.fields import RecipeError, msgspec
 from papers.recipes.recipe import Recipe
 from papers.recipes.sections import Data, Triplets
 from papers.training.samplers import make_sampler
@@ -182,7 +182,7 @@ def _split(data: Data, root: Path) -> ImageSplit:
 
 def _digits(recipe: Recipe) -> TrainingData:
     """scikit-learn's digits, which are always complete and untransformed."""
-    for key, default in vars(Data("digits")).items():
+    for key, default in msgspec.structs.asdict(Data("digits")).items():
         given = getattr(recipe.data, key)
         if given != default:
             raise RecipeError(

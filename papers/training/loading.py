@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from papers.networks import EmbeddingNetwork
 from papers.recipes import Recipe
-from papers.recipes.recipe import recipe_of_settings
+from papers.recipes.recipe import parse_recipe
 from papers.recipes.sections import TENSOR_SETS
 from papers.training import checkpoint
 from papers.training.data import make_backbone, transforms_of
@@ -34,7 +34,7 @@ def load_run(run: str | os.PathLike[str]) -> Trained:
     if not path.is_file():
         raise FileNotFoundError(f"run must be the folder of a run, with {checkpoint.FILE}, got {os.fspath(run)!r}")
     state = checkpoint.load_checkpoint(path)
-    recipe = recipe_of_settings(folder.name, state["recipe"])
+    recipe = parse_recipe(folder.name, state["recipe"])
     network = build_network(recipe, state["inputs"])
     network.load_state_dict(state["network"])
     if recipe.network.frozen:

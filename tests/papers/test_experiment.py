@@ -241,7 +241,7 @@ def test_load_experiment_combines_variants_axis_and_data(folder):
         ),
         ('reach = "HN"', 'reach = "EP"', "experiment.reach must be one of HN, SHN, got 'EP'"),
         ('reach = "HN"', "values = [2]", "experiment.axis and experiment.values must be given together, got only one"),
-        ('"training",', '"tea",', "experiment.figures must be a list, each item one of training,"),
+        ('"training",', '"tea",', "experiment.figures must be a list, each item one of group-size,"),
         ('claim = "SHN beats HN."', "", "experiment.claim is missing: it must be a string"),
         ('loss.name = "HN"', "seed = 3", "experiment.variants.HN must have values as section.key, got seed = 3"),
         ('loss.name = "HN"', "loss.nam = 3", "many (digits, HN): unknown key loss.nam = 3"),

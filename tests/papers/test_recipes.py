@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from papers.recipes import LOSSES, RecipeError, load_experiment, load_recipe, make_loss, recipe_names
-from papers.recipes.recipe import with_defaults
+from papers.recipes.keys import markdown
+from papers.recipes.recipe import FOLDER, with_defaults
 from papers.recipes.sections import Schedule
 from training_cases import TOML, recipe_of
 
@@ -60,7 +61,7 @@ def test_recipe_as_dict_includes_defaults(file):
     [
         (
             "optimisre.lr=1",
-            "tiny: unknown key optimisre = {lr} (did you mean optimizer?); the keys of a recipe are title,",
+            "tiny: unknown key optimisre = {lr} (did you mean optimizer?); the keys of a recipe are data, network,",
         ),
         (
             "optimizer.lrr=1",
@@ -71,7 +72,7 @@ def test_recipe_as_dict_includes_defaults(file):
         ("optimizer.lr=fast", "tiny: optimizer.lr must be a number above 0, got 'fast'"),
         ("optimizer.lr=true", "tiny: optimizer.lr must be a number above 0, got True"),
         ("optimizer.momentum=1.5", "tiny: optimizer.momentum must be a number from 0 up to 1, got 1.5"),
-        ("optimizer.name=sgdm", "tiny: optimizer.name must be one of sgd, adam, got 'sgdm'"),
+        ("optimizer.name=sgdm", "tiny: optimizer.name must be one of adam, sgd, got 'sgdm'"),
         ("schedule.epochs=2.5", "tiny: schedule.epochs must be an integer from 1, got 2.5"),
         ("schedule.epochs=0", "tiny: schedule.epochs must be an integer from 1, got 0"),
         ("schedule.milestones=3", "tiny: schedule.milestones must be a list, each item an integer from 1"),
@@ -79,18 +80,27 @@ def test_recipe_as_dict_includes_defaults(file):
         ("schedule.milestones=[2, 1]", "tiny: schedule.milestones must be ascending, got [2, 1]"),
         ("schedule.every=3", "tiny: schedule.milestones and schedule.every exclude each other, got both"),
         ("data.partial=1", "tiny: data.partial must be true or false, got 1"),
-        ("data.name=digit", "tiny: data.name must be one of digits, omniglot, cub, cars, online_products, in_shop"),
+        (
+            "data.name=digit",
+            "tiny: data.name must be one of cars, cub, digits, folder, hotels, in_shop, omniglot,",
+        ),
         ("data.name=cub", "tiny: network.backbone must be convnet4 if and only if data.name is digits or omniglot"),
         ("data.features=a.npy", "tiny: network.frozen must be true with data.features, got false"),
         ("data.crop=300", "tiny: data.crop must be at most data.size = 256, got 300"),
-        ("data=3", "tiny: data must be a section, [data], got 3"),
+        ("data=3", "tiny: data must be a table, got 3"),
         ("network.frozen=true", "tiny: network.frozen must be false with convnet4, because its weights are random"),
         (
             "network.frozen_statistics=true",
             "tiny: network.frozen_statistics must be false with network.backbone = 'convnet4'",
         ),
         ("sampler.kind=random", "tiny: sampler.kind must be one of class_balanced, anchor_neighbor, triplets, got"),
-        ("sampler=1", "tiny: sampler.kind must be one of class_balanced, anchor_neighbor, triplets, got None"),
+        ("sampler=1", "tiny: sampler must be a table, got 1"),
+        ("sampler={}", "tiny: sampler.kind is missing: it must be one of class_balanced, anchor_neighbor, triplets"),
+        ("sampler.kind=3", "tiny: sampler.kind must be one of class_balanced, anchor_neighbor, triplets, got 3"),
+        ("optimizer.lr=nan", "tiny: optimizer.lr must be a number above 0, got nan"),
+        ("data.features=''", "tiny: data.features must be a string, got ''"),
+        ("data=7 - at `$.x`", "tiny: data must be a table, got '7 - at `$.x`'"),
+        ("data.name=- at `$.x`", "online_products, got '- at `$.x`'"),
         (
             "sampler.image_per_class=4",
             "tiny: unknown key sampler.image_per_class = 4 (did you mean images_per_class?);",
@@ -120,8 +130,8 @@ def test_recipe_as_dict_includes_defaults(file):
             "loss.temperature=" + 2000 * "[" + 2000 * "]",
             "tiny.toml: tables and lists, also of overrides, are nested too deeply",
         ),
-        ("seed=-1", "tiny: seed must be an integer from 0 to 2147483647, got -1"),
-        ("seed=1.0", "tiny: seed must be an integer from 0 to 2147483647, got 1.0"),
+        ("seed=-1", "tiny: seed must be an integer from 0 up to 2147483647, got -1"),
+        ("seed=1.0", "tiny: seed must be an integer from 0 up to 2147483647, got 1.0"),
         ('title=" "', "tiny: title must be one line of text, got ' '"),
         ("evaluation.recall_at=[0]", "tiny: evaluation.recall_at must be a list, each item an integer"),
         ("seed.x=1", "tiny: seed.x = 1: seed is a value, not a section"),
@@ -199,13 +209,23 @@ def test_with_defaults_adds_defaults_of_newer_keys():
     older = {**settings, "network": dict(settings["network"]), "sampler": dict(settings["sampler"])}
     del older["network"]["frozen_statistics"], older["sampler"]["small_classes"]
     assert with_defaults(older) == with_defaults(settings) == settings
-    del older["network"]["backbone"], older["tree"]  # these keys have no default, since every version had them
-    assert with_defaults(older) == {
-        **{name: value for name, value in settings.items() if name != "tree"},
-        "network": {key: value for key, value in settings["network"].items() if key != "backbone"},
-    }
+    del older["tree"]
+    assert with_defaults(older) == settings
+    del older["network"]["backbone"]  # this key has no default, so the settings are no recipe
+    assert with_defaults(older) == older
     for broken in ({}, {"sampler": 1}, {"sampler": {"kind": "other"}}, {"network": None}):
         assert with_defaults(broken) == broken
+
+
+def test_readme_has_table_of_all_keys():
+    """Written by `python -m papers.recipes.keys`."""
+    table = markdown()
+    assert table in (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert "| `batch_size` | an integer from 2 | `128` | Images per batch. |\n" in table
+    settings = recipe_of().as_dict()
+    for name in ("data", "network", "sampler", "tree", "optimizer", "schedule", "evaluation"):
+        for key in settings[name].keys() - {"kind"}:
+            assert f"| `{key}` | " in table
 
 
 def test_schedule_lr_factor_follows_milestones():

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import msgspec
 import pytest
 import torch
 
@@ -152,12 +153,12 @@ def test_trainer_learning_rate_follows_schedule(tmp_path, data, monkeypatch):
 
 def test_make_optimizer_last_layer_factor_scales_rate(data):
     network = make_network(recipe_of(), data)
-    section = dataclasses.replace(recipe_of().optimizer, last_layer_factor=10.0, weight_decay=0.25)
+    section = msgspec.structs.replace(recipe_of().optimizer, last_layer_factor=10.0, weight_decay=0.25)
     slow, fast = make_optimizer(network, section).param_groups
     assert (slow["initial_lr"], fast["initial_lr"], fast["lr"]) == pytest.approx((0.1, 1.0, 1.0))
     assert {id(parameter) for parameter in fast["params"]} == {id(p) for p in network.head.parameters()}
     assert (slow["momentum"], slow["weight_decay"]) == (0.5, 0.25)
-    adam = make_optimizer(network, dataclasses.replace(section, name="adam"))
+    adam = make_optimizer(network, msgspec.structs.replace(section, name="adam"))
     assert isinstance(adam, torch.optim.Adam)
     assert [(group["lr"], group["weight_decay"]) for group in adam.param_groups] == [(0.1, 0.25), (1.0, 0.25)]
 
