@@ -20,6 +20,7 @@ from papers.recipes.recipe import with_defaults
 
 FORMAT, FORMAT_VERSION = "hardmine.checkpoint", 2
 FILE = "checkpoint.pt"
+_EPOCHS = "recipe.schedule.epochs"
 _DIGEST_BYTES = 64  # SHA-256 in hexadecimal digits
 
 
@@ -62,13 +63,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_same_run(path: Path, state: Mapping[str, Any], recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Check that a checkpoint is from the same recipe and data. The error names every difference.
+    """Check that a checkpoint is from the same recipe and data, but perhaps of fewer epochs.
 
     Raises:
-        ValueError: The recipe or the data differ.
+        ValueError: The recipe or the data differ; the message names every difference.
     """
     saved = _flat({"recipe": with_defaults(state["recipe"]), "data": state["data"]})
     current = _flat({"recipe": recipe, "data": data})
+    if has_more_epochs(recipe, state["recipe"]):
+        del saved[_EPOCHS], current[_EPOCHS]
     differences = [
         f"{key.removeprefix('recipe.')} was {_shown(saved, key)}, is {_shown(current, key)}"
         for key in sorted(saved.keys() | current.keys())
@@ -78,6 +81,12 @@ def check_same_run(path: Path, state: Mapping[str, Any], recipe: Mapping[str, An
         raise ValueError(
             f"{path} is from another recipe or other data, and cannot be resumed: {'; '.join(differences)}"
         )
+
+
+def has_more_epochs(recipe: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    """Whether a recipe prolongs a saved one. No setting depends on the number of epochs, so all else stays equal."""
+    epochs, before = _flat({"recipe": recipe}).get(_EPOCHS), _flat({"recipe": saved}).get(_EPOCHS)
+    return isinstance(epochs, int) and isinstance(before, int) and epochs > before
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

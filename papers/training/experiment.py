@@ -104,7 +104,7 @@ def run_experiment(
 
 
 def finished(run: Run, folder: Path) -> Finished | None:
-    """The outcome of a run; None if it is not finished.
+    """The outcome of a run; None if it is not finished, or has more epochs now.
 
     Raises:
         ValueError: The folder has a run of another recipe, finished or not, or a damaged checkpoint.
@@ -117,7 +117,7 @@ def finished(run: Run, folder: Path) -> Finished | None:
     if content is not None:
         same = {"recipe": content["recipe"], "data": {}}
         checkpoint.check_same_run(folder, same, run.recipe.as_dict(), {})
-    if ended is None:
+    if ended is None or (found is not None and checkpoint.has_more_epochs(run.recipe.as_dict(), found["recipe"])):
         return None
     return Finished(run, folder, found, None if failed is None else failed["error"], ended.get("data"))
 

@@ -151,6 +151,17 @@ def test_experiment_checks_all_folders_before_training(folder, capsys, monkeypat
     assert "out/digits/HN/seed-1/checkpoint.pt is not a readable checkpoint" in capsys.readouterr().err
 
 
+def test_experiment_more_epochs_prolong_finished_runs(folder):
+    first = [*ONE, "6", "--seeds", "0"]
+    assert main(first) == 0
+    path = folder / "out/digits/HN/seed-0/result.json"
+    rows = json.loads(path.read_text())["epochs"]
+    assert main([*first, "schedule.epochs=5"]) == 0
+    prolonged = json.loads(path.read_text())
+    assert prolonged["epochs"][: len(rows)] == rows
+    assert prolonged["last"]["epoch"] == prolonged["recipe"]["schedule"]["epochs"] == 5
+
+
 def test_experiment_diverged_runs_are_reported(folder, capsys):
     words = ["--seeds", "0", "optimizer.lr=1e30", "loss.similarity=dot", "evaluation.diagrams=[5]"]
     assert main(["experiment", "many.toml", "--output", "out", *words]) == 0

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 import papers
 from hardmine.mining.embedding import embed_all
 from papers.figures import read_histories
-from papers.training import Trainer
+from papers.training import Trainer, read_result
 from papers.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from papers.training.measures import EpochMeasures
 from support.inputs import seeded
@@ -123,6 +124,25 @@ def test_trainer_finished_run_not_repeated(tmp_path, data, monkeypatch):
     assert files == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [None, 6])
+def test_trainer_resume_with_more_epochs_prolongs_bit_for_bit(tmp_path, data, monkeypatch, kind, step):
+    """After the end, or in mid-epoch."""
+    evaluation = {"diagrams": [0, 5], "embeddings": True, "every": 2}
+    long, short = (recipe_of(**KINDS[kind] | {"schedule__epochs": n, "evaluation": evaluation}) for n in (6, 4))
+    trained(long, data, tmp_path / "whole")
+    with monkeypatch.context() as patch, nullcontext() if step is None else pytest.raises(KeyboardInterrupt):
+        stop_at(step, patch)
+        trained(short, data, tmp_path / "run")
+    trained(long, data, tmp_path / "run", resume=True)
+    assert equal_states(final_state(tmp_path / "whole"), final_state(tmp_path / "run"))
+    for name in ("epochs.csv", "diagrams.csv", "embeddings.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert len(read_result(tmp_path / "run")["epochs"]) == 7
+    with pytest.raises(ValueError, match=r"resumed: schedule\.epochs was 6, is 4$"):
+        Trainer(short, data, tmp_path / "run", QUIET, resume=True)
+
+
 def test_trainer_resume_without_checkpoint_starts(tmp_path, data):
     (tmp_path / "epochs.csv").write_text("epoch,step,recall_at_1,hard_share,loss,run\n0,0,0.5,,,old\n")
     trained(recipe_of(), data, tmp_path, resume=True)
@@ -135,7 +155,7 @@ def test_trainer_resume_other_recipe_or_data_raises(tmp_path, data):
     with pytest.raises(FileExistsError, match=r"checkpoint\.pt already exists: resume that run, or choose another"):
         Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET)
     other = recipe_of(schedule={"epochs": 2}, loss={"name": "SCT", "lam": 0.5}, seed=4)
-    message = "loss.lam was not given, is 0.5; loss.name was 'SHN', is 'SCT'; schedule.epochs was 1, is 2; seed was 3"
+    message = "resumed: loss.lam was not given, is 0.5; loss.name was 'SHN', is 'SCT'; seed was 3, is 4"
     with pytest.raises(ValueError, match=re.escape(message)):
         Trainer(other, data, tmp_path, QUIET, resume=True)
     fewer = dataclasses.replace(data, fingerprint="another")
