@@ -319,6 +319,13 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "positive_ranks(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
       "Tensor? ref_ids, int similarity, int part, int num_parts) -> (Tensor, Tensor)");
 
+  // On the CPU -> per query, [B] int64, the number of candidates that are more similar, by cosine, than its most
+  // similar positive, at most `limit`; `limit` without a positive. With num_parts > 1, only the negatives of the pairs
+  // of part `part` count.
+  m.def(
+      "best_positive_ranks(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? ids, "
+      "Tensor? ref_ids, int limit, int part, int num_parts) -> Tensor");
+
   // -> loss [] or [T], similarities of the pairs (a, p) and (a, n), each [T]; with term ratio, negative distances.
   m.def(
       "indexed_triplet_loss(Tensor embeddings, Tensor triplets, int similarity, int term, "

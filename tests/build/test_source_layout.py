@@ -184,13 +184,13 @@ def test_ops_of_library_are_all_listed_for_tests():
     forward = {name for name in declared if not name.endswith("_backward")}
     listed = {*OPS, *GIVEN} - {"sct_loss"}  # sct_loss calls the op triplet_loss
     listed |= set(SOFT_OPS) & declared
-    # positive_ranks has no face among the ops: it is tested as metrics.retrieval.
+    # These have no face among the ops: they are tested as metrics.retrieval and metrics.recall_at_k.
     # test_all_positives.py tests the ops of all positives.
     all_positives = {"select_all_positives", "all_positives_triplet_loss"}
     # triplet_loss, sct_loss and tuplet_loss, reduced on a CPU: test_losses_with_gradients.py
     listed |= {"triplet_loss_with_gradients", "tuplet_loss_with_gradients"}
     listed.add("sigmoid_loss_with_gradients")  # test_sigmoid_loss.py
-    assert forward == listed | all_positives | {"simd_level", "positive_ranks"}
+    assert forward == listed | all_positives | {"simd_level", "positive_ranks", "best_positive_ranks"}
     assert {name.removesuffix("_backward") for name in declared} == forward
 
 

@@ -1,5 +1,6 @@
 // Ranks of positives compared with a sort of all candidates.
 
+#include "cpu/engine/best_positive_ranks.h"
 #include "cpu/engine/positive_ranks.h"
 
 #include <algorithm>
@@ -106,5 +107,43 @@ TYPED_TEST(positive_ranks_any_threads_give_same_ranks, T) {
     const Ranks want = engine_ranks<T>(Similarity::kCosine, queries, others, {}, {}, SerialPool());
     for (const auto& pool : parallel_pools())
       CHECK(engine_ranks<T>(Similarity::kCosine, queries, others, {}, {}, *pool) == want);
+  }
+}
+
+// The candidates before the first of the ranks, in one pass and as the sum over parts.
+TYPED_TEST(best_positive_ranks_equal_first_of_ranks, T) {
+  Random random(4);
+  for (const Labels labels : {Labels::kRandom, Labels::kOneClass, Labels::kAllDistinct, Labels::kPairsSorted}) {
+    for (const int64_t count : {1, 2, 97, 300}) {
+      for (const bool has_ids : {false, true}) {
+        const Batch<T> queries(exact_values(Similarity::kCosine), labels, count, 17, random);
+        const Batch<T> refs(exact_values(Similarity::kCosine), labels, count / 2 + 3, 17, random);
+        const std::vector<int64_t> id = has_ids ? some_ids(queries.count, random) : std::vector<int64_t>{};
+        const std::vector<int64_t> ref_id = has_ids ? some_ids(refs.count, random) : std::vector<int64_t>{};
+        for (const Batch<T>* others : {static_cast<const Batch<T>*>(nullptr), &refs}) {
+          const Ranks ranks = engine_ranks<T>(Similarity::kCosine, queries, others, id, ref_id, SerialPool());
+          const LabeledMatrix<T> rows{queries.x.data(), queries.label.data(), count, has_ids ? id.data() : nullptr};
+          const LabeledMatrix<T> columns{refs.x.data(), refs.label.data(), refs.count,
+                                         has_ids ? ref_id.data() : nullptr};
+          for (const int64_t limit : {1, 3, 64}) {
+            for (const int64_t parts : {1, 3}) {
+              context = std::to_string(count) + (others ? " queries, refs" : " rows") + ", limit " +
+                        std::to_string(limit) + ", parts " + std::to_string(parts);
+              std::vector<int64_t> sum(count, 0), better(count, -1);
+              for (int64_t part = 0; part < parts; ++part) {
+                cpu::best_positive_ranks<T>(rows, others ? &columns : nullptr, 17, limit, {part, parts},
+                                            ThreadedPool(1 + 2 * (parts - 1)), better.data());
+                for (int64_t q = 0; q < count; ++q) sum[q] += better[q];
+              }
+              for (int64_t q = 0; q < count; ++q) {
+                const int64_t want = ranks[q].empty() ? limit : std::min(limit, ranks[q][0] - 1);
+                CHECK_EQ(std::min(limit, sum[q]), want);
+                if (parts == 1) CHECK_EQ(sum[q], want);
+              }
+            }
+          }
+        }
+      }
+    }
   }
 }

@@ -13,6 +13,7 @@ import torch
 import hardmine
 from hardmine import ops
 from hardmine.metrics import _search, recall_at_1, recall_at_k
+from hardmine.ops._losses_with_gradients import has_cpu_op
 from support.inputs import Inputs, random_inputs, seeded
 
 
@@ -33,7 +34,8 @@ def naive_recall(inputs: Inputs, sizes: tuple[int, ...]) -> dict[int, float]:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The calls of knn from here on: (number of queries, number of refs, k)."""
+    """The calls of knn from here on, which finds neighbors on GPUs: (number of queries, number of refs, k)."""
+    monkeypatch.setattr(sys.modules["hardmine.metrics.recall"], "_COUNTS", False)
     made = []
     right = ops.knn
 
@@ -47,9 +49,13 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def search_in_chunks(monkeypatch):
-    """Make every search long, so it runs in chunks of the given number of queries, or in pairs of blocks if listed."""
+    """Make every search long, so it runs in chunks of the given number of queries, or in pairs of blocks if listed.
+
+    Neighbors are searched as on GPUs, and on CPUs for many neighbors.
+    """
 
     def of(rows: int, listed: bool = False) -> None:
+        monkeypatch.setattr(sys.modules["hardmine.metrics.recall"], "_COUNTS", False)
         monkeypatch.setattr(_search, "CHUNK_WORK", 1)
         monkeypatch.setattr(_search, "MIN_CHUNK_ROWS", rows)
         if not listed:
@@ -309,9 +315,72 @@ def test_recall_at_k_keeps_at_most_two_chunks(search_in_chunks, monkeypatch):
     assert max_alive <= 2
 
 
+counts = pytest.mark.skipif(not has_cpu_op("best_positive_ranks"), reason="a GPU searches neighbors")
+
+
+@counts
+@pytest.mark.parametrize("with_refs", [False, True])
+@pytest.mark.parametrize("with_ids", [False, True])
+@pytest.mark.parametrize("kind", ["random", "integers", "equal"])
+def test_recall_at_k_counted_candidates_equal_neighbors(with_refs, with_ids, kind, monkeypatch, bars):
+    """In one pass and in parts, with ties."""
+    module = sys.modules["hardmine.metrics.recall"]
+    for count in (2, 97, 300):
+        x, labels, refs, ref_labels = random_inputs(count, 3, count // 4 + 1, refs=210 if with_refs else None)
+        if kind != "random":
+            x, refs = (None if rows is None else (rows * (kind == "integers")).round() + 1 for rows in (x, refs))
+        ids = {"ids": torch.arange(count) // 5} if with_ids else {}
+        if with_ids and with_refs:
+            ids["ref_ids"] = torch.arange(210) // 3 - 1
+        inputs = (x, labels, refs, ref_labels) if with_refs else (x, labels)
+        monkeypatch.setattr(module, "_COUNTS", False)
+        try:
+            expected = recall_at_k(*inputs, k=(1, 2, 5, 64), **ids)
+        except ValueError as error:
+            monkeypatch.setattr(module, "_COUNTS", True)
+            with pytest.raises(ValueError, match=re.escape(str(error))):
+                recall_at_k(*inputs, k=(1, 2, 5, 64), **ids)
+            continue
+        monkeypatch.setattr(module, "_COUNTS", True)
+        assert recall_at_k(*inputs, k=(1, 2, 5, 64), **ids) == expected
+        with monkeypatch.context() as long:
+            long.setattr(_search, "CHUNK_WORK", 1)
+            assert recall_at_k(*inputs, k=(1, 2, 5, 64), progress=True, **ids) == expected
+    assert (bars[-1].options["total"], bars[-1].done, bars[-1].closed) == (300, 300, True)
+
+
+@counts
+def test_recall_at_k_counts_in_one_pass_without_a_bar(monkeypatch, bars):
+    made, right = [], torch.ops.hardmine.best_positive_ranks
+    monkeypatch.setattr(torch.ops.hardmine, "best_positive_ranks", lambda *a: made.append(a[-3:]) or right(*a))
+    monkeypatch.setattr(_search, "CHUNK_WORK", 10_000)
+    x, labels, _, _ = random_inputs(100)
+    for progress, parts in ((False, 1), (None, 1), (True, 100 * 50 * x.shape[1] // 40_000)):
+        made.clear()
+        recall_at_k(x, labels, k=(3, 8), progress=progress)
+        assert made == [(8, part, max(parts, 1)) for part in range(max(parts, 1))]
+    made.clear()
+    recall_at_k(x, labels, k=65)
+    assert not made
+    assert len(bars) == 1
+
+
+@counts
+def test_best_positive_ranks_wrong_arguments_raise():
+    x, labels = torch.ones(4, 3), torch.tensor([0, 0, 1, 1])
+    good = [x, labels, None, None, None, None, 8, 0, 1]
+    assert torch.ops.hardmine.best_positive_ranks(*good).tolist() == [0, 0, 2, 2]
+    alone = torch.ops.hardmine.best_positive_ranks(x, torch.arange(4), *good[2:])
+    assert alone.tolist() == [8, 8, 8, 8]
+    for place, value in [(0, x[0]), (1, labels[:3]), (2, x), (6, 0), (6, 65), (7, -1), (7, 1), (8, 0)]:
+        with pytest.raises((ValueError, RuntimeError), match="must"):
+            torch.ops.hardmine.best_positive_ranks(*good[:place], value, *good[place + 1 :])
+
+
 def test_recall_at_k_under_verify_checks_knn(tmp_path):
+    """Up to K = 64, candidates are counted on a CPU, by an op that is no part of the library's interface."""
     with hardmine.verify(every=1, save_dir=tmp_path) as report:
-        recall_at_k(*random_inputs(50)[:2])
+        recall_at_k(*random_inputs(100)[:2], k=65)
     assert report.ops["knn"].checks == 1
 
 
