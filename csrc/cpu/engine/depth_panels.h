@@ -34,10 +34,13 @@ template <class T>
 Buffer<T> packed_panels(const SortedRows<T>& rows, const T* x, const T* norm, int64_t padded, int64_t depth,
                         const ThreadPool& pool) {
   const GradientKernels<T>& kernel = kernels<GradientKernels<T>>();
-  Buffer<T> out = zero_panels<T>(padded, depth, pool);
+  const int64_t panel = kernels<TileKernels<T>>().panel_columns;
+  Buffer<T> out(panel_elements<T>(padded, depth));
   parallel_range(pool, element_threads(pool, rows.count(), depth), rows.count(), 1, [&](int64_t begin, int64_t end) {
     kernel.pack_depth(x, depth, rows.permutation().data(), norm, padded, begin, end, out.get());
   });
+  for (int64_t k = 0; k < depth; k += panel)
+    std::fill(out.get() + k * padded + rows.count() * panel, out.get() + (k + panel) * padded, T(0));
   return out;
 }
 

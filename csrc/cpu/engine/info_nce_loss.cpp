@@ -134,7 +134,7 @@ class InfoNcePass {
     std::vector<GroupBuffers<T>> buffers(threads);
     for (GroupBuffers<T>& b : buffers) {
       if (!kept_.any()) b.scores = Buffer<T>(keeps_group_ ? group_size : kBlockSize);
-      if (keeps_group_) b.copy = Buffer<T>(kBlockSize);
+      if (keeps_group_ && params_.euclidean) b.copy = Buffer<T>(kBlockSize);
       if (!has_gradient()) continue;
       // The kernel also reads the rows that pad the last micro-tile, so they must be finite.
       b.value = zero_panels<T>(kMaxBlockRows, depth(), pool_);
@@ -168,16 +168,24 @@ class InfoNcePass {
       T* scores = scores_of(group, b, buffers);
       fill(block, scores);
       // The kernel overwrites distances, and the scores of positives.
-      const bool overwrites =
-          params_.euclidean || (block.row_begin < block.column_end && block.column_begin < block.row_end);
-      if (keeps_group_ && overwrites) {
-        std::copy_n(scores, block.rows() * kMaxBlockColumns, buffers.copy.get());
+      if (keeps_group_ && params_.euclidean) {
+        KeptScores<T>::copy(block, scores, buffers.copy.get());
         scores = buffers.copy.get();
       }
       kernel_.logsumexp_update(params_, block, update_, scores);
+      if (keeps_group_ && !params_.euclidean) restore_positives(block, scores);
     }
     const Block rows = block_at(group, 0);
     finish_terms(rows.row_begin, rows.row_end);
+  }
+
+  // A query has one positive, at its own number.
+  void restore_positives(const Block& block, T* scores) const {
+    const int64_t begin = std::max(block.row_begin, block.column_begin);
+    for (int64_t i = begin; i < std::min(block.row_end, block.column_end); ++i)
+      if (of_queries_.sums.positive_count[i] > 0)  // else it was NaN before
+        scores[(i - block.row_begin) * kMaxBlockColumns + i - block.column_begin] =
+            static_cast<T>(of_queries_.sums.positive_sum[i]);
   }
 
   void finish_terms(int64_t begin, int64_t end) {

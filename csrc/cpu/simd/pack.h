@@ -81,17 +81,20 @@ void pack(const T* x, int64_t depth, const Index* permutation, const T* norm, in
 template <class T>
 void pack_depth(const T* x, int64_t depth, const Index* permutation, const T* norm, int64_t padded, int64_t begin,
                 int64_t end, T* out) {
-  const int64_t width = kColumnVecs * Vec<T>::kLanes;
+  using V = Vec<T>;
+  constexpr int64_t kWidth = kColumnVecs * V::kLanes;
   for (int64_t r = begin; r < end; ++r) {
     const int64_t source = permutation[r];
     const T* row = x + source * depth;
-    for (int64_t k = 0; k < depth; k += width) {
-      T* packed = out + k * padded + r * width;
-      const int64_t count = depth - k < width ? depth - k : width;
-      for (int64_t c = 0; c < count; ++c) packed[c] = row[k + c];
-      if (norm)
-        for (int64_t c = 0; c < count; ++c) packed[c] /= norm[source];
-      for (int64_t c = count; c < width; ++c) packed[c] = T(0);
+    for (int64_t k = 0; k < depth; k += kWidth) {
+      T* packed = out + k * padded + r * kWidth;
+      const int64_t left = depth - k;
+      if (left >= kWidth) {
+        for (int64_t c = 0; c < kWidth; c += V::kLanes)
+          (norm ? V::load(row + k + c) / V::broadcast(norm + source) : V::load(row + k + c)).store(packed + c);
+        continue;
+      }
+      for (int64_t c = 0; c < kWidth; ++c) packed[c] = c >= left ? T(0) : norm ? row[k + c] / norm[source] : row[k + c];
     }
   }
 }

@@ -98,12 +98,35 @@ T distance(const T* x, const T* y, int64_t depth) {
   return std::sqrt(squared_distance(x, y, depth));
 }
 
+// The squared norms of kRows rows, equal to dot(row, row, depth) to the bit. Rows do not wait for each other's sums.
+template <int64_t kRows, class T>
+inline void squared_norms(const T* x, int64_t depth, T* out) {
+  using V = Vec<T>;
+  Partials<T> partials[kRows];
+  const int64_t whole = depth - depth % kPartials;
+  for (int64_t k = 0; k < whole; k += kPartials)
+    for (int64_t v = 0; v < Partials<T>::kVecs; ++v)
+#pragma GCC unroll 4
+      for (int64_t r = 0; r < kRows; ++r) {
+        const V value = V::load(x + r * depth + k + v * V::kLanes);
+        partials[r].sum[v] = fma(value, value, partials[r].sum[v]);
+      }
+  for (int64_t r = 0; r < kRows; ++r) {
+    T tail[kPartials] = {};
+    for (int64_t k = whole; k < depth; ++k) tail[k - whole] = x[r * depth + k] * x[r * depth + k];
+    out[r] = partials[r].total(tail);
+  }
+}
+
 template <class T>
 bool row_norms(const T* x, int64_t count, int64_t depth, T* out) {
+  constexpr int64_t kTogether = 4;
+  int64_t i = 0;
+  for (; i + kTogether <= count; i += kTogether) squared_norms<kTogether>(x + i * depth, depth, out + i);
+  for (; i < count; ++i) squared_norms<1>(x + i * depth, depth, out + i);
   bool finite = true;
-  for (int64_t i = 0; i < count; ++i) {
-    const T* row = x + i * depth;
-    out[i] = std::sqrt(dot(row, row, depth));
+  for (i = 0; i < count; ++i) {
+    out[i] = std::sqrt(out[i]);
     finite &= out[i] - out[i] == T(0);
   }
   return finite;
