@@ -53,13 +53,54 @@ inline __attribute__((always_inline)) void gradient_gemm_tile(const T* weights, 
     }
 }
 
+// Terms [begin, end) of a micro-tile: those outside have weight 0.
+struct TermRange {
+  int64_t begin, end;
+};
+
+// Whether the weights of some terms of a micro-tile, from `first` on, are all 0: of a vector of terms, or of one term.
+// NaN is not 0.
+template <int64_t kRowStep, int64_t kTermStep, class T>
+inline bool all_zero(const T* weights, int64_t first) {
+  using V = Vec<T>;
+  if constexpr (kTermStep == 1) {
+    constexpr uint32_t kAll = (1u << V::kLanes) - 1;
+    for (int64_t r = 0; r < kMicroTileRows; ++r) {
+      const V weight = V::load(weights + r * kRowStep + first);
+      if (((weight >= V::zero()) & (weight <= V::zero())).bits() != kAll) return false;
+    }
+  } else {
+    for (int64_t r = 0; r < kMicroTileRows; ++r)
+      if (weights[r * kRowStep + first * kTermStep] != T(0)) return false;
+  }
+  return true;
+}
+
+// The terms that count for a micro-tile. Batches of small classes have few pairs of one class. A term of weight 0 does
+// not change a sum, because values are finite.
+template <int64_t kRowStep, int64_t kTermStep, class T>
+inline TermRange nonzero_terms(const T* weights, int64_t terms) {
+  constexpr int64_t kStep = kTermStep == 1 ? Vec<T>::kLanes : 1;
+  int64_t begin = 0, end = terms;
+  while (end - begin >= kStep && all_zero<kRowStep, kTermStep>(weights, begin)) begin += kStep;
+  while (end - begin >= kStep && all_zero<kRowStep, kTermStep>(weights, end - kStep)) end -= kStep;
+  return {begin, end};
+}
+
 template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
 void gradient_gemm_panels(const T* weights, int64_t rows, int64_t terms, int64_t depth, const T* value,
                           int64_t value_padded, const T* row_value, T* grad, int64_t grad_padded) {
+  TermRange range[kMaxBlockColumns / kMicroTileRows];
+  for (int64_t r = 0; r < rows; r += kMicroTileRows)
+    range[r / kMicroTileRows] = nonzero_terms<kRowStep, kTermStep>(weights + r * kRowStep, terms);
   for (int64_t k = 0; k < depth; k += kPanel<T>) {
-    for (int64_t r = 0; r < rows; r += kMicroTileRows)
-      gradient_gemm_tile<kRowStep, kTermStep, kDifference>(weights + r * kRowStep, value, terms,
+    for (int64_t r = 0; r < rows; r += kMicroTileRows) {
+      const auto [begin, end] = range[r / kMicroTileRows];
+      if (begin >= end) continue;
+      gradient_gemm_tile<kRowStep, kTermStep, kDifference>(weights + r * kRowStep + begin * kTermStep,
+                                                           value + begin * kPanel<T>, end - begin,
                                                            row_value + r * kPanel<T>, grad + r * kPanel<T>);
+    }
     value += value_padded * kPanel<T>;
     grad += grad_padded * kPanel<T>;
     if constexpr (kDifference) row_value += grad_padded * kPanel<T>;
