@@ -158,6 +158,7 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& an
                             int64_t depth, const MarginTable<T>& table, const ThreadPool& pool, T* grad_x,
                             T* grad_refs) {
   const BatchAllKernels<T>& kernel = kernels<BatchAllKernels<T>>();
+  const TileKernels<T>& tile_kernel = kernels<TileKernels<T>>();
   const auto make_operands = [&](bool unit_rows) {
     return std::make_unique<PairwiseOperands<T>>(batch_all_measure(rule, unit_rows), anchors, refs, depth, pool);
   };
@@ -230,10 +231,17 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& an
                    });
     result.active += lists.finish_counts();
     if (!gradient) continue;
-    for_each_block(operands, PairKind::kSameClass, 1, pool, has_anchors, [&](int64_t, const Block& block, T* scores) {
-      kernel.batch_all_positives(operands.params(), block, state, scores);
-      gradient->add(block, scores);
-    });
+    for_each_filled_block(
+        operands, PairKind::kSameClass, 1, pool, has_anchors,
+        [&](const Block& block, T* scores) {
+          if (operands.params().euclidean && !rule.squared)
+            tile_kernel.fill_block(operands.params(), PairKind::kSameClass, block, scores);
+          return scores;
+        },
+        [&](int64_t, const Block& block, T* scores) {
+          kernel.batch_all_positives(operands.params(), block, state, scores);
+          gradient->add(block, scores);
+        });
   }
   const double loss_weight = batch_all_loss_weight(rule.reduction, result.active, result.total);
   result.loss = static_cast<T>(loss_weight * std::accumulate(value.begin(), value.end(), 0.0));

@@ -25,61 +25,92 @@ inline void add_margins(const BatchAllState<T>& state, int64_t anchor, int64_t o
   for (int64_t c = count; c < width; ++c) x[c] = std::numeric_limits<T>::quiet_NaN();
 }
 
-// An anchor with few positives compares each of them with all negatives. weight[c] += active triplets of negative c. A
-// triplet is active if x > v_ap. It adds v_an - v_ap here, and half the margin in active_margins: a margin rounded to
-// the precision of v would bias all triplets alike.
-template <class T>
-inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
-                         T* weight) {
-  using V = Vec<T>;
-  const int64_t first = state.first[anchor];
-  const V one = constant<T>(1);
+// Of the active triplets of an anchor in a block: the sum of v_an - v_ap, and their number.
+struct ActiveTriplets {
   double value = 0;
-  for (int32_t p = 0; p < state.size[anchor]; ++p) {
-    const V positive = V::broadcast(state.positive + first + p);
-    int32_t active = 0;
-    const T total = sum_of_row<T>(width, [&](int64_t c) {
-      const auto is_active = V::load(x + c) > positive;  // false for NaN
-      active += __builtin_popcount(is_active.bits());
-      (V::load(weight + c) + V::select(is_active, one, V::zero())).store(weight + c);
-      return V::select(is_active, V::load(v + c) - positive, V::zero());
-    });
-    value += static_cast<double>(total);
-    state.active[first + p] += active;
+  int64_t count = 0;
+};
+
+// Compares kCount positives of an anchor, from entry `first` on, with all negatives. weight[c] += active triplets of
+// negative c. A triplet is active if x > v_ap. It adds v_an - v_ap here, and half the margin in active_margins: a
+// margin rounded to the precision of v would bias all triplets alike.
+template <int64_t kCount, class T>
+inline void compare_positives(const BatchAllState<T>& state, int64_t first, int64_t width, const T* v, const T* x,
+                              T* weight, ActiveTriplets& triplets) {
+  using V = Vec<T>;
+  const V one = constant<T>(1);
+  const T no_tail[kPartials] = {};
+  V positive[kCount];
+  Partials<T> sums[kCount];
+  int32_t active[kCount] = {};
+#pragma GCC unroll 4
+  for (int64_t p = 0; p < kCount; ++p) positive[p] = V::broadcast(state.positive + first + p);
+  for (int64_t c = 0; c < width; c += kPartials)
+#pragma GCC unroll 16
+    for (int64_t k = 0; k < Partials<T>::kVecs; ++k) {
+      const int64_t at = c + k * V::kLanes;
+      const V value = V::load(v + at), bound = V::load(x + at);
+      V count = V::load(weight + at);
+#pragma GCC unroll 4
+      for (int64_t p = 0; p < kCount; ++p) {
+        const auto is_active = bound > positive[p];  // false for NaN
+        active[p] += __builtin_popcount(is_active.bits());
+        count = count + V::select(is_active, one, V::zero());
+        sums[p].sum[k] = sums[p].sum[k] + V::select(is_active, value - positive[p], V::zero());
+      }
+      count.store(weight + at);
+    }
+#pragma GCC unroll 4
+  for (int64_t p = 0; p < kCount; ++p) {
+    triplets.value += static_cast<double>(sums[p].total(no_tail));
+    triplets.count += active[p];
+    state.active[first + p] += active[p];
   }
-  return value;
+}
+
+// An anchor with few positives compares each of them with all negatives, some at a time.
+template <class T>
+inline ActiveTriplets short_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
+                                 T* weight) {
+  constexpr int32_t kTogether = 4;
+  const int64_t first = state.first[anchor];
+  ActiveTriplets triplets;
+  int32_t p = 0;
+  for (; p + kTogether <= state.size[anchor]; p += kTogether)
+    compare_positives<kTogether>(state, first + p, width, v, x, weight, triplets);
+  for (; p < state.size[anchor]; ++p) compare_positives<1>(state, first + p, width, v, x, weight, triplets);
+  return triplets;
 }
 
 // An anchor with many positives has them sorted. Those that form active triplets with a negative are a prefix.
 template <class T>
-inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
-                        T* weight) {
+inline ActiveTriplets long_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
+                                T* weight) {
   const int64_t first = state.first[anchor];
   const T* ascending = state.ascending + first;
-  double value = 0;
+  ActiveTriplets triplets;
   for (int64_t c = 0; c < width; ++c) {
     if (!(x[c] > state.min_positive[anchor])) continue;
     const int32_t active =
         partition_point(int32_t{0}, state.size[anchor], [&](int32_t p) { return ascending[p] < x[c]; });
-    value += static_cast<double>(active) * static_cast<double>(v[c]) - state.sum_through[first + active - 1];
+    triplets.value += static_cast<double>(active) * static_cast<double>(v[c]) - state.sum_through[first + active - 1];
+    triplets.count += active;
     weight[c] += static_cast<T>(active);
     ++state.active[first + active - 1];
   }
-  return value;
+  return triplets;
 }
 
 // The sum of margin / 2 over the active triplets of an anchor's row.
 template <class T>
 inline double active_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count,
-                             const T* weight) {
-  const T* table = state.margin_table ? state.margin_table + state.table_row[anchor] * state.table_rows : nullptr;
-  double active = 0, margins = 0;
-  for (int64_t c = 0; c < count; ++c) {
-    active += static_cast<double>(weight[c]);
-    if (table)
-      margins += static_cast<double>(weight[c]) * (0.5 * static_cast<double>(table[state.column_table_row[other + c]]));
-  }
-  return table ? margins : active * state.exact_half_margin;
+                             int64_t num_active, const T* weight) {
+  if (!state.margin_table) return static_cast<double>(num_active) * state.exact_half_margin;
+  const T* table = state.margin_table + state.table_row[anchor] * state.table_rows;
+  double margins = 0;
+  for (int64_t c = 0; c < count; ++c)
+    margins += static_cast<double>(weight[c]) * (0.5 * static_cast<double>(table[state.column_table_row[other + c]]));
+  return margins;
 }
 
 // Replaces the v of an anchor's row by weights. Returns false if all are 0. Entries from `count` to `width` are
@@ -98,9 +129,11 @@ inline bool visit_anchor(const PairwiseParams<T>& params, const BatchAllState<T>
     any = active.bits() != 0;
   }
   if (any) {
-    state.value[anchor] += state.size[anchor] <= kShortList ? short_list(state, anchor, width, row_scores, x, weight)
-                                                            : long_list(state, anchor, width, row_scores, x, weight);
-    state.value[anchor] += active_margins(state, anchor, other, count, weight);
+    const ActiveTriplets triplets = state.size[anchor] <= kShortList
+                                        ? short_list(state, anchor, width, row_scores, x, weight)
+                                        : long_list(state, anchor, width, row_scores, x, weight);
+    state.value[anchor] += triplets.value;
+    state.value[anchor] += active_margins(state, anchor, other, count, triplets.count, weight);
     if (params.euclidean && !state.squared)
       for (int64_t c = 0; c < count; ++c) weight[c] = batch_all_distance_weight(weight[c], row_scores[c]);
   }
@@ -141,26 +174,28 @@ bool batch_all_negatives(const PairwiseParams<T>& params, const Block& block, co
 template <class T>
 void batch_all_positives(const PairwiseParams<T>& params, const Block& block, const BatchAllState<T>& state,
                          T* scores) {
+  const bool of_distances = params.euclidean && !state.squared;
   const int64_t width = buffer_width(block);
   for (int64_t i = 0; i < block.rows(); ++i) {
     const int64_t row = block.row_begin + i;
     T* row_scores = scores + i * kMaxBlockColumns;
-    for (int64_t c = 0; c < width; ++c) {
-      if (!(row_scores[c] == row_scores[c])) {  // not a pair of one class, excluded, or visited as (j, i)
-        row_scores[c] = T(0);
-        continue;
-      }
-      // Entry p of a row's list is the p-th column of its class.
+    const ClassRun run = class_run(params, block, row);
+    for (int64_t c = 0; c < (of_distances ? run.begin : width); ++c) row_scores[c] = T(0);
+    for (int64_t c = run.begin; c < run.end; ++c) {
       const int64_t column = block.column_begin + c;
-      const int64_t class_begin = state.class_begin[row];
       int32_t active = 0;
-      if (state.size[row]) active += state.active[state.first[row] + column - class_begin];
-      if (params.symmetric && state.size[column]) active += state.active[state.first[column] + row - class_begin];
+      // Entry p of a row's list is the p-th column of its class. Pairs that are none have no active triplets.
+      if (!params.symmetric || column > row) {  // else visited as (column, row)
+        const int64_t class_begin = state.class_begin[row];
+        if (state.size[row]) active += state.active[state.first[row] + column - class_begin];
+        if (params.symmetric && state.size[column]) active += state.active[state.first[column] + row - class_begin];
+      }
       T weight = -static_cast<T>(active);
-      if (params.euclidean && !state.squared)
-        weight = batch_all_distance_weight(weight, batch_all_v(true, false, row_scores[c]));
+      if (of_distances)
+        weight = active ? batch_all_distance_weight(weight, batch_all_v(true, false, row_scores[c])) : T(0);
       row_scores[c] = weight;
     }
+    for (int64_t c = of_distances ? run.end : width; c < width; ++c) row_scores[c] = T(0);
   }
   pad_weights(block, scores);
 }

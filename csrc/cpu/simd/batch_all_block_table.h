@@ -43,7 +43,8 @@ struct BatchAllKernels {
   // are 0. `scratch` has [kMaxBlockColumns][kMaxBlockRows] elements, or none if the pass is not symmetric.
   bool (*batch_all_negatives)(const PairwiseParams<T>& params, const Block& block, const BatchAllState<T>& state,
                               T* scores, T* scratch);
-  // The same for a block of same-class pairs, from their counts of active triplets.
+  // The same for a block of same-class pairs, from their counts of active triplets. Reads scores only of distances that
+  // are not squared.
   void (*batch_all_positives)(const PairwiseParams<T>& params, const Block& block, const BatchAllState<T>& state,
                               T* scores);
 };
