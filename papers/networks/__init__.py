@@ -1,6 +1,6 @@
 """Networks that embed images: backbones, heads, and cached features of frozen backbones."""
 
-from papers.networks.backbones import BACKBONES, Backbone, backbone, convnet4
+from papers.networks.backbones import BACKBONES, Backbone, backbone, convnet4, find_backbone
 from papers.networks.cache import cache_features
 from papers.networks.convnet import EmbeddingNet
 from papers.networks.embedding import EmbeddingHead, EmbeddingNetwork, Standardize, parameter_groups
@@ -15,5 +15,6 @@ __all__ = [
     "backbone",
     "cache_features",
     "convnet4",
+    "find_backbone",
     "parameter_groups",
 ]

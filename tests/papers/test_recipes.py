@@ -85,6 +85,10 @@ def test_recipe_as_dict_includes_defaults(file):
             "tiny: data.name must be one of cars, cub, digits, folder, hotels, in_shop, omniglot,",
         ),
         ("data.name=cub", "tiny: network.backbone must be convnet4 if and only if data.name is digits or omniglot"),
+        (
+            "data={name='cub'}",
+            "tiny: network.backbone must be convnet4 if and only if data.name is digits or omniglot",
+        ),
         ("data.features=a.npy", "tiny: network.frozen must be true with data.features, got false"),
         ("data.crop=300", "tiny: data.crop must be at most data.size = 256, got 300"),
         ("data=3", "tiny: data must be a table, got 3"),
@@ -196,6 +200,11 @@ def test_load_recipe_selection_with_mined_triplets_raises():
     values = {"sampler": {"kind": "triplets"}, "loss": {"name": "SmartTriplet", "positive": "random"}}
     with pytest.raises(RecipeError, match=r"loss\.positive must be omitted with sampler\.kind = 'triplets'"):
         recipe_of(**values)
+
+
+def test_load_recipe_unknown_backbone_raises():
+    with pytest.raises(RecipeError, match=r"tiny: network\.backbone: name must be one of resnet18, .*, got 'resnet19'"):
+        recipe_of(data={"name": "cub"}, network={"backbone": "resnet19"})
 
 
 def test_load_recipe_frozen_random_backbone_raises():

@@ -115,6 +115,20 @@ def test_load_embeds_files_as_training_did(tmp_path, root, values):
     assert network(images).std() > 1e-3
 
 
+def test_trainer_own_backbone(tmp_path, root, monkeypatch):
+    monkeypatch.undo()
+    network = {"backbone": "network_cases.tiny_from", "weights": "random", "embedding_dim": 4}
+    chosen = recipe(network=network)
+    trainer = trained(chosen, loaded(chosen, root), tmp_path / "run")
+    again = papers.load(tmp_path / "run").network
+    assert torch.equal(again.state_dict()["head.layers.0.weight"], trainer.network.head.layers[0].weight)
+    assert type(again.backbone.trunk) is type(trainer.network.backbone.trunk)
+    for size, got in ((16, r"RuntimeError: mat1 and mat2"), (8, r"\[1, 2\]$")):
+        wrong = recipe(network={**network, "backbone": "network_cases.only_eight"}, data__size=size)
+        with pytest.raises(RecipeError, match=rf"backbone = .* must make features \[1, \d\] of images .*, got {got}"):
+            trained(wrong, loaded(wrong, root), tmp_path / f"wrong{size}")
+
+
 def test_trainer_frozen_statistics_stay(tmp_path, root):
     network = {"backbone": "resnet18", "embedding_dim": 4, "frozen_statistics": True}
     kept = trained(recipe(network=network), loaded(recipe(), root), tmp_path / "kept").network.backbone.trunk
