@@ -1,9 +1,11 @@
 """Interrupted trainings from recipes: their checkpoints, and that they resume bit for bit from any step."""
 
 import dataclasses
+import hashlib
 import os
 import re
 import signal
+import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -203,6 +205,10 @@ def test_load_checkpoint_read_by_torch(tmp_path):
     state = torch.load(tmp_path / FILE, weights_only=True)
     assert state["epoch"] == 3
     assert torch.equal(state["network"]["weight"], torch.ones(2))
+    with zipfile.ZipFile(tmp_path / FILE) as archive:
+        content = (tmp_path / FILE).read_bytes().removesuffix(archive.comment)
+        assert archive.comment.decode() == hashlib.sha256(content).hexdigest()
+        assert archive.testzip() is None
 
 
 def test_load_checkpoint_other_content_raises(tmp_path, monkeypatch):
