@@ -200,6 +200,7 @@ def _check_consistency(recipe: Recipe) -> None:
             raise RecipeError(f"{name}: loss.name must be {SMART} with sampler.kind = 'triplets', got {loss.name!r}")
         if selected:
             raise RecipeError(f"{name}: loss.{min(selected)} must be omitted with sampler.kind = 'triplets'")
+        _check_kappa(name, sampler)
     elif loss.name == SMART and len(selected) < 2:
         raise RecipeError(
             f"{name}: loss.positive and loss.negative must select the triplets of a batch for {SMART}, "
@@ -230,6 +231,21 @@ def _check_consistency(recipe: Recipe) -> None:
         raise RecipeError(f"{name}: schedule.milestones and schedule.every exclude each other, got both")
     if list(schedule.milestones) != sorted(set(schedule.milestones)):
         raise RecipeError(f"{name}: schedule.milestones must be ascending, got {list(schedule.milestones)}")
+
+
+def _check_kappa(name: str, sampler: Triplets) -> None:
+    """Check the options of kappa's controller."""
+    for key in ("target_error", "window", "soft_kappa", "max_step", "min_gain", "max_gain"):
+        if sampler.kappa and getattr(sampler, key) != getattr(Triplets(), key):
+            raise RecipeError(
+                f"{name}: sampler.{key} must be omitted with sampler.kappa, which replaces the controller, "
+                f"got {shown(getattr(sampler, key))}"
+            )
+    if sampler.min_gain > sampler.max_gain:
+        raise RecipeError(
+            f"{name}: sampler.min_gain must be at most sampler.max_gain = {sampler.max_gain:g}, "
+            f"got {sampler.min_gain:g}"
+        )
 
 
 def _check_statistics(name: str, network: Network) -> None:

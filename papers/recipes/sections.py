@@ -9,6 +9,7 @@ from hardmine.mining.lists import METHODS as LISTS
 from hardmine.mining.sampler import SMALL_CLASSES
 from papers.datasets import IMAGE_SPLITS
 from papers.recipes.fields import (
+    Above1,
     AtLeast0,
     AtLeast1,
     AtLeast2,
@@ -122,7 +123,15 @@ class Triplets(Table, tag_field="kind", tag="triplets"):
         batch_size: Triplets per batch.
         batches_per_epoch: Batches per epoch; by default enough that every image is an anchor about once.
         mined_share: Share of mined triplets per batch; 0 for only random triplets.
-        target_error: Target training error of kappa's controller.
+        random_epochs: Initial epochs with random triplets only.
+        kappa: Values of kappa instead of the controller's, one per epoch after the random ones; the last one is for all
+            later epochs.
+        target_error: Target training error of kappa's controller, `hardmine.mining.AdaptiveKappa`.
+        window: Number of latest epochs that the controller fits its line to.
+        soft_kappa: A kappa at which mined triplets are about as easy as random ones; it sets the first kappa.
+        max_step: Largest factor by which kappa changes from one epoch to the next.
+        min_gain: Smallest response of kappa to an error off the target, relative to kappa.
+        max_gain: Largest response.
         neighbors: Length of the neighbor lists that triplets are mined from.
         per_anchor: Maximum number of mined triplets per anchor.
         lists: Method that makes the neighbor lists.
@@ -131,10 +140,21 @@ class Triplets(Table, tag_field="kind", tag="triplets"):
     batch_size: AtLeast1 = 64
     batches_per_epoch: AtLeast1 | None = None
     mined_share: Fraction = 1.0
+    random_epochs: AtLeast0 = 2
+    kappa: tuple[NotNegative, ...] = ()
     target_error: Annotated[float, msgspec.Meta(gt=0, le=0.99)] = 0.5
+    window: AtLeast1 = 3
+    soft_kappa: Above1 = 2.0
+    max_step: Above1 = 2.0
+    min_gain: NotNegative = 1.0
+    max_gain: Positive = 4.0
     neighbors: UpTo1024 = 50
     per_anchor: AtLeast1 = 1
     lists: Literal[LISTS] = "exact"
+
+    def kappa_of(self, epoch: int) -> float:
+        """The given kappa of an epoch, counted from 0."""
+        return self.kappa[min(max(epoch - self.random_epochs, 0), len(self.kappa) - 1)]
 
 
 SAMPLERS = {kind.__struct_config__.tag: kind for kind in (ClassBalanced, AnchorNeighbor, Triplets)}
@@ -144,11 +164,11 @@ class Tree(Table):
     """[tree]: HTL's class tree, rebuilt once per epoch if the loss or the sampler uses it.
 
     Attributes:
-        levels: Number of levels.
+        levels: Number of the highest level; 0 for a flat tree.
         linkage: Distance between two merged classes.
     """
 
-    levels: Annotated[int, msgspec.Meta(ge=1, le=32767)] = 16
+    levels: Annotated[int, msgspec.Meta(ge=0, le=32767)] = 16
     linkage: Literal[LINKAGES] = "single"
 
 

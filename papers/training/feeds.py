@@ -127,6 +127,20 @@ class SampledFeed:
         return self.begin(epoch)
 
 
+def _controller(section: Triplets) -> AdaptiveKappa:
+    """The controller of kappa. Given values of kappa are its bounds."""
+    bounds = {"min_kappa": section.kappa_of(0), "max_kappa": section.kappa_of(0)} if section.kappa else {}
+    return AdaptiveKappa(
+        target_error=section.target_error,
+        window=section.window,
+        random_epochs=section.random_epochs,
+        soft_kappa=section.soft_kappa,
+        max_step=section.max_step,
+        gain=(section.min_gain, section.max_gain),
+        **bounds,
+    )
+
+
 class MinedFeed:
     """Batches of triplets that Smart Mining finds in the complete training set."""
 
@@ -140,7 +154,7 @@ class MinedFeed:
             mined_share=section.mined_share,
             neighbors=section.neighbors,
             per_anchor=section.per_anchor,
-            kappa=AdaptiveKappa(target_error=section.target_error),
+            kappa=_controller(section),
             method=section.lists,
             # A graph that is built from scratch is the same after resuming.
             fanng={"init": None} if section.lists == "fanng" else None,
@@ -148,6 +162,7 @@ class MinedFeed:
             seed=seed,
         )
         self._epoch: MinedEpoch | None = None
+        self._section = section
 
     def __len__(self) -> int:
         return self._miner.batches_per_epoch
@@ -160,6 +175,9 @@ class MinedFeed:
         self._epoch.observe(batch.triplets, losses)
 
     def end(self) -> dict[str, float]:
+        if self._section.kappa:  # the controller now sets the next epoch's kappa, between its bounds
+            following = self._section.kappa_of(len(self._miner.history) + 1)
+            self._miner.kappa.min_kappa = self._miner.kappa.max_kappa = following
         with self._epoch:
             pass
         self._epoch = None

@@ -196,6 +196,24 @@ def test_load_recipe_loss_without_scalar_raises(name):
         recipe_of(loss={"name": name, "reduction": "none"})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"kappa": [2.0], "window": 4},
+            "sampler.window must be omitted with sampler.kappa, which replaces the controller",
+        ),
+        ({"kappa": [2.0], "target_error": 0.6}, "sampler.target_error must be omitted with sampler.kappa"),
+        ({"kappa": [-1.0]}, "sampler.kappa must be a list, each item a number from 0, got"),
+        ({"min_gain": 5.0}, "sampler.min_gain must be at most sampler.max_gain = 4, got 5"),
+        ({"soft_kappa": 1.0}, "sampler.soft_kappa must be a number above 1, got 1.0"),
+    ],
+)
+def test_load_recipe_wrong_kappa_raises(options, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        recipe_of(sampler={"kind": "triplets", **options}, loss={"name": "SmartTriplet"})
+
+
 def test_load_recipe_selection_with_mined_triplets_raises():
     values = {"sampler": {"kind": "triplets"}, "loss": {"name": "SmartTriplet", "positive": "random"}}
     with pytest.raises(RecipeError, match=r"loss\.positive must be omitted with sampler\.kind = 'triplets'"):

@@ -172,6 +172,15 @@ def test_trainer_smart_mining_mines_and_adapts(tmp_path, data):
     assert {"knn", "smart_triplets", "indexed_triplet_loss", "global_loss"} <= found.report.ops.keys()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("random_epochs", "expected"), [(0, [4.0, 1.5, 1.5]), (1, [None, 4.0, 1.5])])
+def test_trainer_smart_mining_takes_given_kappas(tmp_path, data, random_epochs, expected):
+    sampler = {"kind": "triplets", "batch_size": 12, "kappa": [4.0, 1.5], "random_epochs": random_epochs}
+    settings = {**KINDS["mined triplets"], "sampler": sampler, "schedule": {"epochs": 3}}
+    found = trained(recipe_of(**settings), data, tmp_path)
+    assert [row.get("kappa") for row in found.rows if "training_error" in row] == expected
+
+
 def test_trainer_htl_builds_tree_every_epoch(tmp_path, data, monkeypatch):
     trees, update = [], losses.HierarchicalTripletLoss.update
     monkeypatch.setattr(

@@ -54,6 +54,17 @@ KINDS = {
         "schedule": {"epochs": 5},
         "evaluation": {},
     },
+    "given kappas": {
+        "loss": {"name": "SmartTriplet", **SMART},
+        "sampler": {
+            "kind": "triplets",
+            "batch_size": 12,
+            "batches_per_epoch": 4,
+            "kappa": [4.0, 1.5],
+            "random_epochs": 1,
+        },
+        "evaluation": {},
+    },
     "selected triplets": {
         "loss": {"name": "SmartTriplet", "positive": "random", "negative": "semihard", **SMART},
         "sampler": FIVE_PER_CLASS,
