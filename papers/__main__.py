@@ -1,4 +1,4 @@
-"""The command line of the papers' trainings: `train` runs a recipe, `experiment` many recipes, `plot` draws figures."""
+"""The command line of the papers' trainings: `train`, `experiment` for many trainings, `evaluate`, and `plot`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-from papers._commands import experiment, plot, train_recipe
+from papers._commands import evaluate, experiment, plot, train_recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,12 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _guarded("train", lambda: train_recipe.run(words[1:]))
     if words[:1] == ["experiment"]:
         return _guarded("experiment", lambda: experiment.run(words[1:]))
+    if words[:1] == ["evaluate"]:
+        return _guarded("evaluate", lambda: evaluate.run(words[1:]))
     parser = argparse.ArgumentParser(
         prog="python -m papers", description="Trainings, experiments and figures of the papers, with hardmine."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("train", help="train one network from a recipe")
     commands.add_parser("experiment", help="run all trainings of an experiment, then write its table and figures")
+    commands.add_parser("evaluate", help="score a trained network on the classes that are only retrieved")
     plot.add_parser(commands)
     options = parser.parse_args(words)
     return _guarded(options.command, lambda: plot.run(options))

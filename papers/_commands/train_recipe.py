@@ -67,8 +67,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def add_run_arguments(command: argparse.ArgumentParser) -> None:
-    """Add the arguments on how to run one or more recipes."""
+def add_data_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the arguments that load the data of a recipe."""
     command.add_argument(
         "--data",
         metavar="ROOT",
@@ -83,14 +83,19 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
         help="folder of the cached features of frozen backbones (default: %(default)s)",
     )
     command.add_argument(
+        "--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)"
+    )
+
+
+def add_run_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the arguments on how to run one or more recipes."""
+    add_data_arguments(command)
+    command.add_argument(
         "--verify-every",
         type=integer_from(0),
         default=100,
         metavar="K",
         help="verify every K-th call of each op against its reference; 0 for none (default: %(default)s)",
-    )
-    command.add_argument(
-        "--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)"
     )
     command.add_argument("--threads", type=integer_from(1), metavar="N", help="number of threads (default: torch's)")
     command.add_argument(

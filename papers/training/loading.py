@@ -29,6 +29,15 @@ class Trained(NamedTuple):
 
 def load_run(run: str | os.PathLike[str]) -> Trained:
     """See :func:`papers.load`."""
+    recipe, network, epoch = read_run(run)
+    if recipe.network.frozen:
+        network = EmbeddingNetwork(make_backbone(recipe), network, frozen=True)
+    transform = None if recipe.data.name in TENSOR_SETS else transforms_of(recipe).test
+    return Trained(network.eval(), transform, recipe, epoch)
+
+
+def read_run(run: str | os.PathLike[str]) -> tuple[Recipe, nn.Module, int]:
+    """The recipe, the network and the number of epochs of a run. The network of a frozen backbone is only the head."""
     folder = Path(run)
     path = folder / checkpoint.FILE
     if not path.is_file():
@@ -37,7 +46,4 @@ def load_run(run: str | os.PathLike[str]) -> Trained:
     recipe = parse_recipe(folder.name, state["recipe"])
     network = build_network(recipe, state["inputs"])
     network.load_state_dict(state["network"])
-    if recipe.network.frozen:
-        network = EmbeddingNetwork(make_backbone(recipe), network, frozen=True)
-    transform = None if recipe.data.name in TENSOR_SETS else transforms_of(recipe).test
-    return Trained(network.eval(), transform, recipe, state["epoch"])
+    return recipe, network, state["epoch"]

@@ -1,0 +1,68 @@
+"""`python -m papers evaluate RUN`: the scores of a trained network on the classes that are only retrieved."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hardmine.metrics import retrieval
+from hardmine.mining.embedding import embed_all
+from papers import training
+from papers._commands.common import check_writable, integer_from
+from papers._commands.train_recipe import add_data_arguments
+from papers._files import save_json
+from papers.training.evaluate import evaluate
+from papers.training.loading import read_run
+
+FILE = "evaluation.json"
+RANKED = ("map_at_r", "r_precision", "map", "mrr")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Load the network and the data of a run, and write and print the scores.
+
+    Args:
+        arguments: The words after `evaluate`.
+
+    Returns:
+        The exit status.
+    """
+    command = _parser()
+    options = command.parse_args(arguments)
+    try:
+        recipe, network, epoch = read_run(options.run)
+        check_writable(command, options.run)
+        data = training.load_data(recipe, options.data, options.cache, progress=True, device=options.device)
+        network = network.to(options.device)
+        scores = evaluate(network, data, recipe.evaluation, workers=options.workers, last=True, seed=recipe.seed)
+        query = embed_all(network, data.query.images, num_workers=options.workers)
+        gallery = {}
+        if data.gallery is not data.query:
+            rows = embed_all(network, data.gallery.images, num_workers=options.workers)
+            gallery = {"ref_embeddings": rows, "ref_labels": data.gallery.labels}
+        scores |= retrieval(query, data.query.labels, **gallery, metrics=RANKED, progress=False)
+        save_json(options.run / FILE, {"recipe": recipe.as_dict(), "epoch": epoch, "data": data.name, "scores": scores})
+    except (OSError, ValueError, FloatingPointError) as error:
+        print(f"papers evaluate: {error}", file=sys.stderr)
+        return 1
+    print(f"{recipe.title} on {data.name}, epoch {epoch}:")
+    for name, score in scores.items():
+        print(f"{name:>14} {score:.4f}")
+    print(f"saved {FILE} in {options.run}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(
+        prog="python -m papers evaluate",
+        description="Score a trained network on the classes that are only retrieved: Recall@K, NMI if the recipe has "
+        f"it, MAP@R, R-precision, mAP and MRR. They are printed, and saved in the run's {FILE}.",
+    )
+    command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, the --output of train")
+    add_data_arguments(command)
+    command.add_argument(
+        "--workers", type=integer_from(0), default=0, metavar="N", help="number of processes that read images"
+    )
+    return command
