@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/int_math.h"
 #include "cuda/device/launch.h"
@@ -21,10 +22,11 @@ struct GradientGemmDifferences {
   int64_t depth;
   WeightStrip<acc_t> strip;
   int64_t num_splits;  // splits of the columns
+  bool compensated;    // sums in float keep the digits that cancel, for four times the additions
   acc_t* out;          // [num_splits, strip.rows, depth], to be summed over the splits
 };
 
-template <class Scalar, class acc_t>
+template <class Scalar, class acc_t, bool kCompensated>
 __global__ void __launch_bounds__(kDifferenceThreads, 4)
     gradient_gemm_differences_kernel(GradientGemmDifferences<Scalar, acc_t> p) {
   acc_t* const weight = reinterpret_cast<acc_t*>(shared_memory());  // [kDifferenceColumns][kDifferenceRows]
@@ -34,11 +36,11 @@ __global__ void __launch_bounds__(kDifferenceThreads, 4)
                   k = i / groups % depth_chunks * kDifferenceThreads + threadIdx.x;
     const int64_t split = i / (groups * depth_chunks), end = p.strip.columns * (split + 1) / p.num_splits;
     const bool inside = k < p.depth;
-    acc_t row[kDifferenceRows], sum[kDifferenceRows];
+    acc_t row[kDifferenceRows], sum[kDifferenceRows], lost[kDifferenceRows];  // lost: what the sum has rounded away
 #pragma unroll
     for (int r = 0; r < kDifferenceRows; ++r) {
       row[r] = inside && first + r < p.strip.rows ? to_acc(p.row[(first + r) * p.depth + k]) : acc_t(0);
-      sum[r] = 0;
+      sum[r] = lost[r] = 0;
     }
     for (int64_t c = p.strip.columns * split / p.num_splits; c < end; c += kDifferenceColumns) {
       for (int n = threadIdx.x; n < kDifferenceRows * kDifferenceColumns; n += kDifferenceThreads) {
@@ -51,8 +53,16 @@ __global__ void __launch_bounds__(kDifferenceThreads, 4)
       for (int n = 0; inside && n < columns; ++n) {
         const acc_t column = to_acc(p.column[(c + n) * p.depth + k]);
 #pragma unroll
-        for (int r = 0; r < kDifferenceRows; ++r)
-          sum[r] = fma(weight[n * kDifferenceRows + r], column - row[r], sum[r]);
+        for (int r = 0; r < kDifferenceRows; ++r) {
+          const acc_t w = weight[n * kDifferenceRows + r];
+          if constexpr (kCompensated) {  // Kahan
+            const acc_t term = fma(w, column - row[r], lost[r]), next = sum[r] + term;
+            lost[r] = term - (next - sum[r]);
+            sum[r] = next;
+          } else {
+            sum[r] = fma(w, column - row[r], sum[r]);
+          }
+        }
       }
       __syncthreads();  // before the weights are replaced
     }
@@ -72,7 +82,11 @@ template <class Scalar, class acc_t>
 void gradient_gemm_differences(const GradientGemmDifferences<Scalar, acc_t>& product, const Stream& stream) {
   const int64_t groups = ceil_div(product.strip.rows, kDifferenceRows),
                 depth_chunks = ceil_div(product.depth, kDifferenceThreads);
-  launch("gradient_gemm_differences", gradient_gemm_differences_kernel<Scalar, acc_t>,
+  auto* kernel = gradient_gemm_differences_kernel<Scalar, acc_t, false>;
+  // In double, which has digits to spare, the compensated kernel would spill registers.
+  if constexpr (std::is_same_v<acc_t, float>)
+    if (product.compensated) kernel = gradient_gemm_differences_kernel<Scalar, acc_t, true>;
+  launch("gradient_gemm_differences", kernel,
          {groups * depth_chunks * product.num_splits, kDifferenceThreads,
           kDifferenceRows * kDifferenceColumns * sizeof(acc_t)},
          stream, product);

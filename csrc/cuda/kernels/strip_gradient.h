@@ -80,6 +80,7 @@ class StripGradient {
  public:
   StripGradient(Similarity similarity, int64_t depth, int64_t strip_weights, Workspace& workspace, const Stream& stream)
       : measure_(measure_of(similarity)),
+        is_hyperbolic_(similarity == Similarity::kHyperbolic),
         depth_(depth),
         strip_weights_(strip_weights),
         workspace_(workspace),
@@ -158,7 +159,9 @@ class StripGradient {
     void add_up(const Scalar* row, const WeightStrip<acc_t>& strip) const {
       if constexpr (MmaPolicy::kSquaredDifferences) {
         gradient_gemm_differences(
-            GradientGemmDifferences<Scalar, acc_t>{row, column, gradient.depth_, strip, num_splits, out},
+            // Hyperbolic gradients near the boundary cancel.
+            GradientGemmDifferences<Scalar, acc_t>{row, column, gradient.depth_, strip, num_splits,
+                                                   gradient.is_hyperbolic_, out},
             gradient.stream_);
       } else {
         gradient_gemm<MmaPolicy>(gemm, strip, out, gradient.stream_);
@@ -167,6 +170,7 @@ class StripGradient {
   };
 
   const PairMeasure measure_;
+  const bool is_hyperbolic_;
   const int64_t depth_, strip_weights_;
   Workspace& workspace_;
   const Stream& stream_;
