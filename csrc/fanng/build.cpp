@@ -9,6 +9,7 @@
 
 #include "core/random.h"
 #include "fanng/search.h"
+#include "fanng/seen_vertices.h"
 #include "fanng/threads.h"
 
 namespace hardmine::fanng {
@@ -79,14 +80,6 @@ struct MissedTarget {
   float sq_dist;
 };
 
-// Makes the candidates that survive occlusion the edges of p. Sorts and deduplicates the candidates first.
-int64_t assign_pruned(Vertex p, std::vector<PackedNeighbor>& candidates, const Distances& distances,
-                      DraftGraph& graph) {
-  std::sort(candidates.begin(), candidates.end());
-  candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
-  return graph.assign(p, candidates, distances);
-}
-
 // Replaces the edges of each vertex by the survivors of occlusion among its candidates. collect(worker, vertex,
 // candidates) fills the candidates, and returns how many distances it computed.
 template <class Collect>
@@ -101,7 +94,7 @@ void connect(const PointSet& points, const std::vector<Vertex>& order, const cpu
                     for (int64_t i = begin; i < end; ++i) {
                       candidates.clear();
                       computed_here += collect(worker, order[i], candidates);
-                      computed_here += assign_pruned(order[i], candidates, distances, graph);
+                      computed_here += graph.assign(order[i], candidates, distances);
                     }
                     computed += computed_here;
                   });
@@ -156,7 +149,7 @@ void add_all_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGra
       const auto v = static_cast<Vertex>(q);
       candidates.push_back(pack_neighbor(distances.between(static_cast<Vertex>(p), v), v));
     }
-    computed += count - 1 + assign_pruned(static_cast<Vertex>(p), candidates, distances, graph);
+    computed += count - 1 + graph.assign(static_cast<Vertex>(p), candidates, distances);
   });
   stats.distance_computations += computed;
 }
@@ -194,38 +187,53 @@ void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const
   add_reverse_edges(points, pool, graph, stats);
 }
 
-void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::ThreadPool& pool,
-                  DraftGraph& graph, BuildStats& stats) {
+void add_edges_of(const PreviousEdges& before, const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph,
+                  BuildStats& stats) {
   const Distances distances(points);
   const int64_t count = points.vertices();
+  // The vertex that the only row of a previous vertex has now; kNoVertex if that has several rows.
+  std::vector<Vertex> now(before.points.vertices());
+  for (Vertex v = 0; v < static_cast<Vertex>(now.size()); ++v) {
+    const int64_t* const row = before.points.copies_begin(v);
+    now[v] = before.points.copies_end(v) - row == 1 ? points.vertex_of(*row) : kNoVertex;
+  }
+  std::vector<SeenVertices> seen_by(pool.count());
   std::atomic<int64_t> computed{0};
-  parallel_chunks(pool, count, kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
+  parallel_chunks(pool, count, kVerticesPerChunk, [&](int64_t worker, int64_t begin, int64_t end) {
+    SeenVertices& seen = seen_by[worker];
+    if (seen.empty()) seen = SeenVertices(count);
     std::vector<Vertex> targets;
+    std::vector<float> sq_dist;
     std::vector<PackedNeighbor> candidates;
     int64_t computed_here = 0;
+    const auto add = [&](Vertex v) {
+      if (seen.add(v)) targets.push_back(v);
+    };
     // Adds the duplicates of v, at most kMaxCopies of them from `row` on. All duplicates would take quadratic time if
     // all rows were equal, as after a collapse of the embeddings.
-    const auto add_copies = [&](const PointSet& before, Vertex v, int64_t row) {
-      const int64_t* const last = before.copies_end(v);
-      const int64_t* copy = before.copies_begin(v);
+    const auto add_copies = [&](Vertex v, int64_t row) {
+      const int64_t* const last = before.points.copies_end(v);
+      const int64_t* copy = before.points.copies_begin(v);
       if (last - copy > kMaxCopies) copy = std::lower_bound(copy, last, row);
       for (const int64_t* end = last - copy > kMaxCopies ? copy + kMaxCopies : last; copy != end; ++copy)
-        targets.push_back(points.vertex_of(*copy));
+        add(points.vertex_of(*copy));
     };
     for (auto p = static_cast<Vertex>(begin); p < static_cast<Vertex>(end); ++p) {
+      seen.clear();
+      seen.add(p);
       targets.clear();
       // Rows that are duplicates now may have been distinct before, and vice versa.
       for (const int64_t* row = points.copies_begin(p); row != points.copies_end(p); ++row) {
-        const Vertex old = other_points.vertex_of(*row);
-        add_copies(other_points, old, *row);
-        for (const Vertex* edge = other.begin(old); edge != other.end(old); ++edge) add_copies(other_points, *edge, 0);
+        const Vertex old = before.points.vertex_of(*row);
+        add_copies(old, *row);
+        for (const std::span<const Vertex> near : {before.edges(old), before.list(old)})
+          for (const Vertex target : near) now[target] != kNoVertex ? add(now[target]) : add_copies(target, 0);
       }
-      std::sort(targets.begin(), targets.end());
-      targets.erase(std::unique(targets.begin(), targets.end()), targets.end());
+      sq_dist.resize(targets.size());
+      distances.between(p, targets.data(), std::ssize(targets), sq_dist.data());
       candidates.clear();
-      for (const Vertex q : targets)
-        if (q != p) candidates.push_back(pack_neighbor(distances.between(p, q), q));
-      computed_here += static_cast<int64_t>(candidates.size()) + assign_pruned(p, candidates, distances, graph);
+      for (size_t i = 0; i < targets.size(); ++i) candidates.push_back(pack_neighbor(sq_dist[i], targets[i]));
+      computed_here += std::ssize(targets) + graph.assign(p, candidates, distances);
     }
     computed += computed_here;
   });

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 
 #include "cpu/engine/thread_pool.h"
 #include "fanng/draft_graph.h"
@@ -44,10 +45,23 @@ void add_edges_of(const NearLists& lists, const PointSet& points, const cpu::Thr
 void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const cpu::ThreadPool& pool,
                         DraftGraph& graph, BuildStats& stats);
 
-// Adds the edges of another graph, whose row i corresponds to row i of the points. Distances and occlusion are
-// recomputed.
-void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::ThreadPool& pool,
-                  DraftGraph& graph, BuildStats& stats);
+// The edges and lists of a graph over the same rows before they moved.
+struct PreviousEdges {
+  const Graph& graph;
+  const PointSet& points;
+  const Vertex* lists = nullptr;  // [vertices, length]; null if the length is 0
+  int64_t length = 0;
+
+  std::span<const Vertex> edges(Vertex v) const { return {graph.begin(v), graph.end(v)}; }
+  std::span<const Vertex> list(Vertex v) const {
+    return length > 0 ? std::span(lists + v * length, length) : std::span<const Vertex>();
+  }
+};
+
+// Adds edges to the targets of previous edges and to the entries of previous lists. Row i corresponds to row i of the
+// points. Distances and occlusion are recomputed.
+void add_edges_of(const PreviousEdges& before, const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph,
+                  BuildStats& stats);
 
 // Runs traversals between random vertices. Adds an edge where a traversal misses its target, until the success rate of
 // the recent traversals is reached.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "cpu/engine/target.h"
@@ -54,31 +55,34 @@ class DraftGraph {
   const PackedNeighbor* begin(Vertex v) const { return edges_[v].data(); }
   const PackedNeighbor* end(Vertex v) const { return begin(v) + degree(v); }
 
-  // Replaces the edges of p by the candidates that no earlier one occludes. Candidates ascend, without duplicates and
-  // without p; those that remain are undefined afterwards. Returns how many distances were computed.
+  // Replaces the edges of p by the candidates that no nearer edge occludes. Candidates are in any order, without p; two
+  // may be equal. Returns how many distances were computed.
   int64_t assign(Vertex p, std::vector<PackedNeighbor> candidates, const Distances& distances) {
     std::vector<PackedNeighbor>& edges = edges_[p];
     edges.clear();
+    edges.reserve(std::min(std::ssize(candidates), kUsualDegree));
     int64_t computed = 0;
-    auto left = static_cast<int64_t>(candidates.size());
-    std::vector<Vertex> vertex(left);
-    std::vector<float> between(left);
-    // Each new edge is compared with all candidates that are left, in one batch, which is faster than one by one.
-    for (int64_t next = 0; next < left;) {
-      const PackedNeighbor edge = candidates[next++];
+    // The nearest candidate that is left is the next edge. It is compared with the others in batches. Most candidates
+    // are soon occluded, so finding the nearest of the rest takes less time than sorting all.
+    for (int64_t left = std::ssize(candidates); left > 0;) {
+      const auto nearest = std::min_element(candidates.begin(), candidates.begin() + left);
+      const PackedNeighbor edge = *nearest;
       edges.push_back(edge);
       if (degree(p) == capacity_) break;
-      int64_t first = next;  // of the candidates that the edge may occlude
-      while (first < left && !is_shorter(edge, candidates[first])) ++first;
-      const int64_t count = left - first;
-      std::transform(candidates.begin() + first, candidates.begin() + left, vertex.begin(), vertex_of);
-      distances.between(vertex_of(edge), vertex.data(), count, between.data());
+      *nearest = candidates[--left];
+      const int64_t count = std::exchange(left, 0);
       computed += count;
-      left = first;
-      for (int64_t i = 0; i < count; ++i) {
-        const PackedNeighbor candidate = candidates[first + i];
-        candidates[left] = candidate;
-        left += !(between[i] < sq_dist_of(candidate));
+      for (int64_t first = 0; first < count; first += kBatch) {
+        const int64_t batch = std::min(kBatch, count - first);
+        Vertex vertex[kBatch];
+        float between[kBatch];
+        std::transform(candidates.begin() + first, candidates.begin() + first + batch, vertex, vertex_of);
+        distances.between(vertex_of(edge), vertex, batch, between);
+        for (int64_t i = 0; i < batch; ++i) {
+          const PackedNeighbor candidate = candidates[first + i];
+          candidates[left] = candidate;
+          left += candidate != edge && !(is_shorter(edge, candidate) && between[i] < sq_dist_of(candidate));
+        }
       }
     }
     return computed;
@@ -90,6 +94,7 @@ class DraftGraph {
     const std::vector<PackedNeighbor> own = std::move(edges_[p]);
     std::vector<PackedNeighbor>& edges = edges_[p];
     edges.clear();
+    edges.reserve(own.size() + 1);
     std::vector<PackedNeighbor> accepted;  // of the others
     int64_t computed = 0;
     auto mine = own.begin();
@@ -146,6 +151,7 @@ class DraftGraph {
   }
 
  private:
+  static constexpr int64_t kUsualDegree = 16, kBatch = 64;
   static constexpr int64_t kAhead = 2;  // candidates that are fetched before they are compared
 
   // Whether r can occlude q: it is nearer, but not at distance 0.

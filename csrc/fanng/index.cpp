@@ -16,25 +16,12 @@ namespace {
 
 constexpr int64_t kCandidatesPerEdge = 2;   // exact neighbors per edge of the final graph
 constexpr int64_t kEffortPerCandidate = 5;  // distances computed per candidate
-constexpr int64_t kWarmNeighbors = 15;      // entries of a list of the last build that a warm start considers
 constexpr int64_t kDraftEdgesPerEdge = 2;   // edges of the draft per edge of the final graph
 
 // Whether all pairs take less time than leaves: up to 110,000 vertices of 50 dimensions, as measured.
 bool exact_is_quicker(const PointSet& points) {
   const auto count = static_cast<double>(points.vertices());
   return count * count * static_cast<double>(points.stride()) <= 8e11;
-}
-
-// The edges of a graph, and the nearest kWarmNeighbors of its lists: candidates for the edges after a move.
-Graph with_neighbors(const Graph& graph, const std::vector<Vertex>& lists, int64_t list_length) {
-  Graph both;
-  for (Vertex v = 0; v < static_cast<Vertex>(graph.vertices()); ++v) {
-    both.target.insert(both.target.end(), graph.begin(v), graph.end(v));
-    const auto list = lists.begin() + v * list_length;
-    both.target.insert(both.target.end(), list, list + std::min(list_length, kWarmNeighbors));
-    both.first_edge.push_back(std::ssize(both.target));
-  }
-  return both;
 }
 
 // The vertices with the longest rows, as many as spread_starts has: many are answers themselves, and all are among
@@ -51,14 +38,15 @@ std::vector<Vertex> long_starts(const PointSet& points, size_t count) {
 
 // Truncates and connects the graph over the points, and measures searches of it, which compare with the rows.
 Graph finished(const PointSet& points, const PointSet& rows, const DraftGraph& draft, const BuildOptions& options,
-               const std::vector<Sample>& samples, const cpu::ThreadPool& pool, BuildStats& stats) {
+               const std::vector<Sample>& samples, const Index* warm, const cpu::ThreadPool& pool, BuildStats& stats) {
   const bool is_dot = rows.metric() == Metric::kDot;
   Graph graph = draft.truncated(options.max_degree);
   connect(points, options, pool, graph, stats);
   graph.starts = spread_starts(graph);
   if (is_dot) graph.starts = long_starts(rows, graph.starts.size());
-  stats.widths = calibrated_widths(
-      graph, rows, is_dot ? drawn_samples(rows, nullptr, options.seed, pool, stats) : samples, pool, stats);
+  stats.widths =
+      calibrated_widths(graph, rows, is_dot ? drawn_samples(rows, nullptr, options.seed, pool, stats) : samples,
+                        warm ? wider_than(warm->stats().widths) : kFirstWidth, pool, stats);
   stats.success_rate = measured_success_rate(graph, points, options.seed, pool);
   return graph;
 }
@@ -79,8 +67,8 @@ Graph build(const PointSet& points, const PointSet& rows, const BuildOptions& op
   const std::vector<Sample> samples = drawn_samples(points, &lists, options.seed, pool, stats);
   if (warm) {
     const bool has_lists = warm->list_length() > 0;
-    add_edges_of(has_lists ? with_neighbors(warm->graph(), warm->lists(), warm->list_length()) : warm->graph(),
-                 warm->points(), points, pool, draft, stats);
+    add_edges_of({warm->graph(), warm->points(), warm->lists().data(), warm->list_length()}, points, pool, draft,
+                 stats);
     if (options.success_rate > 0 || has_lists) add_reverse_edges(points, pool, draft, stats);
   } else if (seeding == Seeding::kNearest || seeding == Seeding::kLeaves) {
     const auto recall = [&](const NearLists& so_far) { return list_recall(samples, so_far); };
@@ -107,7 +95,7 @@ Graph build(const PointSet& points, const PointSet& rows, const BuildOptions& op
     add_reverse_edges(points, pool, draft, stats);
   for (int64_t i = 0; i < options.refinements; ++i)
     add_edges_to_found(points, candidates, kEffortPerCandidate * candidates, pool, draft, stats);
-  return finished(points, rows, draft, options, samples, pool, stats);
+  return finished(points, rows, draft, options, samples, warm, pool, stats);
 }
 
 std::optional<PointSet> inverted_if_dot(const PointSet& points) {
@@ -177,7 +165,7 @@ Index::Index(const Index& before, const float* vectors, int64_t count, const int
   const VertexMap map = matched_vertices(before.points(), points_, source);
   add_edges_of_changed(before.graph(), inverted_before ? *inverted_before : before.points(), map, points,
                        kCandidatesPerEdge * options.max_degree, options.seed, pool, draft, stats_);
-  graph_ = finished(points, points_, draft, options, samples, pool, stats_);
+  graph_ = finished(points, points_, draft, options, samples, &before, pool, stats_);
 }
 
 }  // namespace hardmine::fanng

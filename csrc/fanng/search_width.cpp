@@ -15,7 +15,6 @@ namespace hardmine::fanng {
 namespace {
 
 constexpr int64_t kSamples = 256;
-constexpr int64_t kFirstWidth = 128;
 constexpr float kBeyond = 1.5625F;                  // 1.25^2
 constexpr uint64_t kFirstDraw = uint64_t{3} << 62;  // beyond the draws of any build
 constexpr int64_t kNotFound = std::numeric_limits<int64_t>::max();
@@ -141,14 +140,14 @@ double list_recall(const std::vector<Sample>& samples, const NearLists& lists) {
 }
 
 Widths calibrated_widths(const Graph& graph, const PointSet& points, const std::vector<Sample>& samples,
-                         const cpu::ThreadPool& pool, BuildStats& stats) {
+                         int64_t first_width, const cpu::ThreadPool& pool, BuildStats& stats) {
   const int64_t count = points.vertices();
   Widths widths;
   widths.fill(1);
   if (samples.empty()) return widths;
   std::vector<SampleWidths> found(samples.size());
   std::vector<std::unique_ptr<SearchSpace>> spaces(pool.count());
-  for (int64_t width = kFirstWidth;; width *= 4) {
+  for (int64_t width = first_width;; width *= 4) {
     std::atomic<int64_t> computed{0};
     parallel_chunks(pool, std::ssize(samples), 1, [&](int64_t worker, int64_t i, int64_t) {
       if (!spaces[worker]) spaces[worker] = std::make_unique<SearchSpace>(count);
@@ -172,6 +171,12 @@ Widths calibrated_widths(const Graph& graph, const PointSet& points, const std::
       return widths;
     }
   }
+}
+
+int64_t wider_than(const Widths& widths) {
+  constexpr int64_t kMin = 64, kMax = std::numeric_limits<int32_t>::max();
+  const int64_t width = std::min(widths.back(), kMax);
+  return std::max(kMin, width + width / 4);
 }
 
 int64_t default_width(const Widths& widths, int64_t k) {

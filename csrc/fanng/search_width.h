@@ -40,9 +40,14 @@ std::vector<Sample> drawn_samples(const PointSet& points, const NearLists* exact
 double list_recall(const std::vector<Sample>& samples, const NearLists& lists);
 
 // The widths with which searches for the samples find kTargetRecall of their nearest other vertices, and of the
-// vertices themselves. The searches start at the starts of the graph, and hold the vertex out.
+// vertices themselves. The searches start at the starts of the graph, and hold the vertex out. They are of
+// `first_width` first, then of wider ones while these find too few. The result does not depend on `first_width`.
+inline constexpr int64_t kFirstWidth = 128;
 Widths calibrated_widths(const Graph& graph, const PointSet& points, const std::vector<Sample>& samples,
-                         const cpu::ThreadPool& pool, BuildStats& stats);
+                         int64_t first_width, const cpu::ThreadPool& pool, BuildStats& stats);
+
+// A first width that probably suffices for a graph over much the same points as one of these widths.
+int64_t wider_than(const Widths& widths);
 
 // The width for lists of k rows, between those that were measured. At least 16, and k.
 int64_t default_width(const Widths& widths, int64_t k);

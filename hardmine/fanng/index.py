@@ -109,9 +109,9 @@ class Index(Searches):
                 leaves around k-means centers; exact ones of fewer than 64,000 rows. ``"auto"``: ``"exact"`` while N^2 D
                 is at most 8e11, where D is rounded up to a multiple of 16; then ``"leaves"``. None: no edges.
                 ``"naive"``: all N^2 pairs, without occluded ones (the paper's Algorithm 1; for tests and small sets).
-                Or an index over as many rows, such as the last epoch's: its edges and the 15 nearest of its lists,
-                remeasured and pruned again, and their reverses; the new index has no lists. If that index used all 50 N
-                traversals without reaching `success_rate`, this build targets the rate that it did reach.
+                Or an index over as many rows, such as the last epoch's: its edges and those to its lists, remeasured
+                and pruned again, and their reverses; the new index has no lists. If that index used all 50 N traversals
+                without reaching `success_rate`, this build targets the rate that it did reach.
             max_traversals: Maximal number of traversals; by default 50 N, as in the paper, and at least 4,000.
             refinements: Number of final passes that search the neighbors of every row and add edges to them. FANNG has
                 such passes; Smart Mining omits them. They give better lists for the same effort, most of all if few

@@ -207,11 +207,14 @@ TEST(widths_measured_on_hard_points_find_neighbors) {
       const PointSet& points = index.points();
       const fanng::NearLists exact = exact_lists(points, 60, SerialPool(), stats);  // those of the build
       const std::vector<fanng::Sample> samples = drawn_samples(points, &exact, 0, SerialPool(), stats);
-      const fanng::Widths widths = fanng::calibrated_widths(index.graph(), points, samples, SerialPool(), stats);
+      const auto measured = [&](int64_t first_width, const hardmine::cpu::ThreadPool& pool) {
+        return fanng::calibrated_widths(index.graph(), points, samples, first_width, pool, stats);
+      };
+      const fanng::Widths widths = measured(fanng::kFirstWidth, SerialPool());
       context = name_of(metric) + ", " + name;
       CHECK(widths == index.stats().widths);
-      for (const auto& pool : parallel_pools())
-        CHECK(widths == fanng::calibrated_widths(index.graph(), points, samples, *pool, stats));
+      for (const auto& pool : parallel_pools()) CHECK(widths == measured(fanng::kFirstWidth, *pool));
+      for (const int64_t first_width : {1, 7, 64, 1000}) CHECK(widths == measured(first_width, SerialPool()));
       CHECK(std::is_sorted(widths.begin(), widths.end()));
       // All vertices as queries, the own one left out, with the default width for 10.
       const fanng::Distances distances(index.points());

@@ -88,7 +88,11 @@ TEST(assign_any_candidates_keeps_edges_that_none_occludes) {
       for (Vertex p = 0; p < points.vertices(); ++p) {
         const Edges candidates = random_candidates(points, p, random);
         want[p] = pruned(points, p, candidates, room);
-        graph.assign(p, candidates, distances);
+        Edges shuffled = candidates;  // and some twice
+        for (const PackedNeighbor q : candidates)
+          if (random.below(3) == 0) shuffled.push_back(q);
+        for (size_t i = shuffled.size(); i > 1; --i) std::swap(shuffled[i - 1], shuffled[random.below(i)]);
+        graph.assign(p, shuffled, distances);
         CHECK_EQ(graph.degree(p), static_cast<int64_t>(want[p].size()));
         dropped += static_cast<int64_t>(candidates.size() - want[p].size());
       }
@@ -297,12 +301,19 @@ TEST(add_edges_of_moved_points_measures_and_prunes_again) {
     }
     const PointSet before = cloud.points(), after = moved.points();
     const Graph old = naive_draft(before).truncated(4);
+    const int64_t length = std::min<int64_t>(random.below(4), before.vertices() - 1);  // of lists of any others
+    std::vector<Vertex> lists;
+    for (Vertex v = 0; v < before.vertices(); ++v)
+      for (int64_t n = 0; n < length; ++n)
+        lists.push_back((v + 1 + random.below(before.vertices() - 1)) % before.vertices());
 
-    // Candidates are rows that shared a vertex, or whose vertices had an edge.
+    // Candidates are rows that shared a vertex, or whose vertices had an edge or were listed.
     std::vector<Edges> want(after.vertices());
     for (int64_t i = 0; i < cloud.count; ++i) {
       for (int64_t j = 0; j < cloud.count; ++j) {
-        const std::vector<Vertex> targets = targets_of(old, before.vertex_of(i));
+        std::vector<Vertex> targets = targets_of(old, before.vertex_of(i));
+        const auto list = lists.begin() + before.vertex_of(i) * length;
+        targets.insert(targets.end(), list, list + length);
         const bool linked = before.vertex_of(i) == before.vertex_of(j) ||
                             std::find(targets.begin(), targets.end(), before.vertex_of(j)) != targets.end();
         const Vertex p = after.vertex_of(i), q = after.vertex_of(j);
@@ -315,7 +326,7 @@ TEST(add_edges_of_moved_points_measures_and_prunes_again) {
       for (const auto& pool : parallel_pools()) {
         DraftGraph graph(after.vertices(), room);
         BuildStats stats;
-        add_edges_of(old, before, after, *pool, graph, stats);
+        add_edges_of({old, before, lists.data(), length}, after, *pool, graph, stats);
         CHECK(all_edges(graph) == kept);
       }
     }
@@ -330,7 +341,8 @@ TEST(add_edges_of_same_points_copies_graph) {
     const DraftGraph naive = naive_draft(points);
     DraftGraph graph(points.vertices(), points.vertices());
     BuildStats stats;
-    add_edges_of(naive.truncated(points.vertices()), points, points, SerialPool(), graph, stats);
+    const Graph same = naive.truncated(points.vertices());
+    add_edges_of({same, points}, points, SerialPool(), graph, stats);
     CHECK(all_edges(graph) == all_edges(naive));
   });
 }
