@@ -1,12 +1,13 @@
 """Embedding a set in chunks of images: the results, the starting position, and the model's modes meanwhile."""
 
+import signal
 from contextlib import closing
 
 import pytest
 import torch
 from torch import nn
 
-from hardmine.mining.embedding import embed_all, embed_chunks
+from hardmine.mining.embedding import embed_all, embed_chunks, signals_blocked
 from support.inputs import seeded
 
 
@@ -62,3 +63,36 @@ def test_embed_chunks_nonfinite_row_names_image(model):
     images[7] = float("nan")
     with pytest.raises(FloatingPointError, match="got a non-finite one for image 7"):
         list(embed_chunks(model, images, chunk=2, first=5))
+
+
+class BlockedSignals(torch.utils.data.Dataset):
+    """Items that say whether the process that reads them blocks SIGINT and SIGTERM."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        return torch.tensor([float(signal.SIGINT in blocked), float(signal.SIGTERM in blocked)])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
+@pytest.mark.parametrize(("workers", "blocked"), [(0, 0.0), (1, 1.0)])
+def test_embed_all_workers_leave_signals_to_parent(workers, blocked):
+    found = embed_all(nn.Identity(), BlockedSignals(), num_workers=workers)
+    assert found.tolist() == [[blocked, blocked]] * 2
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
+def test_signals_blocked_delivers_signal_afterwards():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with signals_blocked():
+            signal.raise_signal(signal.SIGTERM)
+            assert seen == []
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
