@@ -13,6 +13,8 @@ from papers import training
 from papers._commands.common import check_writable, integer_from
 from papers._commands.train_recipe import add_data_arguments
 from papers._files import save_json
+from papers.figures import EMBEDDINGS_FILE, save_embeddings
+from papers.training.data import plain_train_images
 from papers.training.evaluate import evaluate
 from papers.training.loading import read_run
 
@@ -43,6 +45,11 @@ def run(arguments: Sequence[str]) -> int:
             rows = embed_all(network, data.gallery.images, num_workers=options.workers)
             gallery = {"ref_embeddings": rows, "ref_labels": data.gallery.labels}
         scores |= retrieval(query, data.query.labels, **gallery, metrics=RANKED, progress=False)
+        if options.embeddings:
+            train = embed_all(network, plain_train_images(data), num_workers=options.workers)
+            save_embeddings(
+                options.run / EMBEDDINGS_FILE, train=(train, data.train.labels), test=(query, data.query.labels)
+            )
         save_json(options.run / FILE, {"recipe": recipe.as_dict(), "epoch": epoch, "data": data.name, "scores": scores})
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"papers evaluate: {error}", file=sys.stderr)
@@ -50,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     print(f"{recipe.title} on {data.name}, epoch {epoch}:")
     for name, score in scores.items():
         print(f"{name:>14} {score:.4f}")
-    print(f"saved {FILE} in {options.run}")
+    print(f"saved {f'{EMBEDDINGS_FILE} and ' if options.embeddings else ''}{FILE} in {options.run}")
     return 0
 
 
@@ -64,5 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     add_data_arguments(command)
     command.add_argument(
         "--workers", type=integer_from(0), default=0, metavar="N", help="number of processes that read images"
+    )
+    command.add_argument(
+        "--embeddings",
+        action="store_true",
+        help=f"also save all embeddings in {EMBEDDINGS_FILE}, for plot",
     )
     return command

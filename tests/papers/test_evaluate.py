@@ -40,6 +40,19 @@ def test_evaluate_scores_last_checkpoint(folder, capsys):
     assert lines[-1] == "saved evaluation.json in run"
 
 
+def test_evaluate_embeddings_equal_those_of_training(folder, capsys):
+    """The training wrote the file at its end, from the same network."""
+    assert main(["train", "tiny.toml", "evaluation.embeddings=true", "--output", "run", "--threads", "1"]) == 0
+    path = folder / "run/embeddings.safetensors"
+    expected = path.read_bytes()
+    path.unlink()
+    assert main(["evaluate", "run"]) == 0
+    assert not path.exists()
+    assert main(["evaluate", "run", "--embeddings"]) == 0
+    assert path.read_bytes() == expected
+    assert capsys.readouterr().out.endswith("saved embeddings.safetensors and evaluation.json in run\n")
+
+
 def test_evaluate_without_run_or_checkpoint_fails_with_one_line(folder, capsys):
     assert "arguments are required: RUN" in usage_error(capsys, "evaluate")
     assert main(["evaluate", "nowhere"]) == 1
