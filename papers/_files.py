@@ -40,6 +40,12 @@ def save_json(path: Path, content: Any) -> None:
     save_atomically(path, lambda temp_path: temp_path.write_text(_json(content) + "\n", encoding="utf-8"))
 
 
+def save_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line, atomically."""
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    save_atomically(path, lambda temp_path: temp_path.write_text(text, encoding="utf-8"))
+
+
 def _json(content: Any, indent: str = "") -> str:
     deeper = indent + "  "
     if isinstance(content, Mapping):

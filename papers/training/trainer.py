@@ -18,7 +18,7 @@ from hardmine import ops
 from hardmine.mining.embedding import embed_all
 from hardmine.verification.verify import OpReport
 from papers._extras import require
-from papers._files import remove_drafts
+from papers._files import remove_drafts, save_json_lines
 from papers.figures import EMBEDDINGS_FILE, diagram_rows, save_embeddings, similarities
 from papers.recipes import Recipe, SmartTripletLoss, make_loss
 from papers.recipes.sections import Triplets
@@ -34,6 +34,7 @@ from papers.training.stopping import StopRequests
 
 # The references of mining hold the matrix of similarities: half a gigabyte for this many images, in float64.
 VERIFIED_LISTS = 8192
+LOG = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,7 @@ class Trainer:
         values = {name: None if math.isnan(value) else value for name, value in measured.items()}
         row = {"epoch": self.epoch, "step": self.step, "seconds": self._seconds, **values}
         self.rows.append(row)
+        save_json_lines(self.folder / LOG, self.rows)  # all of them: after a resume, none is missing or twice
         self._logs.epoch(row)
         if self._report is not None:
             self._report(row)

@@ -54,12 +54,14 @@ def test_trainer_writes_all_files(tmp_path, data):
         "diagrams.csv",
         "embeddings.safetensors",
         "epochs.csv",
+        "log.jsonl",
         "result.json",
     ]
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(content)) == read_result(folder)
     assert [row["epoch"] for row in reported] == [0, 1, 2, 3]
     assert [row["step"] for row in reported] == [0, 4, 8, 12]
     assert content["epochs"] == reported
+    assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] == reported
     assert content["last"] == reported[-1]
     assert content["best"]["recall_at_1"] == max(row["recall_at_1"] for row in reported)
     assert content["recipe"] == recipe_of().as_dict()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import signal
@@ -79,7 +80,10 @@ def test_trainer_crash_loses_only_steps_since_checkpoint(tmp_path, data, monkeyp
     assert (saved["epoch"], saved["batch"], saved["step"]) == (2, 1, 9)
     with (tmp_path / "cut/epochs.csv").open("a") as file:
         file.write("3,12,0.5,0.5,0.5,SHN\n2,")  # a row of a step after the checkpoint, and a truncated row
+    (tmp_path / "cut/log.jsonl").write_text("rows of a later step")
     trained(recipe, data, tmp_path / "cut", resume=True)
+    rows = [json.loads(line) for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
+    assert rows == read_result(tmp_path / "cut")["epochs"]
     assert equal_states(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
     for name in ("epochs.csv", "diagrams.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
