@@ -78,7 +78,7 @@ class Index(Searches):
         """Build the graph.
 
         By default every row gets edges to its nearest rows, those whose reverses it is, and none that a shorter edge
-        occludes. The lists of nearest rows are exact up to some 110,000 rows, and approximate beyond. The index keeps
+        occludes. The lists of nearest rows are exact up to 110,000 rows, and approximate beyond. The index keeps
         them for :meth:`neighbors`.
 
         ``init=None`` is FANNG as published. Traversals between random vertices walk downhill, always to the neighbor
@@ -106,8 +106,8 @@ class Index(Searches):
             init: The initial edges. ``"exact"``: edges to each row's exact 2 `max_degree` nearest, at most 1,024 (by
                 the engine of :func:`hardmine.ops.knn`), and their reverses, without occluded ones. ``"leaves"``: the
                 same for approximate lists, whose time grows about linearly with N: all pairs of rows within overlapping
-                leaves around k-means centers; exact ones of fewer than 64,000 rows. ``"auto"``: ``"exact"`` while N^2 D
-                is at most 8e11, where D is rounded up to a multiple of 16; then ``"leaves"``. None: no edges.
+                leaves around k-means centers; exact ones of fewer than 64,000 rows. ``"auto"``: ``"exact"`` up to
+                110,000 distinct rows, then ``"leaves"``. None: no edges.
                 ``"naive"``: all N^2 pairs, without occluded ones (the paper's Algorithm 1; for tests and small sets).
                 Or an index over as many rows, such as the last epoch's: its edges and those to its lists, remeasured
                 and pruned again, and their reverses; the new index has no lists. If that index used all 50 N traversals
