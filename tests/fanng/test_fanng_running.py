@@ -215,6 +215,7 @@ def test_index_interrupt_stops_long_work():
 # Too few threads
 
 STARVED = """
+import ctypes
 import resource
 import torch
 from hardmine.fanng import Index
@@ -224,13 +225,15 @@ def built(threads):
 
 x = torch.randn(3000, 32, generator=torch.Generator().manual_seed(0))
 expected = built(4)
+# Stacks so large that what is left beside them has room for what else a thread allocates, where glibc would abort.
+STACK = 256 << 20
+libc, attributes = ctypes.CDLL(None), (ctypes.c_char * 64)()
+assert not libc.pthread_attr_init(attributes)
+assert not libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(STACK))
+assert not libc.pthread_setattr_default_np(attributes)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 # The address space, of which every thread's stack takes its share, is used up.
-def allow(stacks):
-    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
-    resource.setrlimit(resource.RLIMIT_AS, (used + stacks * (stack if stack > 0 else 8 << 20), -1))
-    torch.randn(1)
-allow(12)
+resource.setrlimit(resource.RLIMIT_AS, (used + 12 * STACK, -1))
 index = built(1000)
 for a, b in zip(index._core.graph, expected._core.graph):
     print((a == b).all())
