@@ -10,18 +10,11 @@ medians. `--memory` prints the peak memory of a step beyond its inputs, each mea
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `papers`
-from papers._torchvision import torchvision_module
-
-torchvision_module("transforms")  # open_clip imports torchvision, whose wheel may not fit the torch
 
 import numpy as np
 import open_clip
