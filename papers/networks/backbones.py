@@ -135,8 +135,8 @@ def backbone(name: str, weights: str | os.PathLike[str] | None = IMAGENET) -> Ba
         for efficientnet_lite0. googlenet and efficientnet_lite0 keep the dropout before their classifier.
 
     Raises:
-        ValueError: `name` is unknown, or the weights file is unreadable or does not fit the network.
-        TypeError: The function of an own network does not return a :class:`Backbone`.
+        ValueError: `name` is unknown; the function of an own network does not return a :class:`Backbone`; or the
+            weights file is unreadable or does not fit the network.
         FileNotFoundError: The weights file does not exist.
         ConnectionError: The ImageNet weights are not on this machine and could not be downloaded. The message names the
             file to fetch by other means and pass as `weights`.
@@ -152,7 +152,10 @@ def backbone(name: str, weights: str | os.PathLike[str] | None = IMAGENET) -> Ba
     if not isinstance(kind, _Kind):
         made = kind(weights)
         if not isinstance(made, Backbone):
-            raise TypeError(f"name must be of a function that returns a papers.networks.Backbone, got {name!r}")
+            raise ValueError(
+                f"name must be of a function that returns a papers.networks.Backbone, got {name!r}, "
+                f"which returned {type(made).__name__}"
+            )
         return made
     if weights is None:
         trunk = kind.build(True)

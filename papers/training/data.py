@@ -172,7 +172,9 @@ def check_features(recipe: Recipe, made: Backbone, images: Tensor) -> None:
 
 def _root(recipe: Recipe, root: str | os.PathLike[str] | None) -> Path:
     if root is None:
-        raise ValueError(f"root must be the folder of {recipe.data.name}, got None: pass --data or set HARDMINE_DATA")
+        raise ValueError(
+            f"root must be the folder with the data of {recipe.data.name!r}, got None: pass --data or set HARDMINE_DATA"
+        )
     return Path(root)
 
 

@@ -356,7 +356,8 @@ def test_backbone_damaged_weights_file_raises(models, tmp_path):
 def test_backbone_own_function_gets_weights():
     assert backbone("network_cases.tiny_from").weights == "imagenet"
     assert backbone("network_cases.tiny_from", None).weights is None
-    with pytest.raises(TypeError, match=r"a function that returns a papers\.networks\.Backbone, got 'network_ca"):
+    message = r"returns a papers\.networks\.Backbone, got 'network_cases.no_backbone', which returned Identity$"
+    with pytest.raises(ValueError, match=message):  # which the commands report in one line
         backbone("network_cases.no_backbone")
 
 

@@ -97,7 +97,7 @@ def test_train_invalid_arguments_refused(folder, capsys, monkeypatch, words, mes
 def test_train_missing_data_fails(folder, capsys, monkeypatch):
     monkeypatch.delenv("HARDMINE_DATA", raising=False)
     assert main(["train", "sct-cub", "--output", "run"]) == 1
-    message = "papers train: root must be the folder of cub, got None: pass --data or set HARDMINE_DATA"
+    message = "papers train: root must be the folder with the data of 'cub', got None: pass --data or set HARDMINE_DATA"
     assert message in capsys.readouterr().err
     assert main(["train", "sct-cub", "--output", "run", "--data", "nowhere"]) == 1
     assert "root must contain CUB-200-2011 in its official layout: nowhere does not exist" in capsys.readouterr().err
