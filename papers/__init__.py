@@ -23,11 +23,12 @@ def load(run: str | os.PathLike[str]) -> Trained:
 
     Raises:
         OSError: The folder has no checkpoint, or it cannot be read.
-        ValueError: The checkpoint is damaged, or the backbone's weights are.
+        ValueError: The checkpoint is damaged, or the backbone's weights are, or they are not those of the training.
         ModuleNotFoundError: A package that the network or the transform needs is not installed.
 
     Note:
-        For a frozen backbone, a checkpoint holds only the head, and the backbone's weights are read again.
+        For a frozen backbone, a checkpoint holds only the head and the SHA-256 of the backbone's weights, which are
+        read again. A run on given features (`data.features`) has no such SHA-256.
 
     Example::
 

@@ -14,7 +14,7 @@ from papers._commands.common import check_writable, integer_from
 from papers._commands.train_recipe import add_data_arguments
 from papers._files import save_json
 from papers.figures import EMBEDDINGS_FILE, save_embeddings
-from papers.training.data import plain_train_images
+from papers.training.data import check_weights, plain_train_images
 from papers.training.evaluate import evaluate
 from papers.training.loading import read_run
 
@@ -34,9 +34,10 @@ def run(arguments: Sequence[str]) -> int:
     command = _parser()
     options = command.parse_args(arguments)
     try:
-        recipe, network, epoch = read_run(options.run)
+        recipe, network, epoch, weights = read_run(options.run)
         check_writable(command, options.run)
         data = training.load_data(recipe, options.data, options.cache, progress=True, device=options.device)
+        check_weights(recipe, weights, data.weights)
         network = network.to(options.device)
         scores = evaluate(network, data, recipe.evaluation, workers=options.workers, last=True, seed=recipe.seed)
         query = embed_all(network, data.query.images, num_workers=options.workers)

@@ -218,10 +218,21 @@ def _data_fingerprint(dataset: Tensor | torch.utils.data.Dataset, progress: bool
 
 def _weights_fingerprint(backbone: nn.Module) -> str:
     digest = hashlib.sha256(_identifying_repr("backbone", backbone, "including its parts").encode())
-    for name, tensor in _named_tensors(backbone):
+    _add_weights(digest, backbone)
+    return f"sha256 {digest.hexdigest()}"
+
+
+def weights_digest(module: nn.Module) -> str:
+    """The SHA-256 of all parameters and buffers and their names. It is the same under other versions of packages."""
+    digest = hashlib.sha256()
+    _add_weights(digest, module)
+    return digest.hexdigest()
+
+
+def _add_weights(digest: Any, module: nn.Module) -> None:
+    for name, tensor in _named_tensors(module):
         digest.update(f"{len(name)} {name}".encode())
         _add_tensor(digest, tensor)
-    return f"sha256 {digest.hexdigest()}"
 
 
 def _named_tensors(module: nn.Module) -> Iterable[tuple[str, Tensor]]:

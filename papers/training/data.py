@@ -23,6 +23,7 @@ from papers.datasets import (
 )
 from papers.datasets.omniglot import OMNIGLOT_HALVES, SIZE, read_drawings
 from papers.networks import BACKBONES, Backbone, backbone, cache_features
+from papers.networks.cache import weights_digest
 from papers.recipes.fields import RecipeError, msgspec
 from papers.recipes.recipe import Recipe
 from papers.recipes.sections import Data, Triplets
@@ -60,6 +61,7 @@ class TrainingData:
         feature_dim: Number of features if they replace the images, else None.
         fingerprint: Identifies the data: a digest of the name, the labels, and the features or file names.
         split: The image files; None for digits.
+        weights: SHA-256 of the weights of the frozen backbone that computed the features, else None.
     """
 
     name: str
@@ -70,6 +72,7 @@ class TrainingData:
     feature_dim: int | None
     fingerprint: str
     split: ImageSplit | None = None
+    weights: str | None = None
 
     def with_notes_for(self, recipe: Recipe) -> TrainingData:
         """The same data with the notes of another recipe, whose batches may have another number of images per class."""
@@ -119,16 +122,19 @@ def load_data(
     if not recipe.network.frozen:
         parts = [Part(part, part.labels, part.coarse_labels) for part in (split.train, split.query, split.gallery)]
         return _data(split.name, parts, split.query is split.gallery, notes, None, split)
-    features = (
-        _features_from_file(recipe, split, root)
-        if recipe.data.features
-        else _features(recipe, split, cache, progress, device)
-    )
+    weights = None
+    if recipe.data.features:
+        features = _features_from_file(recipe, split, root)
+    else:
+        network = make_backbone(recipe).to(device)
+        weights = weights_digest(network)
+        features = _features(recipe, split, network, cache, progress)
     parts = [
         Part(rows, part.labels, part.coarse_labels)
         for rows, part in zip(features, (split.train, split.query, split.gallery), strict=True)
     ]
-    return _data(split.name, parts, split.query is split.gallery, notes, features[0].shape[1], split)
+    data = _data(split.name, parts, split.query is split.gallery, notes, features[0].shape[1], split)
+    return replace(data, weights=weights)
 
 
 def plain_train_images(data: TrainingData) -> Images:
@@ -152,6 +158,15 @@ def make_backbone(recipe: Recipe) -> Backbone:
     if recipe.network.backbone not in BACKBONES:  # which take images of any size
         check_features(recipe, made, torch.zeros(1, len(made.mean), transforms.crop_size, transforms.crop_size))
     return made
+
+
+def check_weights(recipe: Recipe, trained: str | None, found: str | None) -> None:
+    """Check that a frozen backbone has the weights of the training, whose SHA-256 a checkpoint has, or None."""
+    if None not in (trained, found) and trained != found:
+        raise RecipeError(
+            f"{recipe.name}: network.weights must be those of the training, with SHA-256 {trained}, "
+            f"got {recipe.network.weights!r} with {found}"
+        )
 
 
 def check_features(recipe: Recipe, made: Backbone, images: Tensor) -> None:
@@ -243,9 +258,8 @@ def _features_from_file(recipe: Recipe, split: ImageSplit, root: str | os.PathLi
     return [rows[[row_of[image] for image in part.paths]] for part in parts]
 
 
-def _features(recipe: Recipe, split: ImageSplit, cache: Path, progress: bool, device: str) -> list[Tensor]:
+def _features(recipe: Recipe, split: ImageSplit, network: Backbone, cache: Path, progress: bool) -> list[Tensor]:
     """The features of train, query and gallery, from cached files or computed."""
-    network = make_backbone(recipe).to(device)
     test_transform = split.query.transform
     # The gallery may be the query or the training set; each part is computed once.
     by_paths: dict[tuple[str, ...], Tensor] = {}

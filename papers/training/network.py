@@ -32,10 +32,10 @@ def make_network(recipe: Recipe, data: TrainingData) -> nn.Module:
 
 
 def inputs_of(data: TrainingData) -> dict[str, Any]:
-    """What a network must know of its inputs: the number of features, or size and scale of tensors of images."""
+    """What a network must know of its inputs: features and their backbone, or size and scale of tensors of images."""
     images = data.train.images
     if data.feature_dim is not None:
-        return {"feature_dim": data.feature_dim}
+        return {"feature_dim": data.feature_dim, "weights": data.weights}
     if isinstance(images, Tensor):
         scale = {"mean": images.mean().item(), "std": images.std().item()}
         return {"image_size": images.shape[-1], "channels": images.shape[1], **scale}

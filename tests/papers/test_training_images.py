@@ -13,10 +13,12 @@ import papers
 from hardmine.metrics import recall_at_1
 from hardmine.mining.embedding import embed_all
 from image_trees import require_torchvision
+from papers.__main__ import main
 from papers.networks import Backbone
 from papers.recipes import RecipeError, load_experiment
 from papers.recipes.experiment import Run
 from papers.training import Trainer, experiment, load_data
+from papers.training import data as data_module
 from papers.training.data import Part, TrainingData
 from papers.training.evaluate import evaluate
 from papers.training.feeds import images_of, make_feed
@@ -113,6 +115,28 @@ def test_load_embeds_files_as_training_did(tmp_path, root, values):
     with torch.no_grad():
         torch.testing.assert_close(network(images), embed_all(trainer.network, data.query.images))
     assert network(images).std() > 1e-3
+
+
+def test_load_frozen_backbone_of_other_weights_raises(tmp_path, root, monkeypatch, capsys):
+    """The checkpoint holds only the head, whose embeddings on features of other weights would be wrong."""
+    chosen = recipe(**FROZEN)
+    trained(chosen, loaded(chosen, root), tmp_path / "run")
+    options = ["--data", str(root), "--cache", str(tmp_path / "empty")]
+    assert main(["evaluate", str(tmp_path / "run"), *options]) == 0
+    same = data_module.backbone
+
+    def other(name, weights):
+        made = same(name, weights)
+        made.trunk[0].bias.data[0] += 1
+        return made
+
+    monkeypatch.setattr(data_module, "backbone", other)
+    message = r"run: network\.weights must be those of the training, with SHA-256 \w{64}, got 'imagenet' with \w{64}$"
+    with pytest.raises(RecipeError, match=message):
+        papers.load(tmp_path / "run")
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), *options[:3], str(tmp_path / "other")]) == 1
+    assert re.search(message, capsys.readouterr().err.rstrip())
 
 
 def test_trainer_own_backbone(tmp_path, root, monkeypatch):
