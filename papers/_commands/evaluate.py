@@ -14,6 +14,8 @@ from papers._commands.common import check_writable, integer_from
 from papers._commands.train_recipe import add_data_arguments
 from papers._files import save_json
 from papers.figures import EMBEDDINGS_FILE, save_embeddings
+from papers.recipes import Recipe
+from papers.recipes.fields import msgspec
 from papers.training.data import check_weights, plain_train_images
 from papers.training.evaluate import evaluate
 from papers.training.loading import read_run
@@ -36,7 +38,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         recipe, network, epoch, weights = read_run(options.run)
         check_writable(command, options.run)
-        data = training.load_data(recipe, options.data, options.cache, progress=True, device=options.device)
+        needed = _without_initial_weights(recipe)
+        data = training.load_data(needed, options.data, options.cache, progress=True, device=options.device)
         check_weights(recipe, weights, data.weights)
         network = network.to(options.device)
         scores = evaluate(network, data, recipe.evaluation, workers=options.workers, last=True, seed=recipe.seed)
@@ -60,6 +63,13 @@ def run(arguments: Sequence[str]) -> int:
         print(f"{name:>14} {score:.4f}")
     print(f"saved {f'{EMBEDDINGS_FILE} and ' if options.embeddings else ''}{FILE} in {options.run}")
     return 0
+
+
+def _without_initial_weights(recipe: Recipe) -> Recipe:
+    """The recipe without its file of initial weights, which nothing reads once a whole network was trained."""
+    if recipe.network.frozen:
+        return recipe
+    return msgspec.structs.replace(recipe, network=msgspec.structs.replace(recipe.network, weights="imagenet"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """Trainings on image files: crops and flips, frozen backbones, given features, damaged files, small classes."""
 
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -137,6 +138,17 @@ def test_load_frozen_backbone_of_other_weights_raises(tmp_path, root, monkeypatc
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run"), *options[:3], str(tmp_path / "other")]) == 1
     assert re.search(message, capsys.readouterr().err.rstrip())
+
+
+def test_evaluate_trained_backbone_needs_no_initial_weights(tmp_path, root):
+    weights = tmp_path / "initial.pth"
+    weights.touch()
+    chosen = recipe(network__weights=str(weights))
+    trained(chosen, loaded(chosen, root), tmp_path / "run")
+    weights.unlink()
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(root)]) == 0
+    content = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert content["recipe"]["network"]["weights"] == str(weights)
 
 
 def test_trainer_own_backbone(tmp_path, root, monkeypatch):
