@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import papers
 from network_cases import noise_images, tiny_backbone
 from papers import networks
 from papers._extras import require
@@ -359,6 +360,15 @@ def test_backbone_own_function_gets_weights():
     message = r"returns a papers\.networks\.Backbone, got 'network_cases.no_backbone', which returned Identity$"
     with pytest.raises(ValueError, match=message):  # which the commands report in one line
         backbone("network_cases.no_backbone")
+
+
+def test_backbone_own_function_of_page_makes_features(tmp_path, monkeypatch):
+    page = (Path(papers.__file__).parent / "docs" / "recipes.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "mine_of_page.py").write_text(next(block for block in blocks if "def small" in block))
+    monkeypatch.syspath_prepend(tmp_path)
+    made = backbone("mine_of_page.small", None)
+    assert made(torch.rand(2, 3, 16, 16)).shape == (2, made.feature_dim)
 
 
 @pytest.mark.slow
