@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -124,14 +125,18 @@ def signals_blocked() -> Iterator[None]:
 
     A ``DataLoader``'s workers that start in it leave to the parent what Ctrl-C or the end of a service sends to the
     whole process group: the parent then ends them. A signal that comes to the parent meanwhile is delivered afterwards.
+    ``Process.terminate`` of these processes, with which the loader ends a worker that is busy or stuck, sends SIGKILL.
     """
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    others = set(multiprocessing.active_children())
     try:
         yield
     finally:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate = process.kill  # type: ignore[method-assign]
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

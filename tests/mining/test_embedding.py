@@ -1,6 +1,8 @@
 """Embedding a set in chunks of images: the results, the starting position, and the model's modes meanwhile."""
 
+import multiprocessing
 import signal
+import time
 from contextlib import closing
 
 import pytest
@@ -96,3 +98,15 @@ def test_signals_blocked_delivers_signal_afterwards():
         assert seen == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
+def test_signals_blocked_leaves_processes_that_terminate_ends():
+    with signals_blocked():
+        process = multiprocessing.Process(target=time.sleep, args=(60,), daemon=True)
+        process.start()
+    process.terminate()
+    process.join(10)
+    ended = not process.is_alive()
+    process.kill()
+    assert ended
