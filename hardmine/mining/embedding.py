@@ -113,10 +113,18 @@ def _chunks(images: Tensor | Dataset[Any], chunk: int, num_workers: int, first: 
         return images[first:].split(chunk)
     if first:
         images = Subset(images, range(first, check_images(images)))
-    loader = DataLoader(images, batch_size=chunk, num_workers=num_workers, collate_fn=_collate_images)
+    loader = DataLoader(
+        images, batch_size=chunk, num_workers=num_workers, collate_fn=_collate_images, worker_init_fn=block_signals
+    )
     # The loader draws a number, which would have no value on a "meta" default device.
     with torch.device("cpu"), signals_blocked():
         return iter(loader)
+
+
+def block_signals(worker: int) -> None:
+    """Block SIGINT and SIGTERM in a ``DataLoader``'s worker. Workers that a server starts do not inherit this."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 @contextmanager

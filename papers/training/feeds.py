@@ -16,7 +16,7 @@ from hardmine.mining import (
     SmartMiner,
     TripletBatch,
 )
-from hardmine.mining.embedding import embed_all, signals_blocked
+from hardmine.mining.embedding import block_signals, embed_all, signals_blocked
 from papers.recipes import Recipe, RecipeError
 from papers.recipes.sections import AnchorNeighbor, Triplets
 from papers.training.data import Images, TrainingData, plain_train_images
@@ -216,6 +216,7 @@ def images_of(images: Images, batches: list[Batch], workers: int) -> Iterator[Te
         batch_sampler=rows,
         num_workers=workers,
         generator=torch.Generator(),
+        worker_init_fn=block_signals,
     )
     with signals_blocked():  # the parent finishes its step, which needs the workers, and writes a checkpoint
         loaded = iter(loader)

@@ -3,12 +3,13 @@
 import multiprocessing
 import signal
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import pytest
 import torch
 from torch import nn
 
+from hardmine.mining import embedding
 from hardmine.mining.embedding import embed_all, embed_chunks, signals_blocked
 from support.inputs import seeded
 
@@ -85,6 +86,13 @@ def test_embed_all_workers_leave_signals_to_parent(workers, blocked):
     found = embed_all(nn.Identity(), BlockedSignals(), num_workers=workers)
     assert found.tolist() == [[blocked, blocked]] * 2
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
+def test_embed_all_workers_of_a_server_leave_signals_to_parent(monkeypatch):
+    monkeypatch.setattr(embedding, "signals_blocked", nullcontext)  # as if workers did not inherit it
+    assert embed_all(nn.Identity(), BlockedSignals(), num_workers=1).tolist() == [[1.0, 1.0]] * 2
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
