@@ -76,7 +76,7 @@ def _key_of(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
         return None
     if kwargs.get("ignore_index") is not None or kwargs.get("similarity") == "hyperbolic":
         return None
-    return op, args[0].dtype, types, *kwargs.items()
+    return op, len(args), args[0].dtype, types, *kwargs.items()
 
 
 def labeled_tensors(args: tuple[Any, ...]) -> tuple[Any, ...] | None:

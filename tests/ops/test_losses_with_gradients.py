@@ -487,3 +487,10 @@ def test_known_options_do_not_hide_bad_rows():
     for labels, error in ((y[:-1], ValueError), (y.float(), TypeError)):
         with pytest.raises(error, match="labels must"):
             ops.triplet_loss(x, labels)
+
+
+def test_known_options_do_not_hide_an_argument_that_is_given_twice():
+    x, y = rows(20)
+    ops.circle_loss(x, y, ref_labels=None)
+    with pytest.raises(TypeError, match="multiple values for argument 'ref_labels'"):
+        ops.circle_loss(x, y, x, y, ref_labels=None)
