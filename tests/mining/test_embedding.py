@@ -1,5 +1,6 @@
 """Embedding a set in chunks of images: the results, the starting position, and the model's modes meanwhile."""
 
+import importlib
 import multiprocessing
 import signal
 import time
@@ -118,3 +119,14 @@ def test_signals_blocked_leaves_processes_that_terminate_ends():
     ended = not process.is_alive()
     process.kill()
     assert ended
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
+def test_signals_blocked_starts_a_fork_server_first(monkeypatch):
+    """The server's other processes, which later code starts, would inherit what is blocked."""
+    server, masks = importlib.import_module("multiprocessing.forkserver"), []
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: "forkserver")
+    monkeypatch.setattr(server, "ensure_running", lambda: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    with signals_blocked():
+        assert len(masks) == 1
+    assert not masks[0] & {signal.SIGINT, signal.SIGTERM}
