@@ -11,7 +11,7 @@ from support.comparisons import assert_bitwise_equal, assert_results_bitwise_equ
 from support.inputs import Inputs, exact_inputs, random_ids, random_inputs
 from support.ops import OPS, SELECTED_LOSSES, each_of, each_with_refs, similarities_of_op
 from support.processes import output_of, run_python, threads
-from support.runs import differentiable_outputs, leaves_of, run
+from support.runs import differentiable_outputs, evaluate, leaves_of, run, with_generator
 
 ignore_warnings_of_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 
@@ -101,7 +101,12 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tu
             return packet(*arguments)
 
         monkeypatch.setattr(torch.ops.hardmine, compiled, record)
-    run(getattr(ops, name), inputs, **options)
+    leaves = leaves_of(inputs)
+    loss, _ = evaluate(getattr(ops, name), inputs, **with_generator(options, inputs.embeddings.device))
+    # Without create_graph, ops that compute gradients in the forward pass need no op in the backward pass.
+    torch.autograd.grad(
+        (loss * torch.linspace(1, 2, loss.numel(), device=loss.device)).sum(), leaves, create_graph=True
+    )
     monkeypatch.undo()
     return calls
 
