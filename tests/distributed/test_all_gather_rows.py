@@ -9,7 +9,7 @@ from collectives import Collectives
 from hardmine.distributed import all_gather_rows, all_reduce_loss
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
-from support.ranks import COUNTS, run_ranks
+from support.ranks import COMPILING_SECONDS, COUNTS, run_ranks
 
 DEPTH = 3
 SIZES = pytest.mark.parametrize("sizes", ["equal", "unequal", "one rank has none", "one rank has all"])
@@ -262,7 +262,7 @@ def test_all_gather_rows_compiles_to_one_graph(backend):
             for eager, other in zip(*results, strict=True):
                 assert_bitwise_equal(other, eager)
 
-    run_ranks(2, compare)
+    run_ranks(2, compare, seconds=COMPILING_SECONDS)
 
 
 @pytest.mark.slow

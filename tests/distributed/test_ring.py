@@ -12,7 +12,7 @@ from hardmine import ops
 from hardmine.distributed import all_reduce_loss, ring_select_triplets, ring_tuplet_loss
 from support.comparisons import assert_bitwise_equal
 from support.inputs import Inputs, exact_inputs, random_inputs, seeded
-from support.ranks import COUNTS, run_ranks
+from support.ranks import COMPILING_SECONDS, COUNTS, run_ranks
 
 # Numbers of anchors and of refs per rank.
 LAYOUTS = [([7, 12, 0, 5, 9], [11, 17, 0, 6, 13]), ([0, 19, 4, 0, 3], [18, 0, 5, 9, 0])]
@@ -399,4 +399,4 @@ def test_ring_compiles_to_one_graph(backend):
             for eager, other in zip(*results, strict=True):
                 assert_bitwise_equal(other, eager)
 
-    run_ranks(2, compare)
+    run_ranks(2, compare, seconds=COMPILING_SECONDS)
