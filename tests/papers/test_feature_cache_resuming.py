@@ -174,7 +174,7 @@ def test_cache_features_two_processes_compute_once(images, path, tmp_path):
     assert slower.stdout.readline() == "0\n"  # it has begun
     features = compute(images, path)
     assert images.read == [], "the call must wait for the other process"
-    _, errors = slower.communicate(timeout=60)
+    _, errors = slower.communicate(timeout=300)
     assert slower.returncode == 0, errors
     assert torch.equal(features, expected_features(images))
     assert os.listdir(path.parent) == [path.name]

@@ -101,7 +101,7 @@ def test_train_signal_to_group_with_workers_writes_checkpoint(folder, number, de
     wait_for_step(folder / "run/checkpoint.pt", process, 3)
     time.sleep(delay)  # a different part of an epoch: training, evaluation, or the start of workers
     os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     lines = [line for line in errors.splitlines() if "train:" not in line]
     assert [line.partition(":")[0] for line in lines[-2:]] == ["interrupted", "resume with"]
@@ -123,7 +123,7 @@ def test_train_ctrl_c_prints_resume_command(folder):
     process = start(folder, "run", "--checkpoint-steps", "1")
     wait_for_step(folder / "run/checkpoint.pt", process, 10)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     step = load_checkpoint(folder / "run/checkpoint.pt")["step"]
     assert f"interrupted: a checkpoint of epoch 1, step {step} is in run/checkpoint.pt" in errors
