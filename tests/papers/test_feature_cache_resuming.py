@@ -156,7 +156,7 @@ from pathlib import Path
 class Slow(Images):
     def __getitem__(self, index):
         print(index, flush=True)
-        time.sleep(0.05)
+        time.sleep(0.05)  # so that the other process comes while this one computes
         return super().__getitem__(index)
 
 cache_features(small_backbone(), Slow(Path({root!r}), {names!r}), {path!r}, chunk=CHUNK, progress=False)
